@@ -1,0 +1,59 @@
+"""SEARLE: Zero-Shot Composed Image Retrieval with Textual Inversion (Baldrati et al., ICCV 2023)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from rtd_adapters.phi import PhiAdapter
+from torch import Tensor
+
+from rtd_plugin import hookimpl
+from rtd_plugin.adapter import Adapter
+from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.errors import RTDError
+
+
+def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_tokens: int = 1) -> Composition:
+    """A text's first `$` and what follows it, `num_tokens` positions together, are the text's pseudo tokens.
+
+    Args:
+        text: (B, L) tokens.
+        pseudo_tokens: (B, W) or (B, num_tokens, W); or, for all texts, (W,), (1, W), (num_tokens, W) or
+            (1, num_tokens, W). A text's only pseudo token takes all its positions.
+
+    Raises:
+        RTDError: a text has no `$`, or its pseudo tokens are neither one nor `num_tokens`.
+    """
+    placeholders = text == SEARLE.prompt.placeholder_id  # (B, L)
+    if not placeholders.any(dim=1).all():
+        raise RTDError("a text of the batch has no $ for its pseudo token")
+    first = placeholders.int().argmax(dim=1)  # (B,)
+    pseudo_tokens = torch.atleast_2d(pseudo_tokens)
+    if len(pseudo_tokens) != len(text):
+        pseudo_tokens = pseudo_tokens.expand(len(text), -1, -1)
+        # Here SEARLE counts on num_tokens placeholders in every text: with more, a text gets the place of another's.
+        first = placeholders.nonzero()[::num_tokens, 1][: len(text)]
+    if pseudo_tokens.ndim == 3 and pseudo_tokens.shape[1] not in (1, num_tokens):
+        raise RTDError(f"there are {pseudo_tokens.shape[1]} pseudo tokens a text, but num_tokens is {num_tokens}")
+    after_first = torch.arange(text.shape[1], device=text.device) - first.unsqueeze(1)  # (B, L)
+    return Composition(clip_model, text, pseudo_tokens, (after_first >= 0) & (after_first < num_tokens))
+
+
+class SEARLE(PhiAdapter):
+    """Checkpoints as SEARLE's `train_phi.py` writes them, and the published ones."""
+
+    name = "searle"
+    home = "https://github.com/miccunifi/SEARLE"
+    composition_points = (
+        CompositionPoint(
+            file="src/encode_with_pseudo_tokens.py",
+            modules=("encode_with_pseudo_tokens", "src.encode_with_pseudo_tokens"),  # of scripts and of hubconf.py
+            name="encode_with_pseudo_tokens",
+            read=read_composition,
+        ),
+    )
+
+
+@hookimpl
+def rtd_adapters() -> Iterable[Adapter]:
+    return [SEARLE()]

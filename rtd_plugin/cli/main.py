@@ -1,0 +1,69 @@
+"""The command `rtd-plugin`. Each command is a module of this package, imported when it is used."""
+
+import importlib
+import json
+import traceback
+from typing import Any
+
+import click
+
+from rtd_plugin.errors import RTDError
+
+COMMANDS = {
+    "train": "Tune a text encoder: the main job.",
+    "export": "Write a tuned text encoder in another library's layout.",
+    "adapters": "List the adapters that are installed.",
+    "recipes": "List the recipes that are installed, or show one.",
+}
+
+
+class CommandLine(click.Group):
+    """Knows each command's name and one line of help, and turns errors into a sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"rtd_plugin.cli.{name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> click.ClickException:
+    if isinstance(error, RTDError):
+        failure = click.ClickException(str(error))
+        failure.exit_code = error.exit_code
+        return failure
+    # Nobody foresaw it: the sentence can only say where to look.
+    return click.ClickException(f"unexpected {type(error).__name__}: {error} (rtd-plugin --debug … shows where)")
+
+
+@click.group(cls=CommandLine)
+@click.version_option(package_name="rtd-plugin")
+@click.option("--debug", is_flag=True, help="Before the command: show a traceback when it fails.")
+def main(debug: bool) -> None:
+    """Tune CLIP's text encoder for zero-shot composed image retrieval.
+
+    \b
+    Example:
+      rtd-plugin train --adapter lincir
+    """
+
+
+def print_json(value: Any) -> None:
+    """The one object that a command with `--json` writes to stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,57 @@
+"""`rtd-plugin train`."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtd_plugin.cli.console import out
+from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.results import comparison_table
+
+
+@click.command()
+@click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them).")
+@click.option("--recipe", help="A recipe by name or file. Default: the adapter's miniature, which needs no other file.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, as a.b=value."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="The run's folder. Default: a new one in ./runs.")
+@click.option("--resume", is_flag=True, help="Go on from the latest checkpoint of --output, or of the newest run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(as_json: bool, **options: Any) -> None:
+    """Tune CLIP's text encoder for composed queries, on text triplets alone.
+
+    \b
+    Examples:
+      rtd-plugin train --adapter lincir
+      rtd-plugin train --recipe my.yaml --set batch_size=64 --output runs/mine
+      torchrun --nproc-per-node 4 -m rtd_plugin train --recipe my.yaml
+    """
+    from rtd_plugin.cli.training import train_run  # brings torch along, which `--help` does not wait for
+
+    result = train_run(**options)
+    if result is None:
+        return
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = out()
+    if result["evaluation"] is not None:
+        console.print(comparison_table(result["evaluation"]))
+    run = result["run"]
+    in_python = f"import rtd_plugin; rtd_plugin.load_text_encoder({json.dumps(run, ensure_ascii=False)})"
+    lines = (
+        f"Wrote {result['text_encoder']} (step {result['step']}).",
+        "",
+        "Next:",
+        f"  rtd-plugin export {shlex.quote(run)} --layout huggingface text_encoder",
+        f"  python -c {shlex.quote(in_python)}",
+    )
+    console.print("\n".join(lines), soft_wrap=True)

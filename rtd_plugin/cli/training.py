@@ -1,0 +1,175 @@
+"""What `rtd-plugin train` does: finds or makes the run, trains, and evaluates what came of it."""
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from rtd_plugin import plugins
+from rtd_plugin.cli.console import err, progress
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.evaluation.benchmark import Benchmark
+from rtd_plugin.evaluation.comparison import compare
+from rtd_plugin.evaluation.retrieval import Retrieval
+from rtd_plugin.files import write_text
+from rtd_plugin.training.batches import BatchOrder
+from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train
+from rtd_plugin.training.recipe import find_recipe, read_recipe
+from rtd_plugin.training.run import RECIPE_FILE, Run, load_run, resumed_recipe, write_recipe
+
+RUNS = Path("runs")
+RESULTS_FILE = "results.json"
+
+
+def train_run(
+    adapter: str | None, recipe: str | None, overrides: Sequence[str], output: Path | None, resume: bool
+) -> dict[str, Any] | None:
+    """Train as the options of `rtd-plugin train` say.
+
+    Returns:
+        What the run's `results.json` holds; None on all processes but the main one.
+
+    Raises:
+        RTDError: the options, the recipe or a file it names is wrong; the run was interrupted.
+    """
+    began = time.monotonic()
+    name = _recipe_name(adapter, recipe)
+    folder = output or (_newest_run(name) if resume else None)
+    goes_on = folder is not None and _holds_run(folder)
+    if goes_on and not resume:
+        raise UsageError(f"{folder}: already holds a run: pass --resume to go on with it, or another --output")
+    if goes_on:
+        settings = resumed_recipe(folder, overrides, adapter)
+    elif name is None:
+        raise UsageError("there is no run to resume: pass --adapter NAME for its miniature, or --recipe NAME|FILE")
+    else:
+        settings = read_recipe(find_recipe(recipe or name), overrides, adapter)
+
+    accelerator = make_accelerator(settings)
+    main = accelerator.is_main_process
+    if main and resume:
+        err().print(f"Going on with {folder}." if goes_on else "No run to resume: starting anew.", soft_wrap=True)
+    # One process makes the folder for all; of several runs that look for a free name at once, each gets its own.
+    folder = Path(broadcast_object_list([str(_make_folder(folder, name)) if main else None])[0])
+    with _removed_if_empty(folder):
+        run = load_run(settings, folder)
+        # What else the loop would only find wrong once there is a run on disk that nobody wants to resume.
+        BatchOrder(len(run.triplets), settings.batch_size, settings.shuffle, 0, processes=accelerator.num_processes)
+        validation = evaluation = None
+        if main:
+            if run.skipped:
+                err().print(f"Left out {run.skipped} broken records of {run.skipped + len(run.triplets)}.")
+            validated = settings.validation.benchmark if settings.validation else None
+            validation = _retrieval(run, validated, accelerator.device)
+            if validation is not None:
+                selected(validation.image_only().metrics(), settings.validation.select)
+            same = settings.evaluation == validated
+            evaluation = validation if same else _retrieval(run, settings.evaluation, accelerator.device)
+            write_recipe(settings, folder)
+        accelerator.wait_for_everyone()
+
+    def validate(tower: TextTower) -> dict[str, Any]:
+        return validation.composed(tower).metrics()
+
+    with progress("Training", shown=main) as advance:
+
+        def report(step: StepReport) -> None:
+            advance(step.step, settings.steps, f"loss {step.loss:.3f}, {step.triplets_per_second:.0f} triplets/s")
+
+        try:
+            tower, step = train(run, accelerator, validate if validation else None, report)
+        except Interrupted as error:
+            again = f"rtd-plugin train --resume --output {shlex.quote(str(folder))}"
+            raise Interrupted(f"{error}: {again}") from error
+    if not main:
+        return None
+    run.save(tower, step)
+    comparison = compare(evaluation, run.tower, tower, run.text_encoder) if evaluation else None
+    result = {
+        "run": str(folder),
+        "text_encoder": str(run.text_encoder),
+        "adapter": run.adapter.name,
+        "step": step,
+        "triplets": len(run.triplets),
+        "skipped": run.skipped,
+        "seconds": round(time.monotonic() - began, 1),
+        "evaluation": comparison.to_dict() if comparison else None,
+    }
+    write_text(folder / RESULTS_FILE, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:
+    """How the recipe is called, by default the adapter's miniature; None if neither is given."""
+    if adapter is not None:
+        plugins.adapter(adapter)
+    if recipe is not None:
+        return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+    if adapter is None:
+        return None
+    if f"{adapter}-miniature" not in plugins.recipes():
+        raise UsageError(f"no plugin brings a miniature of {adapter}: pass --recipe NAME|FILE")
+    return f"{adapter}-miniature"
+
+
+def _holds_run(folder: Path) -> bool:
+    if (folder / RECIPE_FILE).is_file():
+        return True
+    if (folder / "checkpoints").exists():
+        raise UsageError(f"{folder}: holds checkpoints without their {RECIPE_FILE}: pass another --output")
+    return False
+
+
+def _newest_run(name: str | None) -> Path | None:
+    """The run of a recipe that was last started or resumed, of any recipe if no name is given."""
+    named = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
+    recipes = [path for path in RUNS.glob(f"*/{RECIPE_FILE}") if named.fullmatch(path.parent.name)]
+    return max(recipes, key=lambda path: path.stat().st_mtime).parent if recipes else None
+
+
+def _make_folder(folder: Path | None, name: str | None) -> Path:
+    """Make the folder that was asked for, which may be there, or a new one named after the recipe."""
+    try:
+        if folder is None:
+            return _make_new_folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror}): pass another --output"
+        raise RTDError(f"{error.filename}: {problem}") from error
+
+
+def _make_new_folder(name: str) -> Path:
+    for number in count(1):
+        folder = RUNS / (f"{name}-{number}" if number > 1 else name)
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("there is always one more number")
+
+
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """A run that could not even be loaded leaves nothing behind."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty: the run began
+            folder.rmdir()
+
+
+def _retrieval(run: Run, benchmark: Benchmark | None, device: Any) -> Retrieval | None:
+    """A benchmark with its images encoded."""
+    if benchmark is None:
+        return None
+    encoder = run.recipe.backbone.load_image_encoder()
+    with progress("Encoding images") as advance:
+        return Retrieval(benchmark, run.adapter, encoder, run.projection, device, advance)

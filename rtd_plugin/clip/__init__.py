@@ -1,0 +1,1 @@
+"""CLIP as RTD needs it: the text tower, its weights' layouts, tokens, backbones and the saved encoder."""

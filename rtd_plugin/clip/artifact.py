@@ -1,0 +1,143 @@
+"""The saved text encoder: weights in `TextTower`'s layout as safetensors, with what they are as metadata."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rtd_plugin.clip.tokens import tokenize
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import RTDError
+from rtd_plugin.files import written_atomically
+
+FILE_NAME = "text_encoder.safetensors"
+FORMAT = 1
+PROBE_TEXTS = ("a photo of a dog", "two red cars on a wet street", "the number 7", "an empty room, seen from above")
+PROBE_FEATURES = 16  # of each text
+
+
+class TextEncoderInfo(BaseModel):
+    """What a saved text encoder says of itself: the safetensors file's metadata, each value as JSON.
+
+    Attributes:
+        format: version of this list.
+        version: of the rtd-plugin that wrote the file.
+        activation, heads: what the weights do not tell.
+        backbone: name of the pre-trained CLIP that training started from.
+        base_digest: of its text tower, see `digest`.
+        base_probe: its features of a few texts, see `probe`.
+        adapter: the method it was trained for.
+        projection_digest: SHA-256 of the projection's checkpoint file.
+        triplets: digest of each triplet source.
+        step: optimizer steps taken.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = FORMAT
+    version: str
+    activation: str
+    heads: int
+    backbone: str
+    base_digest: str
+    base_probe: list[list[float]]
+    adapter: str
+    projection_digest: str
+    triplets: list[str]
+    step: int
+
+
+def digest(tower: TextTower) -> str:
+    """SHA-256 over names, shapes and fp32 values of all weights."""
+    sha = hashlib.sha256()
+    for name, weight in sorted(tower.state_dict().items()):
+        sha.update(f"{name}{tuple(weight.shape)}".encode())
+        sha.update(weight.detach().float().cpu().contiguous().numpy().data)
+    return sha.hexdigest()
+
+
+@torch.no_grad()
+def probe(tower: TextTower) -> Tensor:
+    """A fingerprint that survives rounding: the first values of a few texts' normalised features, (4, 16) fp32.
+
+    Another CLIP differs in the first digit; the same CLIP in fp16 in the third.
+    """
+    features = tower.encode(tokenize(PROBE_TEXTS, tower.context_length).to(tower.device)).float()
+    return torch.nn.functional.normalize(features, dim=-1)[:, :PROBE_FEATURES].cpu()
+
+
+def save_text_encoder(path: Path, tower: TextTower, info: TextEncoderInfo) -> None:
+    """Write a text encoder, whole or not at all."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in tower.state_dict().items()}
+    metadata = {name: json.dumps(value) for name, value in info.model_dump().items()}
+    with written_atomically(path) as draft:
+        save_file(weights, draft, metadata=metadata)
+
+
+def artifact_path(run_or_file: str | Path) -> Path:
+    """The text encoder's file, given that file or the run folder it lies in.
+
+    Raises:
+        RTDError: there is none.
+    """
+    path = Path(run_or_file)
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise RTDError(f"{path}: no {FILE_NAME} in this folder: not a run, or one that has not finished")
+        return path / FILE_NAME
+    if not path.is_file():
+        raise RTDError(f"{path}: no such file or folder")
+    return path
+
+
+def read_info(path: Path) -> TextEncoderInfo:
+    """The metadata of a saved text encoder.
+
+    Raises:
+        RTDError: the file is none of ours, broken, or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise RTDError(f"{path}: not a safetensors file, or a broken or truncated one ({error})") from error
+    if "format" not in metadata:
+        raise RTDError(f"{path}: safetensors, but not a text encoder saved by rtd-plugin: it has no metadata")
+    try:
+        values = {name: json.loads(value) for name, value in metadata.items()}
+        if values["format"] > FORMAT:
+            raise RTDError(
+                f"{path}: written by rtd-plugin {values.get('version')} in format {values['format']}, "
+                f"but this version reads up to format {FORMAT}: upgrade rtd-plugin"
+            )
+        return TextEncoderInfo(**values)
+    except (ValueError, TypeError) as error:  # pydantic's and json's errors are ValueErrors
+        raise RTDError(f"{path}: its metadata is not that of a text encoder saved by rtd-plugin") from error
+
+
+def load_text_encoder(
+    run_or_file: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> TextTower:
+    """Load a tuned text encoder for use: in eval mode, without gradients.
+
+    Args:
+        run_or_file: a run folder or a `text_encoder.safetensors`.
+        device: where to; None for the CPU.
+        dtype: None for that of the file, fp32.
+
+    Raises:
+        RTDError: the file is missing, broken, or not a text encoder of rtd-plugin.
+    """
+    path = artifact_path(run_or_file)
+    info = read_info(path)
+    weights = load_file(path)
+    try:
+        tower = TextTower.from_state_dict(weights, activation=info.activation, heads=info.heads)
+    except RTDError as error:
+        raise RTDError(f"{path}: {error}") from error
+    return tower.to(device=device, dtype=dtype).eval().requires_grad_(False)

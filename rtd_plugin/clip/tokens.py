@@ -1,0 +1,147 @@
+"""Texts to CLIP's tokens; open_clip's tokenizer is the reference.
+
+A prompt is tokenised piece by piece, so that the placeholder is put where the template has it and nowhere else: no
+condition, however it is written, can bring one of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rtd_plugin.errors import RTDError
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
+START, END = 49406, 49407
+CONTEXT_LENGTH = 77
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> SimpleTokenizer:
+    # Inside a host, adapters are imported without ever tokenising: open_clip would bring a dozen packages along.
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+def _clean(text: str) -> str:
+    """A text as the tokenizer will read it, with entities and odd characters spelt out."""
+    from open_clip.tokenizer import basic_clean  # late, as above
+
+    return basic_clean(text)
+
+
+def clean_caption(caption: str | None) -> str:
+    """A caption as the authors' loader cleans it: `<PERSON>` is a person, no `$`, lower case, no outer white space."""
+    return (caption or "").replace("<PERSON>", "person").lower().replace("$", "").strip()
+
+
+def encode_text(text: str) -> list[int]:
+    """Token ids of a text without start and end; special tokens spelt out in the text are left out."""
+    return [token for token in _tokenizer().encode(text) if token < START]
+
+
+def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) -> Tensor:
+    """Put start and end around token ids and make a batch of them.
+
+    Args:
+        texts: B token sequences without start and end; of a longer one the first context_length - 2 ids are kept.
+        context_length: longest row, start and end included.
+
+    Returns:
+        (B, L) int64, L the longest row, zeros after the end token.
+    """
+    rows = [[START, *text[: context_length - 2], END] for text in texts]
+    longest = max(map(len, rows), default=2)
+    padded = [row + [0] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
+
+
+def tokenize(captions: Sequence[str | None], context_length: int = CONTEXT_LENGTH) -> Tensor:
+    """Captions, cleaned, as tokens: (B, L) int64, no longer than the longest row."""
+    return pad([encode_text(clean_caption(caption)) for caption in captions], context_length)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A host method's prompt with its placeholder and up to two conditions.
+
+    Args:
+        template: for example `"a photo of $ that {condition}"`. Conditions stand as `{condition}`, or
+            `{first}` and `{second}`; what is left of the template is its text.
+        placeholder: the character that stands for the pseudo token, a token of its own: surrounded by white space.
+
+    Raises:
+        RTDError: the template has no placeholder, or CLIP has no token for it.
+    """
+
+    template: str
+    placeholder: str = "$"
+
+    def __post_init__(self) -> None:
+        words = self.template.split().count(self.placeholder)
+        if not words or words != self.template.count(self.placeholder):
+            raise RTDError(
+                f"the prompt {self.template!r} needs its placeholder {self.placeholder!r} as a word of its own"
+            )
+
+    @cached_property
+    def placeholder_id(self) -> int:
+        """The placeholder's token id."""
+        ids = _tokenizer().encode(self.placeholder)
+        if len(ids) != 1:
+            raise RTDError(f"the placeholder {self.placeholder!r} is not one token of CLIP's vocabulary")
+        return ids[0]
+
+    @cached_property
+    def _pieces(self) -> list[list[int] | str]:
+        """Token ids of the template's text, and names of conditions between them."""
+        pieces: list[list[int] | str] = []
+        for part in re.split(rf"(\{{\w+\}}|(?<!\S){re.escape(self.placeholder)}(?!\S))", self.template):
+            name = re.fullmatch(r"\{(\w+)\}", part)
+            pieces.append(name[1] if name else _tokenizer().encode(part))
+        return pieces
+
+    def encode(self, subject: Sequence[int] | None = None, **conditions: str) -> list[int]:
+        """Token ids of the prompt with its conditions, without start and end.
+
+        The placeholder's character is taken out of each condition: it would be read as a second placeholder.
+
+        Args:
+            subject: token ids to stand in the placeholder's stead; None leaves the placeholder.
+            conditions: by their names in the template.
+
+        Raises:
+            RTDError: a condition of the template is not given.
+        """
+        ids: list[int] = []
+        for piece in self._pieces:
+            if isinstance(piece, str):
+                if piece not in conditions:
+                    raise RTDError(f"the prompt {self.template!r} needs the condition {piece!r}")
+                ids += self._condition(conditions[piece])
+            elif piece == [self.placeholder_id] and subject is not None:
+                ids += subject
+            else:
+                ids += piece
+        return ids
+
+    def _condition(self, condition: str) -> list[int]:
+        # Only cleaning brings out a "$" written as "&dollar;" or full width. A text without one is left to the
+        # tokenizer as it is, because cleaning it twice is not the same as once.
+        cleaned = _clean(condition)
+        text = cleaned.replace(self.placeholder, " ") if self.placeholder in cleaned else condition
+        # The second cleaning can bring out one more, from deeper nesting.
+        return [token for token in encode_text(text) if token != self.placeholder_id]
+
+    def tokenize(self, conditions: Sequence[str], context_length: int = CONTEXT_LENGTH) -> Tensor:
+        """Prompts with one condition each: (B, L) int64, no longer than the longest row."""
+        return pad([self.encode(condition=condition) for condition in conditions], context_length)

@@ -1,0 +1,1 @@
+"""Benchmarks, metrics and retrieval: what a text encoder is worth."""

@@ -1,0 +1,1 @@
+"""The miniature: a small world of pictures, captions and edits on which a whole run takes minutes on a CPU."""

@@ -1,0 +1,39 @@
+"""The miniature's text triplets as a source."""
+
+import hashlib
+import json
+import random
+from typing import ClassVar
+
+from pydantic import PositiveInt
+
+from rtd_plugin.miniature.language import caption, condition
+from rtd_plugin.miniature.splits import may_train, training_scenes
+from rtd_plugin.miniature.world import random_edit
+from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
+
+
+class MiniatureTriplets(TripletSource):
+    """Text triplets about random scenes, none of which is in a benchmark's split.
+
+    Attributes:
+        count: how many.
+        seed: of the scenes and their words.
+    """
+
+    name: ClassVar[str] = "miniature"
+
+    count: PositiveInt = 16000
+    seed: int = 0
+
+    def load(self) -> TripletSet:
+        """Make the triplets."""
+        rng = random.Random(f"miniature triplets {self.seed}")
+        scenes = training_scenes(rng)
+        triplets: list[Triplet] = []
+        while len(triplets) < self.count:
+            scene = next(scenes)
+            edit = random_edit(scene, rng)
+            if may_train(target := edit.apply(scene)):
+                triplets.append(Triplet(caption(scene, rng), condition(edit, scene, rng), caption(target, rng)))
+        return TripletSet(triplets, hashlib.sha256(json.dumps(triplets).encode()).hexdigest())

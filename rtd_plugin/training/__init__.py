@@ -1,0 +1,1 @@
+"""RTD's training: the recipe, the objective, the loop and its checkpoints."""

@@ -1,0 +1,138 @@
+"""The state of a run on disk: complete or not there, so that a run killed at any moment can resume.
+
+A checkpoint is a folder `checkpoints/step-000100` with the trainable tower, the optimizer, and what the loop knows.
+Learning rate, order of the data and random numbers are functions of the step and need no state.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.files import read_checkpoint, written_atomically
+
+
+class Best(BaseModel):
+    """The best validation so far.
+
+    Attributes:
+        step: its checkpoint.
+        value: of the metric that selects.
+        validation: the recipe's section without `every`: another benchmark or metric has another best.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int
+    value: float
+    validation: dict[str, Any]
+
+
+class Progress(BaseModel):
+    """How far a run is, and what must not change while it goes on.
+
+    Attributes:
+        step: optimizer steps taken.
+        processes: how many processes ran, since the order of the data depends on it.
+        base_digest, projection_digest, triplet_digests: of the files behind the recipe's names.
+        best: the best validation so far, if any.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int = 0
+    processes: int
+    base_digest: str
+    projection_digest: str
+    triplet_digests: list[str]
+    best: Best | None = None
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        folder: the run's folder.
+        keep: how many of the latest to keep; the best one is kept besides.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder / "checkpoints"
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints there are, ascending."""
+        names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def save(
+        self,
+        progress: Progress,
+        tower: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        """Write a checkpoint and drop those that are no longer to be kept.
+
+        Raises:
+            RTDError: it cannot be written; the earlier ones are still there.
+        """
+        with written_atomically(self.path(progress.step)) as draft:
+            draft.mkdir()
+            weights = {name: weight.contiguous() for name, weight in tower.state_dict().items()}
+            save_file(weights, draft / "tower.safetensors")
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
+            torch.save(state, draft / "optimizer.pt")
+            (draft / "progress.json").write_text(progress.model_dump_json(), encoding="utf-8")
+        kept = {*self.steps()[-self.keep :], progress.step, progress.best.step if progress.best else progress.step}
+        for step in set(self.steps()) - kept:
+            # Hidden first, so that a run killed in between leaves no half of a checkpoint.
+            os.replace(self.path(step), self.folder / f".step-{step:06d}.dropped")
+        for leftover in self.folder.glob(".step-*"):  # those, and drafts of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def progress(self) -> Progress | None:
+        """What the latest checkpoint says, None if there is none.
+
+        Raises:
+            RTDError: it is broken.
+        """
+        if not self.steps():
+            return None
+        path = self.path(self.steps()[-1]) / "progress.json"
+        try:
+            return Progress.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise RTDError(f"{path}: broken: delete {path.parent} to resume from an earlier checkpoint") from error
+
+    def load(
+        self, step: int, tower: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
+    ) -> None:
+        """Put a checkpoint's state into a run's objects.
+
+        Raises:
+            RTDError: the checkpoint is broken.
+        """
+        path = self.path(step)
+        weights, state = self.tower(step), read_checkpoint(path / "optimizer.pt")
+        try:
+            tower.load_state_dict(weights)
+            optimizer.load_state_dict(state["optimizer"])
+            if scaler is not None:
+                scaler.load_state_dict(state["scaler"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise RTDError(f"{path}: broken: delete it to resume from an earlier checkpoint") from error
+
+    def tower(self, step: int) -> dict[str, Tensor]:
+        """The trainable tower's weights at a checkpoint."""
+        return dict(read_checkpoint(self.path(step) / "tower.safetensors"))

@@ -1,0 +1,84 @@
+"""What a run writes about itself while it goes on: `metrics.jsonl` and the tracker."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.files import write_text
+
+METRICS_FILE = "metrics.jsonl"
+
+Metrics = Mapping[str, Any]
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one object a line, and the tracker; both on the main process alone.
+
+    Args:
+        path: the file. Lines of steps that a resumed run takes again are dropped from it.
+        resumed: the step that the run goes on from, None for one that begins.
+        accelerator: whose trackers get the same values, nested names joined by dots.
+    """
+
+    def __init__(self, path: Path, resumed: int | None, accelerator: Accelerator):
+        self.path = path
+        self.accelerator = accelerator
+        if accelerator.is_main_process:
+            kept = [] if resumed is None else [line for line in _lines(path) if _step(line) <= resumed]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, step: int, **values: Any) -> None:
+        """Add a line.
+
+        Raises:
+            RTDError: the disk is full, for example.
+        """
+        if self.accelerator.is_main_process:
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": step, **values}) + "\n")
+            except OSError as error:
+                raise RTDError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.accelerator.log(dict(flat(values)), step=step)
+
+
+def flat(values: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """Nested mappings and lists as pairs of a dotted name and a plain value."""
+    if isinstance(values, Mapping | list):
+        pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
+        for name, value in pairs:
+            yield from flat(value, *path, str(name))
+    else:
+        yield ".".join(path), values
+
+
+def selected(metrics: Metrics, name: str) -> float:
+    """A metric by its name, dotted where metrics are nested.
+
+    Raises:
+        RTDError: there is no such metric, or it is not a number.
+    """
+    found = dict(flat(metrics))
+    if name not in found:
+        raise RTDError(f"validation.select: there is no metric {name!r}; found {', '.join(found) or 'none'}")
+    value = found[name]
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise RTDError(f"validation.select: the metric {name} is {value!r}, not a number to compare")
+    return float(value)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _step(line: str) -> float:
+    """The step a line is about; beyond all steps where a run that was killed left half a line."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -1,0 +1,124 @@
+"""RTD's objective: target-anchored contrastive learning with a hard-negative refined batch (RTD, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import RTDError
+
+if TYPE_CHECKING:  # they bring accelerate and open_clip along, which whoever wants the loss need not wait for
+    from rtd_plugin.training.batches import Batch
+    from rtd_plugin.training.recipe import Objective
+
+Encode = Callable[[Tensor, Tensor | None, int], Tensor]
+"""`TextTower.encode`, or a wrapper of the tower: tokens (B, L), pseudo tokens or None, placeholder -> (B, D)."""
+
+
+def rtd_loss(queries: Tensor, targets: Tensor, temperature: float = 0.07) -> Tensor:
+    """NT-Xent over queries and targets together (Chen et al. 2020, equation 1, on RTD's pairs).
+
+    The n queries and n targets make one set of 2n rows. Each row is an anchor; its positive is its partner in the other
+    half, and every other row of either half is a negative.
+
+    Args:
+        queries: (n, D) features of composed queries, not normalised.
+        targets: (n, D) features of their targets, not normalised.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        The mean over the 2n anchors, a scalar in fp32.
+
+    Raises:
+        RTDError: the shapes differ or are not (n, D).
+    """
+    if queries.ndim != 2 or queries.shape != targets.shape:
+        raise RTDError(
+            f"queries have shape {tuple(queries.shape)} and targets {tuple(targets.shape)}, but both need (n, D)"
+        )
+    n = len(queries)
+    rows = F.normalize(torch.cat([queries, targets]).float(), dim=-1)  # (2n, D)
+    similarities = rows @ rows.T / temperature  # (2n, 2n)
+    itself = torch.eye(2 * n, dtype=torch.bool, device=rows.device)
+    partners = torch.arange(2 * n, device=rows.device).roll(n)
+    return F.cross_entropy(similarities.masked_fill(itself, float("-inf")), partners)
+
+
+class FrozenSide(nn.Module):
+    """What never changes in training: the pre-trained text tower ψ₀ and the projection module φ.
+
+    Args:
+        tower: ψ₀.
+        projection: φ, features (B, D) to pseudo tokens (B, W) or (B, n, W).
+    """
+
+    def __init__(self, tower: TextTower, projection: nn.Module):
+        super().__init__()
+        self.tower = tower
+        self.projection = projection
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, noise_scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets' features (B, D), references' features (B, D), and pseudo tokens of the noised references."""
+        targets = self.tower.encode(batch.targets)
+        references = self.tower.encode(batch.references)
+        # Drawn on the CPU in fp32: the same noise on every device and in every precision.
+        strength = torch.rand(len(references), 1, generator=generator)
+        noise = noise_scale * strength * torch.randn(references.shape, generator=generator)
+        return targets, references, self.projection(references + noise.to(references))
+
+
+def rtd_step(
+    encode: Encode, frozen: FrozenSide, batch: Batch, placeholder: int, settings: Objective, generator: torch.Generator
+) -> Tensor:
+    """The loss of one batch, with gradients for the trainable tower ψ alone.
+
+    Args:
+        encode: ψ.
+        frozen: ψ₀ and φ, on the batch's device.
+        batch: B triplets.
+        placeholder: the placeholder's id in the batch's prompts.
+        settings: the recipe's objective.
+        generator: on the CPU, of the noise.
+    """
+    targets, references, pseudo_tokens = frozen(batch, settings.noise_scale, generator)
+    tokens = batch.queries
+    if settings.hard_negatives:
+        tokens = stack(batch.queries, batch.unconditioned)  # (2B, L)
+        targets = torch.cat([targets, references])  # (2B, D)
+        pseudo_tokens = torch.cat([pseudo_tokens, pseudo_tokens])
+    queries = encode(tokens, pseudo_tokens if settings.concatenation == "projected" else None, placeholder)
+    if settings.negatives == "gathered" and distributed.is_available() and distributed.is_initialized():
+        queries, targets = _Gather.apply(queries.float()), _Gather.apply(targets.float())
+    return rtd_loss(queries, targets, settings.temperature)
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes, for a loss that every one of them computes in full.
+
+    Data parallelism averages the gradients of P processes, so each hands back P times its own rows' share; averaged,
+    that is the gradient of the one loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # (n, D) -> (P n, D)
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # (P n, D) -> (n, D)
+        processes = distributed.get_world_size()
+        return processes * gradient.chunk(processes)[distributed.get_rank()]
+
+
+def stack(first: Tensor, second: Tensor) -> Tensor:
+    """Two token batches, (B, L) and (C, M), as one (B + C, max(L, M)), zeros after the end token."""
+    length = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(tokens, (0, length - tokens.shape[1])) for tokens in (first, second)])

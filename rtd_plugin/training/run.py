@@ -1,0 +1,128 @@
+"""A run: everything a recipe names, loaded, and the folder its results go to."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+import yaml
+from torch import Tensor, nn
+
+from rtd_plugin import plugins
+from rtd_plugin.adapter import Adapter, load_projection
+from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, digest, probe, save_text_encoder
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import UsageError
+from rtd_plugin.files import write_text
+from rtd_plugin.training.checkpoints import CheckpointStore
+from rtd_plugin.training.recipe import Recipe, read_recipe
+from rtd_plugin.triplets.triplet import Triplet
+
+RECIPE_FILE = "recipe.yaml"
+MAY_CHANGE = ("steps", "checkpoints", "validation", "evaluation", "tracker")  # on resuming: the data's order does not
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run works with.
+
+    Attributes:
+        recipe: as resolved.
+        folder: of recipe, metrics, checkpoints and result.
+        adapter: the method.
+        tower: ψ₀, the pre-trained text tower.
+        projection: φ, frozen.
+        triplets: of all sources, one after the other.
+        skipped: broken records that the sources left out.
+        base_digest, base_probe: fingerprints of ψ₀.
+        projection_digest: SHA-256 of φ's file.
+        triplet_digests: one a source.
+    """
+
+    recipe: Recipe
+    folder: Path
+    adapter: Adapter
+    tower: TextTower
+    projection: nn.Module
+    triplets: Sequence[Triplet]
+    skipped: int
+    base_digest: str
+    base_probe: Tensor
+    projection_digest: str
+    triplet_digests: list[str]
+
+    @property
+    def text_encoder(self) -> Path:
+        """Where the result goes."""
+        return self.folder / FILE_NAME
+
+    def save(self, tower: TextTower, step: int) -> None:
+        """Write the tuned tower as the run's result."""
+        info = TextEncoderInfo(
+            version=version("rtd-plugin"),
+            activation=tower.activation,
+            heads=tower.heads,
+            backbone=self.recipe.backbone.name,
+            base_digest=self.base_digest,
+            base_probe=self.base_probe.tolist(),
+            adapter=self.adapter.name,
+            projection_digest=self.projection_digest,
+            triplets=self.triplet_digests,
+            step=step,
+        )
+        save_text_encoder(self.text_encoder, tower, info)
+
+
+def load_run(recipe: Recipe, folder: Path) -> Run:
+    """Load what a recipe names.
+
+    Raises:
+        RTDError: a part of it is missing, broken, or does not fit the others.
+    """
+    adapter = plugins.adapter(recipe.adapter)
+    sets = [source.load() for source in recipe.triplets]
+    tower = recipe.backbone.load_text_tower()
+    projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
+    return Run(
+        recipe=recipe,
+        folder=folder,
+        adapter=adapter,
+        tower=tower,
+        projection=projection,
+        triplets=list(chain.from_iterable(part.triplets for part in sets)),
+        skipped=sum(part.skipped for part in sets),
+        base_digest=digest(tower),
+        base_probe=probe(tower),
+        projection_digest=hashlib.sha256(recipe.projection.read_bytes()).hexdigest(),
+        triplet_digests=[part.digest for part in sets],
+    )
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write a resolved recipe into a run's folder."""
+    write_text(folder / RECIPE_FILE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+def resumed_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -> Recipe:
+    """The recipe of a run that goes on, with what may change in it overridden.
+
+    Raises:
+        UsageError: an override would make it another run.
+    """
+    began = read_recipe(folder / RECIPE_FILE)
+    recipe = read_recipe(folder / RECIPE_FILE, overrides, adapter)
+    now = recipe.to_dict()
+    for key, value in began.to_dict().items():
+        if key not in MAY_CHANGE and now[key] != value:
+            raise UsageError(
+                f"{folder}: a run cannot resume with another {key} than it began with ({value!r}): "
+                f"only {', '.join(MAY_CHANGE)} may change"
+            )
+    taken = CheckpointStore(folder, recipe.checkpoints.keep).steps()
+    if taken and taken[-1] > recipe.steps:
+        raise UsageError(
+            f"{folder}: has taken {taken[-1]} steps already, so it cannot resume to end after {recipe.steps}"
+        )
+    return recipe

@@ -1,0 +1,69 @@
+"""YAML that knows its lines: safe loading that refuses a key given twice, and where a value stands."""
+
+from typing import Any
+
+import yaml
+
+
+class NotYAML(ValueError):
+    """What is wrong with a text, and the line it is in, counted from 1."""
+
+    def __init__(self, problem: str, line: int):
+        super().__init__(problem)
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; of a key given twice, which is a slip of the pen, that one would take the later."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # an impossible date, for example
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
+
+def load_yaml(text: str) -> Any:
+    """The value that a YAML text stands for.
+
+    Raises:
+        NotYAML: the text is broken, gives a key twice, or asks for an object that is not plain data.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of the safe one
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise NotYAML(error.problem or str(error), mark.line + 1 if mark else 1) from error
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise NotYAML(f"the character #x{error.character:04x} is not allowed", line) from error
+    except RecursionError as error:
+        raise NotYAML("nested too deeply", 1) from error
+
+
+def line_of(text: str, location: tuple[str | int, ...]) -> int:
+    """The line, from 1, of the value at a location in a YAML text, or of the last part of the location that exists."""
+    node = yaml.compose(text, Loader=_Loader)
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            key, node = found[0]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

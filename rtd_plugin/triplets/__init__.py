@@ -1,0 +1,1 @@
+"""Text triplets: where they come from and what is wrong with them."""

@@ -1,0 +1,73 @@
+"""Composition points as data: what they say of a host's function, and what a composition encodes to."""
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from rtd_adapters.lincir import LinCIR
+from rtd_adapters.pic2word import Pic2Word
+from rtd_adapters.searle import SEARLE
+
+from rtd_plugin.adapter import Adapter
+from rtd_plugin.composition import Composition, CompositionPoint, compose
+from rtd_plugin.errors import RTDError
+
+W = 32
+POINTS = [point for adapter in (LinCIR(), Pic2Word(), SEARLE()) for point in adapter.composition_points]
+
+
+def read(clip, /, text: torch.Tensor, vectors, *, blend: float = 0.5, **rest) -> Composition:
+    return Composition(clip, text, vectors, 259)
+
+
+def test_the_signature_is_that_of_read_without_annotations():
+    point = CompositionPoint("a/b.py", ("b",), "f", read)
+    assert str(point.signature) == "(clip, /, text, vectors, *, blend=0.5, **rest)"
+    assert point.signature != inspect.signature(read)
+
+
+def test_points_cannot_be_changed():
+    point = CompositionPoint("a/b.py", ("b",), "f", read)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        point.name = "g"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read(None, None, None).placeholder = 3
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: f"{point.file}: {point.name}")
+def test_shipped_points_name_what_a_host_can_import(point):
+    *folders, stem = point.file.removesuffix(".py").split("/")
+    for module in point.modules:
+        names = module.split(".")
+        assert names == [*folders, stem][-len(names) :], "a module's name ends in that of its file"
+    assert all(name.isidentifier() for name in point.name.split("."))
+
+
+def test_an_adapter_need_not_have_any():
+    assert Adapter.composition_points == ()
+
+
+@pytest.mark.parametrize("hidden_states", [False, True])
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_compose(openai, tokenised, assert_equal, as_mask, hidden_states):
+    """A placeholder's id and its positions say the same; (B, n, W) makes room, as with three tokens for one place."""
+    tokens, pseudo = tokenised([[5, 265, 7], [265, 2, 3]]), torch.randn(2, 3, W)
+    longer = tokenised([[5, 0, 0, 0, 7], [0, 0, 0, 2, 3]])
+    places = {(0, 2): (0, 0), (0, 3): (0, 1), (0, 4): (0, 2), (1, 1): (1, 0), (1, 2): (1, 1), (1, 3): (1, 2)}
+    expected, _ = openai.encode_with(longer, {place: pseudo[index] for place, index in places.items()})
+    short = tokens[:, :9]  # leaves room in the context
+    placeholder = short == 265 if as_mask else 265
+    with torch.no_grad():
+        found = compose(openai.tower, Composition(openai.model, short, pseudo, placeholder, hidden_states))
+    if hidden_states:
+        assert found[1].shape == (2, 11, W)
+        torch.testing.assert_close(found[1][torch.arange(2), [6, 6]] @ openai.tower.text_projection, expected)
+        found = found[0]
+    assert_equal(found, expected)
+
+
+def test_an_id_must_be_found(openai, tokenised):
+    composition = Composition(openai.model, tokenised([[5, 265], [7]]), torch.randn(2, W), 265)
+    with pytest.raises(RTDError, match="text 1 of the batch has no placeholder"):
+        compose(openai.tower, composition)

@@ -1,0 +1,28 @@
+"""The shipped default: `rtd-plugin train --adapter lincir` with nothing else but fewer steps."""
+
+import json
+
+
+def test_miniature(rtd, tmp_path):
+    done = rtd("train", "--adapter", "lincir", "--set", "steps=3", "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["run"] == "runs/lincir-miniature"
+    assert (tmp_path / "runs/lincir-miniature/text_encoder.safetensors").is_file()
+    evaluation = result["evaluation"]
+    assert evaluation["benchmark"] == "miniature"
+    metrics = {(row["query"], bool(row["weights"])): row["metrics"]["miniature"] for row in evaluation["results"]}
+    ways = [
+        ("image only", False),
+        ("text only", False),
+        ("composed", False),
+        ("composed", True),
+        ("target caption", False),
+    ]
+    assert list(metrics) == ways
+    names = {"recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1"}
+    for value in [*metrics.values(), evaluation["gain"]["miniature"]]:
+        assert value.keys() == names | {"seen", "unseen"}
+        assert value["seen"].keys() == value["unseen"].keys() == names
+    # Three steps teach little, but the weights that ship are trained: the whole bears them out.
+    assert metrics["target caption", False]["recall_at_5"] > metrics["text only", False]["recall_at_5"]

@@ -1,0 +1,175 @@
+"""Training with validation and a final evaluation, and the table that shows it."""
+
+import json
+from io import StringIO
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from rtd_plugin import hookimpl, plugins
+from rtd_plugin.cli.results import comparison_table
+from rtd_plugin.evaluation.benchmark import Benchmark, Query
+
+WORDS = [
+    "kettle",
+    "ladder",
+    "violin",
+    "turtle",
+    "lantern",
+    "bicycle",
+    "pear",
+    "harbour",
+    "shelf",
+    "rain",
+    "night",
+    "bridge",
+]
+
+
+class Swatches(Benchmark):
+    """Blurred pictures of four random colours each."""
+
+    name = "swatches"
+    excludes_reference = True
+
+    missing: str = ""
+
+    def queries(self):
+        groups = ("seen", "unseen")
+        return [
+            Query(str(n), f"as a {WORDS[n]}", str(n + 1), (str(n + 1), str(n + 3)), groups[n % 2], f"colour {n + 1}")
+            for n in range(12)
+        ]
+
+    def gallery(self):
+        return [str(number) for number in range(16)]
+
+    def image(self, name):
+        if name == self.missing:
+            raise FileNotFoundError(f"no {name}.png")
+        pixels = torch.randint(256, (2, 2, 3), generator=torch.Generator().manual_seed(int(name)))
+        return Image.fromarray(pixels.byte().numpy()).resize((32, 32))
+
+
+class Plugin:
+    @hookimpl
+    def rtd_benchmarks(self):
+        return [Swatches]
+
+
+@pytest.fixture
+def recipe(files, tmp_path):
+    manager = plugins.plugin_manager()
+    manager.register(Plugin(), "swatches")
+    values = yaml.safe_load((files / "tiny.yaml").read_text())
+    values["backbone"] = {"model": str(files / "model.json"), "checkpoint": str(files / "clip.pt")}
+    values["projection"] = str(files / "phi.pt")
+    values["triplets"][0]["path"] = str(files / "triplets.jsonl")
+    values["optimizer"]["learning_rate"] = 0.01  # the ranks change in these few steps
+    values["validation"] = {"every": 2, "benchmark": "swatches", "select": "seen.recall_at_5"}
+    values["evaluation"] = {"benchmark": "swatches"}
+    (tmp_path / "swatches.yaml").write_text(yaml.safe_dump(values))
+    yield tmp_path / "swatches.yaml"
+    manager.unregister(name="swatches")
+
+
+def test_validation_chooses_and_evaluation_shows(rtd, recipe, tmp_path):
+    done = rtd("train", "--recipe", recipe, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("Encoding images 16/16") == 1  # of two equal benchmarks only once
+    result = json.loads(done.stdout)
+    log = [json.loads(line) for line in (tmp_path / "runs/swatches/metrics.jsonl").read_text().splitlines()]
+    values = {line["step"]: line["validation"]["seen"]["recall_at_5"] for line in log if "validation" in line}
+    assert list(values) == [0, 2, 4, 6]
+    del values[0]  # of the frozen encoder, which is not a result
+    assert result["step"] == max(values, key=values.get)  # the first of equal ones
+    assert len(set(values.values())) > 1
+    evaluation = result["evaluation"]
+    assert [evaluation[key] for key in ("benchmark", "queries", "gallery")] == ["swatches", 12, 16]
+    frozen, tuned = (row for row in evaluation["results"] if row["query"] == "composed")
+    assert tuned["weights"] == result["text_encoder"]
+    assert frozen["weights"] is None
+    assert tuned["metrics"]["swatches"]["seen"]["recall_at_5"] == max(values.values())
+    for group in ("seen", "unseen"):
+        before, after = (row["metrics"]["swatches"][group]["recall_at_5"] for row in (frozen, tuned))
+        gain = evaluation["gain"]["swatches"][group]["recall_at_5"]
+        assert gain["difference"] == pytest.approx(after - before)
+        assert gain["low"] <= gain["difference"] <= gain["high"]
+    again = rtd("train", "--recipe", recipe, "--resume")
+    assert f"Wrote runs/swatches/text_encoder.safetensors (step {result['step']})." in again.stdout
+    shown = [line.split("│") for line in again.stdout.splitlines() if "tuned" in line]
+    assert [float(cells[3]) for cells in shown] == [
+        round(metrics["recall_at_5"], 1)
+        for metrics in (
+            tuned["metrics"]["swatches"][group] if group else tuned["metrics"]["swatches"]
+            for group in ("", "seen", "unseen")
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["validation.select=recall_at_7"], "validation.select: there is no metric 'recall_at_7'; found recall_at_1,"),
+        (["evaluation.missing='3'"], "swatches: the image 3 cannot be read (FileNotFoundError: no 3.png)"),
+        (["evaluation.benchmark=none"], "there is no benchmark 'none': installed are"),
+    ],
+)
+def test_faults_are_found_before_training(rtd, recipe, tmp_path, overrides, says):
+    done = rtd(
+        "train", "--recipe", recipe, "--output", "run", *(part for text in overrides for part in ("--set", text))
+    )
+    assert done.exit_code in (1, 2)
+    assert says in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
+
+
+def over_groups(value, all_queries, seen):
+    """Made-up figures, each metric's 10 above the one before."""
+
+    def over(first):
+        return {name: value(first + 10 * number) for number, name in enumerate(METRICS)}
+
+    return {**over(all_queries), "seen": over(seen)}
+
+
+def test_table():
+    """Exact, on a console of the usual width: nothing wraps."""
+    rows = [("image only", None, 2, 4), ("composed", None, 20, 25), ("composed", "run/t", 30.06, 25)]
+    metrics = [(query, weights, over_groups(float, *values)) for query, weights, *values in rows]
+    comparison = {
+        "benchmark": "town",
+        "results": [{"query": query, "weights": weights, "metrics": {"town": m}} for query, weights, m in metrics],
+        "gain": {"town": over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)},
+    }
+    shown = StringIO()
+    Console(width=80, file=shown).print(comparison_table(comparison))
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == TABLE.splitlines()
+
+
+TABLE = """\
+town: recall in percent
+┏━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━━━━━┓
+┃ query              ┃        R@1 ┃        R@5 ┃        R@10 ┃  subset R@1 ┃
+┡━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━━━━━┩
+│ all queries        │            │            │             │             │
+│   image only       │        2.0 │       12.0 │        22.0 │        32.0 │
+│   composed, frozen │       20.0 │       30.0 │        40.0 │        50.0 │
+│   composed, tuned  │       30.1 │       40.1 │        50.1 │        60.1 │
+│   gain of tuning   │      +10.1 │      +20.1 │       +30.1 │       +40.1 │
+│     95 % interval  │ -2.0…+13.1 │ +8.0…+23.1 │ +18.0…+33.1 │ +28.0…+43.1 │
+├────────────────────┼────────────┼────────────┼─────────────┼─────────────┤
+│ seen queries       │            │            │             │             │
+│   image only       │        4.0 │       14.0 │        24.0 │        34.0 │
+│   composed, frozen │       25.0 │       35.0 │        45.0 │        55.0 │
+│   composed, tuned  │       25.0 │       35.0 │        45.0 │        55.0 │
+│   gain of tuning   │       +0.0 │      +10.0 │       +20.0 │       +30.0 │
+│     95 % interval  │ -12.0…+3.0 │ -2.0…+13.0 │  +8.0…+23.0 │ +18.0…+33.0 │
+└────────────────────┴────────────┴────────────┴─────────────┴─────────────┘
+"""

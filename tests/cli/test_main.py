@@ -1,0 +1,109 @@
+"""The command line itself: help, exit codes, --json, --debug."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from rtd_plugin.cli import main as module
+from rtd_plugin.cli.export import LAYOUTS
+from rtd_plugin.cli.main import COMMANDS, main
+from rtd_plugin.clip import layouts
+from rtd_plugin.errors import RTDError, UsageError
+
+SCRIPT = Path(sys.executable).with_name("rtd-plugin")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes `rtd-plugin adapters` fail with an error."""
+
+    def failing(error: BaseException) -> None:
+        @click.command()
+        def command():
+            raise error
+
+        monkeypatch.setattr(main, "get_command", lambda ctx, name: command)
+
+    return failing
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_does_not_import_torch(command):
+    """Neither the group's help nor a command's waits for torch; plugins are not loaded for it either."""
+    code = (
+        "import sys; from rtd_plugin.cli.main import main\n"
+        f"main({[*command, '--help']!r}, standalone_mode=False)\n"
+        "print(sorted({'torch', 'open_clip', 'accelerate', 'rtd_adapters'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize("start", [[SCRIPT], [sys.executable, "-m", "rtd_plugin"]], ids=["script", "module"])
+def test_two_ways_to_start(start):
+    done = subprocess.run([*start, "--help"], capture_output=True, text=True, check=True)
+    assert "rtd-plugin train --adapter lincir" in done.stdout
+    failed = subprocess.run([*start, "trian"], capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert "No such command 'trian'" in failed.stderr
+
+
+def test_help_lists_every_command(rtd):
+    shown = rtd("--help").stdout
+    assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "args", [["--nope"], ["train", "--nope"], ["train", "--debug"], ["export"], ["recipes", "a", "b"]]
+)
+def test_wrong_usage_is_exit_2(rtd, args):
+    done = rtd(*args)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Usage:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (RTDError("the disk is full"), 1, "Error: the disk is full\n"),
+        (UsageError("no such recipe"), 2, "Error: no such recipe\n"),
+        (KeyError("x"), 1, "Error: unexpected KeyError: 'x' (rtd-plugin --debug … shows where)\n"),
+        (KeyboardInterrupt(), 1, "\nAborted!\n"),
+        (click.exceptions.Exit(3), 3, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_are_a_sentence_and_an_exit_code(rtd, failing, error, code, says):
+    failing(error)
+    done = rtd("adapters")
+    assert (done.exit_code, done.stdout, done.stderr) == (code, "", says)
+
+
+def test_debug_shows_the_traceback(rtd, failing):
+    failing(UsageError("no such recipe"))
+    done = rtd("--debug", "adapters")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Traceback (most recent call last)")
+    assert done.stderr.endswith("Error: no such recipe\n")
+
+
+def test_export_offers_every_layout():
+    assert LAYOUTS == layouts.LAYOUTS
+
+
+def test_json_keeps_characters_as_they_are(capsys):
+    module.print_json({"recipe": "ψ"})
+    assert capsys.readouterr().out == '{\n  "recipe": "ψ"\n}\n'
+
+
+def test_adapters(rtd):
+    assert "lincir" in rtd("adapters").stdout
+    listed = json.loads(rtd("adapters", "--json").stdout)["adapters"]
+    lincir = next(adapter for adapter in listed if adapter["name"] == "lincir")
+    assert lincir["prompt"] == "a photo of $ that {condition}"

@@ -1,0 +1,239 @@
+"""`rtd-plugin train`: the run's folder, resuming, and which run is meant."""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from rtd_plugin.cli import training
+
+
+def losses(run) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def same_weights(one, other) -> bool:
+    one, other = (load_file(run / "text_encoder.safetensors") for run in (one, other))
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_run_writes_its_folder(finished, files):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "results.json",
+        "text_encoder.safetensors",
+    ]
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    assert recipe["projection"] == str(files / "phi.pt")
+    assert recipe["objective"]["temperature"] == 0.07
+    assert [step for step, _ in losses(finished)] == [1, 2, 3, 4, 5, 6]
+    assert losses(finished)[-1][1] < losses(finished)[0][1]
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    results = json.loads((finished / "results.json").read_text())
+    assert results.pop("seconds") > 0
+    assert results == {
+        "run": str(finished),
+        "text_encoder": str(finished / "text_encoder.safetensors"),
+        "adapter": "lincir",
+        "step": 6,
+        "triplets": 48,
+        "skipped": 0,
+        "evaluation": None,
+    }
+
+
+def test_default_folder_is_named_after_the_recipe(rtd, files, tmp_path):
+    short = ("--recipe", files / "tiny.yaml", "--set", "steps=1")
+    first = rtd("train", *short)
+    assert first.stdout == (
+        "Wrote runs/tiny/text_encoder.safetensors (step 1).\n"
+        "\n"
+        "Next:\n"
+        "  rtd-plugin export runs/tiny --layout huggingface text_encoder\n"
+        "  python -c 'import rtd_plugin; rtd_plugin.load_text_encoder(\"runs/tiny\")'\n"
+    )
+    assert first.stderr.startswith("Training 1/1 loss ")
+    second = rtd("train", *short, "--json")
+    assert json.loads(second.stdout)["run"] == "runs/tiny-2"
+    assert json.loads(second.stdout) == json.loads((tmp_path / "runs/tiny-2/results.json").read_text())
+
+
+def test_what_it_says_to_type_next_works(rtd, files, tmp_path):
+    """Brackets and blanks in a path are neither markup nor two words."""
+    done = rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--output", "my [old] runs/a")
+    assert "Wrote my [old] runs/a/text_encoder.safetensors" in done.stdout
+    export, python = (shlex.split(line) for line in done.stdout.splitlines()[-2:])
+    assert rtd(*export[1:]).exit_code == 0
+    assert (tmp_path / "text_encoder/model.safetensors").is_file()
+    assert python[:2] == ["python", "-c"]
+    exec(python[2], {})
+
+
+def test_runs_at_the_same_time_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: training._make_folder(None, "tiny"), range(20)))
+    assert len(set(folders)) == 20
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_an_existing_run_needs_resume(rtd, files, finished):
+    before = (finished / "recipe.yaml").stat().st_mtime_ns
+    done = rtd("train", "--recipe", files / "tiny.yaml", "--output", finished)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"Error: {finished}: already holds a run: pass --resume to go on with it, or another --output\n"
+    )
+    assert (finished / "recipe.yaml").stat().st_mtime_ns == before
+
+
+def test_resume_without_a_run_starts_anew_and_says_so(rtd, files):
+    done = rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--resume")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("No run to resume: starting anew.\n")
+    assert "runs/tiny/" in done.stdout
+
+
+@pytest.mark.parametrize("where", [(), ("--output", "elsewhere")])
+def test_resume_without_run_and_recipe_is_refused(rtd, where):
+    done = rtd("train", "--resume", *where)
+    assert done.exit_code == 2
+    assert "there is no run to resume: pass --adapter NAME" in done.stderr
+
+
+def test_resume_of_a_finished_run_changes_nothing(rtd, files, finished):
+    rtd("train", "--recipe", files / "tiny.yaml")
+    again = rtd("train", "--recipe", files / "tiny.yaml", "--resume", "--json")
+    assert again.stderr == "Going on with runs/tiny.\n"
+    assert json.loads(again.stdout)["step"] == 6
+    run = training.RUNS / "tiny"
+    assert losses(run) == losses(finished)
+    assert same_weights(run, finished)
+
+
+def test_resume_extends_a_run(rtd, files, finished):
+    rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=3", "--output", "part")
+    done = rtd("train", "--resume", "--output", "part", "--set", "steps=6")
+    assert done.exit_code == 0, done.stderr
+    part = Path("part")
+    assert losses(part) == losses(finished)
+    assert same_weights(part, finished)
+
+
+@pytest.mark.parametrize("override", ["batch_size=8", "optimizer.learning_rate=1", "seed=3", "objective.temperature=1"])
+def test_resume_refuses_to_make_it_another_run(rtd, finished, override):
+    done = rtd("train", "--resume", "--output", finished, "--set", override)
+    assert done.exit_code == 2
+    assert f"cannot resume with another {override.split('=')[0].split('.')[0]}" in done.stderr
+
+
+def test_resume_refuses_to_end_before_where_the_run_is(rtd, finished):
+    before = (finished / "recipe.yaml").read_bytes()
+    done = rtd("train", "--resume", "--output", finished, "--set", "steps=1")
+    assert done.exit_code == 2
+    assert "has taken 6 steps already, so it cannot resume to end after 1" in done.stderr
+    assert (finished / "recipe.yaml").read_bytes() == before
+
+
+def test_resume_means_the_newest_run_of_the_recipe(tmp_path, monkeypatch):
+    """Not a run of another recipe whose name only starts the same."""
+    monkeypatch.chdir(tmp_path)
+    names = ["tiny", "tiny-3", "tiny-2", "tiny-xl", "tiny-2b", "huge"]
+    for age, name in enumerate(names):
+        recipe = tmp_path / "runs" / name / "recipe.yaml"
+        recipe.parent.mkdir(parents=True)
+        recipe.touch()
+        os.utime(recipe, (age, age))
+    (tmp_path / "runs/tiny-4").mkdir()
+    assert training._newest_run("tiny").name == "tiny-2"
+    assert training._newest_run("tiny-xl").name == "tiny-xl"
+    assert training._newest_run(None).name == "huge"
+    assert training._newest_run("none") is None
+
+
+def test_checkpoints_of_an_unknown_run_are_left_alone(rtd, files, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    done = rtd("train", "--recipe", files / "tiny.yaml", "--output", "run")
+    assert done.exit_code == 2
+    assert "run: holds checkpoints without their recipe.yaml" in done.stderr
+
+
+def test_names_of_recipes_may_have_dots():
+    assert training._recipe_name(None, "lincir-1.5") == "lincir-1.5"
+    assert training._recipe_name(None, "mine/lincir-1.5.yaml") == "lincir-1.5"
+
+
+def test_an_adapter_without_miniature_needs_a_recipe(rtd, monkeypatch):
+    monkeypatch.setattr(training.plugins, "recipes", dict)
+    done = rtd("train", "--adapter", "lincir")
+    assert done.exit_code == 2
+    assert done.stderr == "Error: no plugin brings a miniature of lincir: pass --recipe NAME|FILE\n"
+
+
+def test_left_out_records_are_counted(rtd, files, tmp_path):
+    lines = (files / "triplets.jsonl").read_text().splitlines()
+    (tmp_path / "some.jsonl").write_text("\n".join([*lines[:20], '{"caption": "a pear"}', "{", *lines[20:]]))
+    broken = ("--set", "triplets.0.path=some.jsonl", "--set", "triplets.0.skip_invalid=true", "--set", "steps=1")
+    done = rtd("train", "--recipe", files / "tiny.yaml", *broken, "--json")
+    assert done.stderr.startswith("Left out 2 broken records of 50.\n")
+    assert json.loads(done.stdout)["skipped"] == 2
+
+
+def test_torchrun(files, tmp_path):
+    """Two processes on the CPU, of which one writes and prints."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "rtd_plugin", "train", "--json", "--recipe", files / "tiny.yaml", "--set", "steps=2"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *command], cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "runs/tiny"
+    assert done.stderr.count("Training 2/2") == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
+    assert [step for step, _ in losses(tmp_path / "runs/tiny")] == [1, 2]
+
+
+def test_two_processes_resume(start, files, tmp_path, finished):
+    """Killed processes, started as torchrun does it, go on where they were; another number of them does not."""
+
+    def both(*args):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        return [start("train", *args, environment=environment) for environment in ranks]
+
+    def codes(processes):
+        for process in processes:
+            process.join(120)
+        return [process.exitcode for process in processes]
+
+    recipe = ("--recipe", files / "tiny.yaml", "--set", "steps=3", "--set", "checkpoints.every=1")
+    assert codes(both(*recipe, "--output", "whole")) == [0, 0]
+    started = both(*recipe, "--output", "part")
+    while not (tmp_path / "part/checkpoints/step-000001").exists():
+        assert all(process.is_alive() for process in started)
+        time.sleep(0.001)
+    for process in started:
+        process.kill()
+    assert codes(started) == [-9, -9]
+    alone = start("train", "--resume", "--output", "part")
+    assert codes([alone]) == [1]
+    assert "began with 2 process(es), so it cannot resume with 1" in (tmp_path / "output.txt").read_text()
+    assert codes(both("--resume", "--output", "part")) == [0, 0]
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole") != losses(finished)[:3]
+    assert same_weights(tmp_path / "part", tmp_path / "whole")

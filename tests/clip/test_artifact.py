@@ -1,0 +1,179 @@
+"""The saved text encoder comes back as it was, says what it is, and is refused when it is broken."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rtd_plugin import __version__
+from rtd_plugin.clip.artifact import (
+    FILE_NAME,
+    FORMAT,
+    TextEncoderInfo,
+    artifact_path,
+    digest,
+    load_text_encoder,
+    probe,
+    read_info,
+    save_text_encoder,
+)
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import RTDError
+
+DATA = Path(__file__).parent.parent / "data"
+SIZES = {"vocabulary": 300, "context_length": 8, "width": 8, "layers": 2, "heads": 2, "features": 6}
+
+
+def make_info(tower, **changes):
+    values = {
+        "version": __version__,
+        "activation": tower.activation,
+        "heads": tower.heads,
+        "backbone": "ViT-Tiny (random)",
+        "base_digest": digest(tower),
+        "base_probe": [[0.125, -1.0]],
+        "adapter": "lincir",
+        "projection_digest": "ab" * 32,
+        "triplets": ["cd" * 32],
+        "step": 12,
+    }
+    return TextEncoderInfo(**{**values, **changes})
+
+
+@pytest.fixture(params=["gelu", "quick_gelu"])
+def tower(request, randomised):
+    return randomised(TextTower(activation=request.param, **SIZES))
+
+
+@pytest.fixture
+def run(tower, tmp_path):
+    save_text_encoder(tmp_path / FILE_NAME, tower, make_info(tower))
+    return tmp_path
+
+
+def rewrite(run, **metadata):
+    """Save the file again with other metadata."""
+    save_file(load_file(run / FILE_NAME), run / FILE_NAME, metadata=metadata)
+
+
+def metadata_of(run):
+    return {name: json.dumps(value) for name, value in read_info(run / FILE_NAME).model_dump().items()}
+
+
+@pytest.mark.parametrize("part", ["", FILE_NAME])
+def test_it_comes_back_as_it_was(tower, run, part):
+    tokens = torch.tensor([[298, 5, 259, 299], [298, 259, 7, 299]])
+    loaded = load_text_encoder(str(run / part))
+    pseudo = torch.randn(2, 8)
+    assert torch.equal(loaded.encode(tokens, pseudo), tower.encode(tokens, pseudo))
+    assert (loaded.activation, loaded.heads) == (tower.activation, 2)
+    assert not loaded.training
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+
+
+def test_it_tells_what_it_is(tower, run):
+    assert read_info(run / FILE_NAME) == make_info(tower)
+    assert read_info(run / FILE_NAME).format == FORMAT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dtype_and_device(tower, run, dtype):
+    loaded = load_text_encoder(run, device="cpu", dtype=dtype)
+    assert loaded.dtype == dtype
+    assert loaded.device == torch.device("cpu")
+    assert load_text_encoder(run).dtype == torch.float32
+
+
+def test_saving_leaves_the_tower_as_it_is(tower, run):
+    assert tower.text_projection.requires_grad
+    assert [path.name for path in run.iterdir()] == [FILE_NAME]
+
+
+def test_places_without_one(tmp_path):
+    with pytest.raises(RTDError, match=f"no {FILE_NAME} in this folder: not a run, or one that has not finished"):
+        load_text_encoder(tmp_path)
+    with pytest.raises(RTDError, match="none: no such file or folder"):
+        load_text_encoder(tmp_path / "none")
+    (tmp_path / "any.name").touch()
+    assert artifact_path(tmp_path / "any.name") == tmp_path / "any.name"
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_a_truncated_file(run, cut):
+    (run / FILE_NAME).write_bytes((run / FILE_NAME).read_bytes()[:cut])
+    with pytest.raises(RTDError, match="not a safetensors file, or a broken or truncated one"):
+        load_text_encoder(run)
+
+
+def test_a_file_without_metadata(run):
+    rewrite(run)
+    with pytest.raises(RTDError, match="not a text encoder saved by rtd-plugin: it has no metadata"):
+        load_text_encoder(run)
+
+
+@pytest.mark.parametrize("change", [{"format": "pt"}, {"format": '"1"'}, {"heads": "null"}, {"surplus": "1"}])
+def test_a_file_with_other_metadata(run, change):
+    rewrite(run, **{**metadata_of(run), **change})
+    with pytest.raises(RTDError, match="its metadata is not that of a text encoder"):
+        load_text_encoder(run)
+
+
+def test_a_newer_format(run):
+    rewrite(run, **{**metadata_of(run), "format": "2", "version": '"9.1"', "not_yet_known": "[]"})
+    with pytest.raises(RTDError, match=r"written by rtd-plugin 9\.1 in format 2, but .* up to format 1: upgrade"):
+        load_text_encoder(run)
+
+
+def test_weights_that_do_not_fit(tower, run):
+    weights = {name: weight for name, weight in tower.state_dict().items() if name != "ln_final.bias"}
+    save_file(weights, run / FILE_NAME, metadata=metadata_of(run))
+    with pytest.raises(RTDError, match=rf"{FILE_NAME}: missing key ln_final\.bias"):
+        load_text_encoder(run)
+
+
+def test_format_1_still_loads():
+    """A file of format 1, kept since that format's first release, gives the features it gave then."""
+    loaded = load_text_encoder(DATA / "text_encoder_format1.safetensors")
+    expected = json.loads((DATA / "text_encoder_format1.json").read_text())
+    tokens, pseudo = torch.tensor(expected["tokens"]), torch.tensor(expected["pseudo_tokens"])
+    found = loaded.encode(tokens, pseudo, placeholder=expected["placeholder"])
+    torch.testing.assert_close(found, torch.tensor(expected["features"]), rtol=1e-5, atol=1e-5)
+    info = read_info(DATA / "text_encoder_format1.safetensors")
+    assert (info.format, info.adapter, info.step, info.base_digest) == (1, "lincir", 12, digest(loaded))
+
+
+def test_the_digest_changes_with_any_weight(tower):
+    before = digest(tower)
+    assert digest(tower) == before == digest(TextTower.from_state_dict(tower.state_dict(), heads=2))
+    for weight in tower.parameters():
+        value = weight.data.flatten()[0].item()
+        weight.data.view(-1)[0] = value + 1e-3
+        assert digest(tower) != before
+        weight.data.view(-1)[0] = value
+    assert digest(tower) == before
+
+
+def test_the_digest_does_not_depend_on_the_dtype_that_holds_the_values(tower):
+    half = tower.half()
+    assert digest(half) == digest(TextTower.from_state_dict(half.state_dict(), heads=2).float())
+
+
+def test_the_probe_survives_rounding_and_tells_clips_apart(randomised):
+    sizes = {"width": 64, "layers": 3, "features": 32}
+    one, other = (randomised(TextTower(**sizes), seed) for seed in (1, 2))
+    fingerprint = probe(one)
+    assert fingerprint.shape == (4, 16)
+    assert fingerprint.dtype == torch.float32
+    same = (probe(one.half()) - fingerprint).abs().max()
+    different = (probe(other) - fingerprint).abs().max()
+    assert same < 0.005
+    assert different > 0.1
+
+
+def test_the_probe_of_a_lightly_tuned_tower_differs(randomised):
+    tower = randomised(TextTower(width=64, layers=1, features=32))
+    fingerprint = probe(tower)
+    tower.text_projection.data *= 1 + 0.05 * torch.randn(64, 32)
+    assert (probe(tower) - fingerprint).abs().max() > 0.005

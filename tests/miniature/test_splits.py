@@ -1,0 +1,135 @@
+"""What the benchmark holds, and that none of it leaks into training."""
+
+import random
+from dataclasses import astuple
+
+import pytest
+
+from rtd_plugin.miniature.benchmark import MiniatureBenchmark
+from rtd_plugin.miniature.rendering import picture
+from rtd_plugin.miniature.splits import reserved, split, training_scenes
+from rtd_plugin.miniature.triplets import MiniatureTriplets
+from rtd_plugin.miniature.world import HELD_OUT, KINDS, Scene
+
+
+@pytest.fixture(params=["development", "test"])
+def benchmark(request):
+    return MiniatureBenchmark(split=request.param)
+
+
+@pytest.fixture(scope="module")
+def triplets():
+    return MiniatureTriplets().load().triplets
+
+
+def test_targets_are_in_the_gallery_and_references_are_not(benchmark):
+    queries, gallery = benchmark.queries(), benchmark.gallery()
+    assert len(queries) == 1000
+    assert len(gallery) > 3000
+    assert len(set(gallery)) == len(gallery)
+    assert {query.target for query in queries} <= set(gallery)
+    assert not {query.reference for query in queries} & set(gallery)
+
+
+def test_condition_leads_from_reference_to_target(benchmark):
+    tasks = split(benchmark.split).tasks
+    for query, task in zip(benchmark.queries(), tasks, strict=True):
+        assert str(task.edit.apply(Scene.parse(query.reference))) == query.target
+        assert query.group == task.group
+    assert {task.edit.kind for task in tasks} == set(KINDS)
+
+
+def test_subset_is_the_target_and_two_siblings(benchmark):
+    gallery = set(benchmark.gallery())
+    for query, task in zip(benchmark.queries(), split(benchmark.split).tasks, strict=True):
+        assert len(set(query.subset)) == 3
+        assert set(query.subset) <= gallery
+        assert query.target in query.subset
+        assert query.reference not in query.subset
+        assert {str(edit.apply(task.reference)) for edit in (task.edit, *task.siblings)} == set(query.subset)
+
+
+def one_edit_apart(one, other):
+    """Whether two scenes differ in the background, in one attribute of one thing, or by one thing."""
+    changed = sorted(map(astuple, set(one.things) ^ set(other.things)))
+    if one.background != other.background:
+        return not changed
+    if len(changed) == 2:
+        return sum(a != b for a, b in zip(*changed, strict=True)) == 1
+    return len(changed) == 1
+
+
+def test_every_target_has_a_distractor_one_edit_away(benchmark):
+    gallery = [Scene.parse(name) for name in benchmark.gallery()]
+    for query in benchmark.queries()[:200]:
+        target = Scene.parse(query.target)
+        assert any(one_edit_apart(target, scene) for scene in gallery)
+
+
+def test_both_phrasings_of_one_reference(benchmark):
+    queries = benchmark.queries()
+    assert [query.group for query in queries] == ["seen", "unseen"] * 500
+    assert [query.reference for query in queries[::2]] == [query.reference for query in queries[1::2]]
+
+
+def test_no_two_pictures_of_the_gallery_are_equal(benchmark):
+    pictures = {benchmark.image(name).tobytes() for name in benchmark.gallery()}
+    assert len(pictures) == len(benchmark.gallery())
+
+
+def test_image_of_a_name(benchmark):
+    name = benchmark.queries()[0].reference
+    assert benchmark.image(name).tobytes() == picture(Scene.parse(name)).tobytes()
+
+
+def test_held_out_pairs_are_asked_for():
+    targets = [Scene.parse(query.target) for query in MiniatureBenchmark().queries()]
+    pairs = {(thing.colour, thing.shape) for scene in targets for thing in scene.things}
+    assert pairs >= HELD_OUT
+    assert sum(scene.is_held_out for scene in targets) > 100
+
+
+def test_splits_share_no_scene():
+    development, test = (MiniatureBenchmark(split=name) for name in ("development", "test"))
+    scenes = [{*b.gallery(), *(query.reference for query in b.queries())} for b in (development, test)]
+    assert not scenes[0] & scenes[1]
+    assert {str(scene) for scene in reserved()} == scenes[0] | scenes[1]
+
+
+def test_training_scenes_are_new():
+    scenes = training_scenes(random.Random(0))
+    for _ in range(2000):
+        scene = next(scenes)
+        assert scene not in reserved()
+        assert not {(thing.colour, thing.shape) for thing in scene.things} & HELD_OUT
+
+
+def test_training_words_name_no_held_out_pair(triplets):
+    texts = {text for triplet in triplets for text in (triplet.reference, triplet.target)}
+    assert not [t for t in texts for colour, shape in HELD_OUT if f"{colour} {shape}" in t]
+
+
+def test_triplets_share_no_unseen_phrasing(triplets):
+    conditions = {triplet.condition for triplet in triplets}
+    assert len(conditions) > len(triplets) / 2
+    for name in ("development", "test"):
+        unseen = {query.condition for query in MiniatureBenchmark(split=name).queries() if query.group == "unseen"}
+        assert len(unseen) > 400
+        assert not conditions & unseen
+
+
+def test_triplets_are_reproducible():
+    first, again, other = (MiniatureTriplets(count=200, seed=seed).load() for seed in (0, 0, 1))
+    assert first == again
+    assert first.digest != other.digest
+    assert MiniatureTriplets(count=50, seed=0).load().triplets == first.triplets[:50]
+    assert first.skipped == 0
+
+
+def test_interface_is_quick_to_import():
+    """The command line lists plugins without waiting for torch."""
+    import subprocess
+    import sys
+
+    code = "import sys, rtd_plugin.miniature.benchmark, rtd_plugin.miniature.triplets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

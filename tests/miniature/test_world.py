@@ -1,0 +1,89 @@
+"""Scenes, edits and their pictures."""
+
+import hashlib
+import random
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from rtd_plugin.miniature.rendering import SIDE, picture
+from rtd_plugin.miniature.world import ATTRIBUTES, COLOURS, HELD_OUT, KINDS, SHAPES, Scene, random_edit, random_scene
+
+
+@pytest.fixture(scope="module")
+def edited():
+    """Pairs of a scene and an edit of it."""
+    rng = random.Random(0)
+    scenes = [random_scene(rng) for _ in range(800)]
+    return [(scene, random_edit(scene, rng)) for scene in scenes]
+
+
+def pixels(scene):
+    return np.asarray(picture(scene)).astype(int)
+
+
+def test_scene_is_its_name(edited):
+    for scene, edit in edited:
+        assert Scene.parse(str(scene)) == scene
+        assert Scene.parse(str(edit.apply(scene))) == edit.apply(scene)
+
+
+def test_edit_changes_what_its_kind_says_and_nothing_else(edited):
+    for scene, edit in edited:
+        after = edit.apply(scene)
+        assert after.is_valid
+        assert after != scene
+        assert (after.background != scene.background) == (edit.kind == "background")
+        removed, added = set(scene.things) - set(after.things), set(after.things) - set(scene.things)
+        match edit.kind:
+            case "background":
+                assert not removed
+                assert not added
+            case "add":
+                assert not removed
+                assert added == {edit.after}
+            case "remove":
+                assert not added
+                assert removed == {edit.before}
+            case attribute:
+                ((before,), (new,)) = removed, added
+                assert [key for key in ATTRIBUTES if getattr(before, key) != getattr(new, key)] == [attribute]
+
+
+def test_kinds_are_equally_frequent(edited):
+    kinds = [edit.kind for _, edit in edited]
+    shares = [kinds.count(kind) / len(kinds) for kind in KINDS]
+    assert min(shares) > 0.085
+    assert max(shares) < 0.165
+
+
+def test_a_sixth_of_the_pairs_is_held_out():
+    assert len(HELD_OUT) * 6 == len(COLOURS) * len(SHAPES)
+    assert {colour for colour, _ in HELD_OUT} == set(COLOURS)
+    assert {shape for _, shape in HELD_OUT} == set(SHAPES)
+
+
+def test_picture_depends_on_the_scene_alone():
+    scene = Scene.parse("pink+large-striped-red-heart-left+small-dotted-blue-star-top")
+    first = picture(scene)
+    for _ in range(3):
+        picture(random_scene(random.Random(1)))
+    assert first.mode == "RGB"
+    assert first.size == (SIDE, SIDE)
+    assert picture(scene).tobytes() == first.tobytes()
+    assert hashlib.sha256(first.tobytes()).hexdigest()[:16] == "7d4c95d9fb078307"
+
+
+def test_every_edit_shows(edited):
+    for scene, edit in edited:
+        changed = np.abs(pixels(scene) - pixels(edit.apply(scene))).max(axis=2) > 40
+        assert changed.sum() >= 8, (scene, edit)
+
+
+def test_a_thing_is_drawn_at_its_place():
+    thing = "large-plain-red-circle"
+    for place, (row, column) in {"left": (24, 11), "right": (24, 37), "top": (11, 24), "bottom": (37, 24)}.items():
+        scene = Scene.parse(f"white+{thing}-{place}")
+        assert tuple(pixels(scene)[row, column]) == (230, 25, 35)
+        assert asdict(scene.things[0])["place"] == place

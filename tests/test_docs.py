@@ -1,0 +1,107 @@
+"""The documents: every block of the README runs, every hook is described."""
+
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from rtd_plugin import hookspecs
+from rtd_plugin.training.recipe import read_recipe
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")) if kind == language]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's commands run as in a clone; its environment is the one of this test."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def shell(command: str, folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_commands_and_python_run_in_order(workplace: Path) -> None:
+    installed = Path(sys.prefix) / ".rtd-plugin"  # this test's environment counts as set up
+    for language, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")):
+        if text == "make test\n":
+            assert "pytest" in shell("make --dry-run test", workplace)
+        elif text == "make quickstart\n":
+            output = shell(f"make --old-file={installed} quickstart VENV={sys.prefix}", workplace)
+            assert "gain of tuning" in output
+        elif language == "sh":
+            for line in text.splitlines():
+                shell(line, workplace)
+        elif language == "python":
+            shell(f"{sys.executable} -W error - <<'EOF'\n{text}\nEOF", workplace)
+
+
+def test_recipes_and_long_commands_are_right(tmp_path: Path) -> None:
+    (recipe,) = blocks("yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert read_recipe(tmp_path / "recipe.yaml").accumulation == yaml.safe_load(recipe)["accumulation"]
+    (command,) = blocks("text")
+    words = command.replace("\\\n", " ").split()
+    assert words[:6] == ["torchrun", "--nproc-per-node", "4", "-m", "rtd_plugin", "train"]
+    for name in ("lincir_large.pt", "LLM_triplets.json"):
+        (tmp_path / name).touch()
+    # Everything about the command is right but that its files are empty, and that four GPUs are needed to get there.
+    done = subprocess.run(
+        [sys.executable, "-m", *words[4:], "--set", "precision=fp32"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "LLM_triplets.json" in done.stderr
+
+
+def test_the_command_line_reference_is_current() -> None:
+    printed = shell(f"{sys.executable} {ROOT / 'docs' / 'cli_reference.py'}", ROOT)
+    assert printed == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "run docs/cli_reference.py"
+
+
+def test_every_hook_is_documented() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    hooks = [
+        function for name, function in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("rtd_")
+    ]
+    assert hooks
+    for hook in hooks:
+        signature = str(inspect.signature(hook)).replace("'", "")
+        assert f"### `{hook.__name__}{signature}`" in text
+        assert hook.__doc__
+
+
+def test_the_example_of_an_adapter_is_one() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    example = re.search(r"^    from torch import nn\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
+    namespace: dict[str, Any] = {}
+    exec(textwrap.dedent(example[0]), namespace)
+    (adapter,) = namespace["rtd_adapters"]()
+    pseudo_tokens = adapter.build_projection({}, features=8, token_width=4)(torch.zeros(2, 8))
+    assert pseudo_tokens.shape == (2, 4)
+    assert adapter.prompt.tokenize(["is red"]).shape[0] == 1
+    assert len(adapter.encode_two("is red", "is big")) > len(adapter.unconditioned_prompt.encode())

@@ -1,0 +1,227 @@
+"""Files are written whole or not at all, and read without running what is in them."""
+
+import pickle
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.files import is_jit_archive, read_checkpoint, write_text, written_atomically
+
+STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
+
+
+class Payload:
+    """A pickle of it makes the file `path` when it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "“one”")
+    write_text(tmp_path / "new" / "a.txt", "two")
+    assert (tmp_path / "new" / "a.txt").read_text() == "two"
+    assert names(tmp_path / "new") == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file(tmp_path, error):
+    write_text(tmp_path / "a.txt", "old")
+
+    def write():
+        with written_atomically(tmp_path / "a.txt") as draft:
+            draft.write_text("new")
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        write()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def make_folder(path: Path, name: str) -> None:
+    with written_atomically(path) as draft:
+        draft.mkdir()
+        (draft / name).write_text(name)
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    make_folder(tmp_path / "step", "one")
+    make_folder(tmp_path / "step", "two")
+    assert names(tmp_path / "step") == ["two"]
+    assert names(tmp_path) == ["step"]
+
+
+def test_files_are_readable_as_others_are(tmp_path):
+    """Safetensors made files that nobody but their owner could read: useless to a colleague."""
+    (tmp_path / "other").touch()
+    with written_atomically(tmp_path / "a.safetensors") as draft:
+        save_file(STATE, draft)
+    with written_atomically(tmp_path / "folder") as draft:
+        draft.mkdir()
+        save_file(STATE, draft / "a.safetensors")
+    mode = (tmp_path / "other").stat().st_mode
+    assert (tmp_path / "a.safetensors").stat().st_mode == mode
+    assert (tmp_path / "folder" / "a.safetensors").stat().st_mode == mode
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    make_folder(tmp_path / "step", "one")
+    replace = __import__("os").replace
+
+    def fail_for_the_new_one(source, target):
+        if Path(source).name == "step" and Path(source).parent != tmp_path:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", fail_for_the_new_one)
+    with pytest.raises(RTDError, match="Input/output error"):
+        make_folder(tmp_path / "step", "two")
+    assert names(tmp_path / "step") == ["one"]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    make_folder(tmp_path / "results", "precious")
+    with pytest.raises(RTDError, match=r"results: cannot be written \(it is a folder"):
+        write_text(tmp_path / "results", "text")
+    assert names(tmp_path / "results") == ["precious"]
+    assert names(tmp_path) == ["results"]
+
+
+@contextmanager
+def full_disk():
+    """No file of this process grows over 2 KB: writing fails as on a full disk.
+
+    Not a fixture: pytest would write its own report under the limit, which may be a file.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("x" * 5000),
+        lambda path: torch.save({"weight": torch.zeros(5000)}, path),
+        lambda path: save_file({"weight": torch.zeros(5000)}, path),
+    ],
+    ids=["text", "torch", "safetensors"],
+)
+def test_a_full_disk_leaves_the_old_file(tmp_path, write):
+    write_text(tmp_path / "a", "old")
+
+    def fill():
+        with full_disk(), written_atomically(tmp_path / "a") as draft:
+            write(draft)
+
+    with pytest.raises(RTDError, match="a: cannot be written") as error:
+        fill()
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    write_text(tmp_path / "file", "")
+    with pytest.raises(RTDError, match="cannot be written"):
+        write_text(tmp_path / "file" / "below", "")
+
+
+def test_other_errors_are_not_ours(tmp_path):
+    def compute():
+        with written_atomically(tmp_path / "a"):
+            raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        compute()
+
+
+def test_checkpoints_are_read(tmp_path):
+    save_file(STATE, tmp_path / "a.safetensors")
+    torch.save({"epoch": 1, **STATE}, tmp_path / "b.pt")
+    torch.save(STATE, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
+    for file in sorted(tmp_path.iterdir()):
+        assert torch.equal(read_checkpoint(file)["weight"], STATE["weight"])
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path):
+    ran = tmp_path / "ran"
+    torch.save({"weight": Payload(ran)}, tmp_path / "a.pt")
+    torch.save({"weight": Payload(ran)}, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    for protocol in range(2, 6):
+        (tmp_path / f"c{protocol}.pkl").write_bytes(pickle.dumps({"weight": Payload(ran)}, protocol))
+    for file in sorted(tmp_path.iterdir()):
+        with pytest.raises(RTDError, match=r"holds pickled objects other than tensors.*Save its state dict alone"):
+            read_checkpoint(file)
+    assert not ran.exists()
+    pickle.loads(pickle.dumps(Payload(ran)))
+    assert ran.exists(), "the payload would not have shown"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, 500, -1])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_truncated_checkpoints(tmp_path, kind, cut):
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
+    if kind == "safetensors":
+        save_file({"weight": torch.zeros(300)}, path)
+    else:
+        torch.save({"weight": torch.zeros(300)}, path, _use_new_zipfile_serialization=kind == "zip")
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(RTDError, match="not a checkpoint, or a broken or truncated one"):
+        read_checkpoint(path)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.one_of(st.binary(), st.binary().map(b"\x80\x02".__add__), st.text().map(str.encode)))
+def test_what_is_no_checkpoint(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(RTDError, match=r"a\.pt: ") as error:
+        read_checkpoint(tmp_path / "a.pt")
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["<html>not found</html>", '{"a": 1}', "version https://git-lfs.github.com/spec/v1"]
+)
+def test_text_is_no_checkpoint(tmp_path, content):
+    (tmp_path / "a.pt").write_text(content)
+    with pytest.raises(RTDError, match=r"a\.pt: not a checkpoint, or a broken or truncated one$"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_paths_that_are_no_file(tmp_path):
+    with pytest.raises(RTDError, match="none: no such file"):
+        read_checkpoint(tmp_path / "none")
+    with pytest.raises(RTDError, match="a folder, not a checkpoint file"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_lone_tensor_is_no_checkpoint(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "a.pt")
+    with pytest.raises(RTDError, match="holds a Tensor, not a state dict"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_plain_archive_is_no_torchscript(tmp_path):
+    torch.save(STATE, tmp_path / "a.pt")
+    assert not is_jit_archive(tmp_path / "a.pt")
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-30] + b"PK\x05\x06" + bytes(26))
+    assert not is_jit_archive(tmp_path / "a.pt")

@@ -1,0 +1,106 @@
+"""The shipped recipes: each is what its name says, in the published setting."""
+
+from itertools import product
+from pathlib import Path
+
+import open_clip
+import pytest
+import rtd_recipes
+import torch
+
+from rtd_plugin import plugins
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.training.recipe import read_recipe
+
+FOLDER = Path(rtd_recipes.__file__).parent
+ADAPTERS = ("lincir", "searle", "pic2word")
+BACKBONES = {  # by what a recipe's name calls them: open_clip's architecture and tag
+    "vit-b-32": ("ViT-B-32", "openai"),
+    "vit-l-14": ("ViT-L-14", "openai"),
+    "vit-h-14": ("ViT-H-14", "laion2b_s32b_b79k"),
+    "vit-bigg-14": ("ViT-bigG-14", "laion2b_s39b_b160k"),
+    "metaclip-l-14": ("ViT-L-14-quickgelu", "metaclip_fullcc"),
+    "metaclip-h-14": ("ViT-H-14-quickgelu", "metaclip_fullcc"),
+}
+RECIPES = [f"{adapter}-{backbone}" for adapter, backbone in product(ADAPTERS, BACKBONES)]
+PUBLISHED = {
+    "objective": {
+        "temperature": 0.07,
+        "noise_scale": 0.5,
+        "hard_negatives": True,
+        "concatenation": "projected",
+        "negatives": "local",
+    },
+    "optimizer": {
+        "learning_rate": 1e-5,
+        "weight_decay": 0.01,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": None,
+    },
+    "steps": 2000,
+    "batch_size": 128,
+    "accumulation": 1,
+    "precision": "fp16",
+    "shuffle": True,
+    "seed": 12345,
+    "validation": None,
+    "evaluation": None,
+    "checkpoints": {"every": 100, "keep": 2},
+    "tracker": None,
+}
+
+
+def read(name):
+    return read_recipe(FOLDER / f"{name}.yaml", ["projection=phi.pt", "triplets.0.path=triplets.jsonl"])
+
+
+def miniatures():
+    return [path.stem for path in sorted(FOLDER.glob("*-miniature*.yaml"))]
+
+
+def test_there_is_one_for_every_adapter_and_backbone():
+    assert set(RECIPES) == {path.stem for path in FOLDER.glob("*.yaml")} - set(miniatures())
+    assert set(RECIPES) | set(miniatures()) <= plugins.recipes().keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_setting_under_its_name(name):
+    values = read(name).to_dict()
+    adapter, backbone = name.split("-", 1)
+    model, tag = BACKBONES[backbone]
+    assert values.pop("adapter") == adapter
+    assert values.pop("backbone") == {"model": model, "pretrained": tag, "checkpoint": None}
+    assert values.pop("projection") == str(Path.cwd() / "phi.pt")
+    (triplets,) = values.pop("triplets")
+    assert (triplets["source"], triplets["path"]) == ("json", str(Path.cwd() / "triplets.jsonl"))
+    assert values == PUBLISHED
+
+
+@pytest.mark.parametrize("name", miniatures())
+def test_miniatures_are_complete(name):
+    recipe = read_recipe(FOLDER / f"{name}.yaml")
+    assert recipe.adapter == name.split("-")[0]
+    needed = (recipe.projection, recipe.backbone.checkpoint, Path(recipe.backbone.model))
+    assert all(path.is_relative_to(FOLDER) and path.is_file() for path in needed)
+    assert recipe.precision == "fp32"  # also where there is no GPU
+    assert recipe.evaluation.name == "miniature"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of a text tower whose width any of the backbones' numbers of heads divides."""
+    path = tmp_path_factory.mktemp("weights") / "clip.pt"
+    torch.save(TextTower(width=240, heads=8, layers=1).half().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_activation_is_the_one_of_the_tag(backbone, weights, monkeypatch):
+    """open_clip has the tag for the architecture, and both say what activation its weights need."""
+    monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda _: weights)
+    model, tag = BACKBONES[backbone]
+    assert (model, tag) in open_clip.list_pretrained()
+    tower = read(f"lincir-{backbone}").backbone.load_text_tower()
+    assert tower.activation == ("quick_gelu" if open_clip.get_pretrained_cfg(model, tag).get("quick_gelu") else "gelu")
+    assert tower.heads == open_clip.get_model_config(model)["text_cfg"]["heads"]

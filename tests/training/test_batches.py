@@ -1,0 +1,95 @@
+"""Which triplets a batch has, and what they look like as tokens."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtd_plugin.clip.tokens import END, START, encode_text, pad
+from rtd_plugin.errors import RTDError
+from rtd_plugin.training.batches import BatchOrder, make_batch, permutation, stream_seed
+from rtd_plugin.triplets.triplet import Triplet
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 3), st.integers(0, 30), st.integers(0, 2**70), st.integers(0, 4), st.booleans()
+)
+def test_ranks_are_disjoint_and_an_epoch_visits_each_triplet_once(batch, processes, more, seed, epoch, shuffle):
+    count = batch * processes + more
+    orders = [BatchOrder(count, batch, shuffle, seed, rank, processes) for rank in range(processes)]
+    batches = count // (batch * processes)
+    seen = [
+        index
+        for number in range(epoch * batches, (epoch + 1) * batches)
+        for order in orders
+        for index in order.indices(number)
+    ]
+    assert len(seen) == len(set(seen)) == batches * batch * processes  # the incomplete last batch is left out
+    assert set(seen) <= set(range(count))
+    if not shuffle:
+        assert seen == list(range(len(seen)))
+
+
+def test_epochs_and_seeds_differ_and_repeat_themselves():
+    def epoch(seed, number):
+        return BatchOrder(20, 20, True, seed).indices(number)
+
+    orders = [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
+    assert len(set(map(tuple, orders))) == 9
+    permutation.cache_clear()
+    assert orders == [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+
+
+def test_what_an_epoch_leaves_out_changes():
+    left_out = [set(range(10)) - set(BatchOrder(10, 9, True, 0).indices(epoch)) for epoch in range(20)]
+    assert len(set.union(*left_out)) > 3
+
+
+def test_too_few_triplets():
+    with pytest.raises(RTDError, match=r"7 triplets do not fill one batch of 4 on 2 process\(es\): set batch_size"):
+        BatchOrder(7, 4, True, 0, processes=2)
+    assert len(BatchOrder(8, 4, True, 0, processes=2).indices(0)) == 4
+
+
+def test_streams_have_seeds_of_their_own():
+    """Also where numbers are zero, are left out or are as large as two; the old seeds of (1,) and (1, 0) were equal."""
+    large = 2**32
+    keys = [(seed, *stream) for seed in (0, 1, large, large + 1) for stream in [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]]
+    keys += [(12345, kind, number, rank) for kind in (0, 1) for number in range(50) for rank in range(4)]
+    seeds = [stream_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    torch.Generator().manual_seed(max(seeds))
+    draws = torch.stack([torch.rand(200, generator=torch.Generator().manual_seed(seed)) for seed in seeds[:30]])
+    assert torch.corrcoef(draws).triu(1).abs().max() < 5 / math.sqrt(200)
+
+
+def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
+    triplets = [
+        Triplet("  A <PERSON> pays $5 ", "Pays $10 instead", "A person pays ten"),
+        Triplet("two dogs", "one dog", "one dog and " + "very " * 100 + "old"),
+    ]
+    batch = make_batch(triplets, adapter, 77)
+    assert torch.equal(batch.references, pad([encode_text("a person pays 5"), encode_text("two dogs")]))
+    assert batch.targets.shape == (2, 77)
+    assert batch.targets[1, -1] == END
+    assert batch.queries[0].tolist() == [START, *encode_text("a photo of $ that pays 10 instead"), END]
+    assert (batch.queries == 259).sum(dim=1).tolist() == [1, 1]
+    assert batch.queries.dtype == torch.int64
+    assert torch.equal(batch.unconditioned, pad([encode_text("a photo of $")] * 2))
+
+
+def test_batch_of_concatenated_texts(adapter):
+    batch = make_batch([Triplet("Two DOGS", "one dog", "a dog")], adapter, 77, projected=False)
+    assert batch.queries[0].tolist() == [START, *encode_text("a photo of two dogs that one dog"), END]
+    assert batch.unconditioned[0].tolist() == [START, *encode_text("a photo of two dogs"), END]
+
+
+def test_batch_fits_a_short_context_and_moves(adapter, triplets):
+    batch = make_batch(triplets[:3], adapter, 8)
+    assert max(part.shape[1] for part in vars(batch).values()) == 8
+    assert all(part.device.type == "meta" for part in vars(batch.to(torch.device("meta"))).values())

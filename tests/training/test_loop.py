@@ -1,0 +1,315 @@
+"""The loop: what it computes, what it resumes, what it writes."""
+
+import copy
+import gc
+import math
+import re
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.training import step as step_module
+from rtd_plugin.training.checkpoints import CheckpointStore
+from rtd_plugin.training.loop import make_accelerator, train
+from rtd_plugin.training.recipe import Optimizer
+from rtd_plugin.training.step import learning_rate
+
+
+def validation(*values):
+    """A recipe's validation of every second step, and a function that gives these values in turn."""
+    values = iter((0.0, *values))  # the first is the pre-trained tower's
+    override = "validation={benchmark: shelf, data: d, every: 2, select: seen.recall_at_1}"
+    return override, lambda tower: {"recall_at_1": 50.0, "seen": {"recall_at_1": next(values)}}
+
+
+def optimizer_state(folder, step):
+    return torch.load(folder / "checkpoints" / f"step-{step:06d}" / "optimizer.pt", weights_only=True)["optimizer"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("accumulation=2",), ("precision=bf16",), ("optimizer.schedule=cosine", "optimizer.max_grad_norm=0.5")],
+    ids=str,
+)
+def test_resuming_from_any_checkpoint_is_bit_for_bit(trained, metrics, same_weights, tmp_path, overrides):
+    overrides = (*overrides, "checkpoints={every: 1, keep: 9}", "steps=4")
+    weights, _ = trained("whole", *overrides)
+    for step in (1, 3):
+        shutil.copytree(tmp_path / "whole", tmp_path / "run")
+        for later in range(step + 1, 5):
+            shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{later:06d}")
+        resumed, _ = trained("run", *overrides)
+        assert same_weights(resumed, weights)
+        assert metrics() == metrics("whole")
+        for one, other in zip(
+            optimizer_state(tmp_path / "run", 4)["state"].values(),
+            optimizer_state(tmp_path / "whole", 4)["state"].values(),
+            strict=True,
+        ):
+            assert same_weights(one, other)
+        shutil.rmtree(tmp_path / "run")
+    assert [line["step"] for line in metrics("whole")] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(trained, metrics, same_weights):
+    weights, _ = trained()
+    again, step = trained()
+    assert step == 6
+    assert same_weights(again, weights)
+    longer, step = trained("run", "steps=8")
+    assert step == 8
+    assert same_weights(longer, trained("undisturbed", "steps=8")[0])
+    assert metrics() == metrics("undisturbed")
+
+
+def test_two_runs_on_two_threads_are_equal(trained, metrics, same_weights):
+    torch.set_num_threads(2)
+    overrides = ("batch_size=32", "steps=2")
+    assert same_weights(trained("one", *overrides)[0], trained("two", *overrides)[0])
+    assert metrics("one") == metrics("two")
+
+
+@pytest.fixture
+def norms(monkeypatch):
+    """Norms of the gradients that the optimizer is given, one a step."""
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def noted(self, *arguments, **more):
+        gradients = [parameter.grad.flatten() for group in self.param_groups for parameter in group["params"]]
+        norms.append(torch.cat(gradients).norm().item())
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    return norms
+
+
+def test_accumulation_averages_the_gradients_of_its_batches(trained, metrics, norms, monkeypatch):
+    """Two batches of 4 that are equal to each other make the step that one of them makes."""
+    override = ("shuffle=false", "objective.noise_scale=0", "steps=3")
+    one, _ = trained("one", *override)
+    indices = step_module.BatchOrder.indices
+    monkeypatch.setattr(step_module.BatchOrder, "indices", lambda self, number: indices(self, number // 2))
+    two, _ = trained("two", *override, "accumulation=2")
+    for name, weight in one.items():
+        if not name.endswith("in_proj_bias"):  # of a key's bias there is no gradient but rounding error
+            torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    losses = [[line["loss"] for line in metrics(name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert norms[:3] == pytest.approx(norms[3:], rel=1e-4)  # AdamW alone would hide a constant factor
+
+
+def test_each_batch_of_each_process_has_noise_of_its_own(trained, monkeypatch):
+    seeds = []
+    rtd_step = step_module.rtd_step
+    monkeypatch.setattr(
+        step_module, "rtd_step", lambda *given: seeds.append(given[-1].initial_seed()) or rtd_step(*given)
+    )
+    for rank in (0, 1):
+        monkeypatch.setattr(Accelerator, "process_index", property(lambda _, rank=rank: rank))
+        trained(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2")
+    trained("seed", "shuffle=false", "accumulation=2", "steps=2", "seed=1")
+    assert len(seeds) == len(set(seeds)) == 12
+
+
+def test_accumulation_takes_the_next_batches(make_run, monkeypatch):
+    taken = []
+    indices = step_module.BatchOrder.indices
+    monkeypatch.setattr(
+        step_module.BatchOrder, "indices", lambda self, number: taken.append(number) or indices(self, number)
+    )
+    run = make_run("run", "accumulation=3", "steps=2")
+    train(run, make_accelerator(run.recipe))
+    assert taken == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [1, 1, 1, 1, 1, 1]),
+        ("constant", 2, [0.5, 1, 1, 1, 1, 1]),
+        ("linear", 0, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("linear", 2, [0.5, 1, 1, 3 / 4, 2 / 4, 1 / 4]),
+        ("cosine", 0, [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]),
+        ("cosine", 6, [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1]),
+        ("linear", 9, [step / 9 for step in range(1, 7)]),
+    ],
+)
+def test_learning_rates(schedule, warmup, expected):
+    settings = Optimizer(learning_rate=0.1, schedule=schedule, warmup_steps=warmup)
+    assert [learning_rate(step, 6, settings) for step in range(6)] == pytest.approx([0.1 * rate for rate in expected])
+
+
+def test_each_step_uses_and_logs_its_learning_rate(trained, make_run, metrics):
+    weights, _ = trained("run", "optimizer={schedule: linear, warmup_steps: 2, learning_rate: 1.0e-3}", "steps=3")
+    assert [line["learning_rate"] for line in metrics()] == pytest.approx([5e-4, 1e-3, 1e-3])
+    frozen, _ = trained("still", "optimizer={learning_rate: 1.0e-30, weight_decay: 0}", "steps=3")
+    before = make_run().tower.state_dict()
+    assert all(torch.allclose(frozen[name], before[name], rtol=0, atol=1e-20) for name in before)
+    assert not torch.equal(weights["text_projection"], before["text_projection"])
+
+
+def test_gradients_are_clipped_over_all_parameters_together(trained, norms):
+    trained("free", "optimizer.max_grad_norm=null", "steps=1", "accumulation=2")
+    trained("clipped", "optimizer.max_grad_norm=0.25", "steps=1", "accumulation=2")
+    assert norms[0] > 0.5
+    assert norms[1] == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_loss_that_is_no_number(trained, tmp_path):
+    """The weights after it are worth nothing, and are not saved."""
+    with pytest.raises(RTDError, match=r"the loss is nan at step [2-4]: lower optimizer.learning_rate"):
+        trained("run", "optimizer.learning_rate=1.0e+30", "checkpoints.every=1")
+    store = CheckpointStore(tmp_path / "run", 1)
+    assert all(weight.isfinite().all() for weight in store.tower(1).values())
+
+
+def test_the_best_by_validation_is_the_result(trained, metrics, same_weights, tmp_path):
+    override, validate = validation(10.0, 30.0, 30.0)
+    weights, step = trained("run", override, "checkpoints={every: 5, keep: 1}", validate=validate)
+    assert step == 4
+    assert same_weights(weights, trained("four", "steps=4")[0])
+    assert CheckpointStore(tmp_path / "run", 1).steps() == [4, 6]
+    assert [line["step"] for line in metrics()] == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert metrics()[0] == {"step": 0, "validation": {"recall_at_1": 50.0, "seen": {"recall_at_1": 0.0}}}
+    assert metrics()[3]["validation"]["seen"] == {"recall_at_1": 10.0}
+
+
+def test_validation_resumes_with_its_best(trained, metrics, tmp_path):
+    override, validate = validation(40.0, 30.0)
+    with pytest.raises(StopIteration):
+        trained("run", override, "checkpoints={every: 1, keep: 1}", validate=validate)
+    _, step = trained("run", override, "checkpoints={every: 1, keep: 1}", validate=lambda _: validate_as(20.0))
+    assert step == 2
+    assert [line["step"] for line in metrics()] == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
+
+
+def validate_as(value):
+    return {"recall_at_1": value, "seen": {"recall_at_1": value}}
+
+
+@pytest.mark.parametrize("change", ["validation.select=recall_at_1", "validation.books=9", "validation=null"])
+def test_the_best_by_another_validation_is_forgotten(trained, change):
+    override, validate = validation(40.0, 30.0, 20.0)
+    assert trained("run", override, validate=validate)[1] == 2
+    assert trained("run", override, change, "steps=8", validate=lambda _: validate_as(1.0))[1] == 8
+
+
+def test_the_best_stays_where_only_its_interval_changes(trained):
+    override, validate = validation(40.0, 30.0, 20.0)
+    assert trained("run", override, validate=validate)[1] == 2
+    assert trained("run", override, "validation.every=4", "steps=8", validate=lambda _: validate_as(1.0))[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"recall_at_5": 1.0, "seen": {"recall_at_10": 2.0}}, "no metric 'seen.recall_at_1'; found recall_at_5, seen"),
+        ({"seen": {"recall_at_1": math.nan}}, "the metric seen.recall_at_1 is nan"),
+        ({"seen": 5.0}, "there is no metric"),
+    ],
+)
+def test_a_validation_that_cannot_select_fails_before_the_first_step(trained, tmp_path, metrics, message):
+    override, _ = validation()
+    with pytest.raises(RTDError, match=message):
+        trained("run", override, validate=lambda _: metrics)
+    assert '"loss"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("clip.safetensors", "backbone"), ("phi.pt", "projection"), ("triplets.jsonl", "triplets")],
+)
+def test_resuming_with_other_files_under_the_same_names(trained, recipe_file, tower, projection, file, message):
+    trained("run", "steps=2")
+    path = recipe_file.with_name(file)
+    if file == "clip.safetensors":
+        from safetensors.torch import save_file
+
+        tower.ln_final.bias.data += 1e-3
+        save_file(tower.state_dict(), path)
+    elif file == "phi.pt":
+        torch.save({"Phi": {name: weight * 1.001 for name, weight in projection.state_dict().items()}}, path)
+    else:
+        path.write_text(path.read_text().replace("a brown dog", "a black dog", 1))
+    with pytest.raises(RTDError, match=f"run: cannot resume: the {message} files changed since the run began"):
+        trained()
+
+
+def test_resuming_with_another_number_of_processes(trained, tmp_path):
+    trained("run", "steps=2")
+    path = tmp_path / "run" / "checkpoints" / "step-000002" / "progress.json"
+    path.write_text(path.read_text().replace('"processes":1', '"processes":4'))
+    with pytest.raises(RTDError, match=re.escape("began with 4 process(es), so it cannot resume with 1")):
+        trained()
+
+
+def test_tensorboard(trained, metrics, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    override, validate = validation(10.0, 30.0, 20.0)
+    trained("run", override, "tracker=tensorboard", validate=validate)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "rtd-plugin")).Reload()
+    losses = [line["loss"] for line in metrics() if "loss" in line]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert [event.step for event in events.Scalars("validation.seen.recall_at_1")] == [0, 2, 4, 6]
+
+
+def test_what_this_machine_lacks(make_run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RTDError, match="precision fp16 needs a GPU, and there is none here: pass --set precision=bf16"):
+        make_accelerator(make_run("run", "precision=fp16").recipe)
+    monkeypatch.setattr("rtd_plugin.training.loop.get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(RTDError, match="the tracker aim is not installed: pip install aim"):
+        make_accelerator(make_run("run", "tracker=aim").recipe)
+
+
+def test_precisions_follow_each_other_in_one_process(trained, same_weights):
+    exact, _ = trained("one")
+    rounded, _ = trained("two", "precision=bf16")
+    again, _ = trained("three")
+    assert same_weights(exact, again)
+    assert not same_weights(exact, rounded)
+    assert {weight.dtype for weight in rounded.values()} == {torch.float32}
+
+
+def test_the_runs_own_modules_stay_as_they_are(make_run, same_weights):
+    run = make_run("run", "precision=bf16")
+    before = copy.deepcopy((run.tower, run.projection))
+    tower, _ = train(run, make_accelerator(run.recipe))
+    for module, old in zip((run.tower, run.projection), before, strict=True):
+        assert same_weights(module.state_dict(), old.state_dict())
+        assert [p.requires_grad for p in module.parameters()] == [p.requires_grad for p in old.parameters()]
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert not tower.training
+    tokens = torch.tensor([[49406, 320, 49407]])
+    assert torch.equal(tower(tokens), tower.encode(tokens))  # without the autocast it was trained under
+    copy.deepcopy(tower)
+
+
+def test_no_step_keeps_memory(make_run):
+    """As many tensors are alive after the third step as after the second."""
+    alive = {}
+
+    def count(step):
+        gc.collect()
+        alive[step.step] = sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())
+
+    run = make_run("run", "steps=3")
+    train(run, make_accelerator(run.recipe), report=count)
+    assert alive[3] == alive[2]
+
+
+def test_a_projection_for_another_width(make_run, recipe_file, projection):
+    state = {name: weight[:15] if "6" in name else weight for name, weight in projection.state_dict().items()}
+    torch.save({"Phi": state}, recipe_file.with_name("phi.pt"))
+    with pytest.raises(RTDError, match=r"phi.pt: layers.6.weight has shape \(15, 128\)"):
+        make_run()
+
+
+def test_too_few_triplets_for_a_batch(trained, tmp_path):
+    with pytest.raises(RTDError, match="120 triplets do not fill one batch of 128"):
+        trained("run", "batch_size=128")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,74 @@
+"""Two processes, each with half of a batch, against one with all of it."""
+
+import copy
+import socket
+
+import pytest
+import torch
+
+from rtd_plugin.training.batches import make_batch
+from rtd_plugin.training.objective import FrozenSide, rtd_step
+from rtd_plugin.training.recipe import Objective
+
+HALF = 3
+
+
+@pytest.fixture
+def in_two_processes(start):
+    """Run `two_processes.py` as `torchrun --nproc-per-node 2` would."""
+
+    def in_two_processes(**names):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        processes = [
+            start("two_processes.py", ENVIRONMENT={**environment, "RANK": rank, "LOCAL_RANK": rank}, **names)
+            for rank in ("0", "1")
+        ]
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+
+    return in_two_processes
+
+
+def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_path, trained, in_two_processes):
+    """With gathered negatives; with local ones, loss and gradients are the mean of the halves'."""
+    overrides = ["steps=4", "accumulation=2", "objective.noise_scale=0", "objective.negatives=gathered"]
+    in_two_processes(RECIPE=recipe_file, FOLDER=tmp_path / "two", OVERRIDES=[*overrides, "batch_size=2"])
+    found = torch.load(tmp_path / "two" / "found.pt", weights_only=True)
+    assert found["processes"] == 2
+
+    run = make_run()
+    tower = run.tower.requires_grad_(True)
+
+    def one_process(*parts):
+        tower.zero_grad()
+        losses = [
+            rtd_step(
+                tower,
+                FrozenSide(copy.deepcopy(run.tower), run.projection),
+                make_batch(run.triplets[part], run.adapter, 77),
+                259,
+                Objective(noise_scale=0),
+                torch.Generator(),
+            )
+            for part in parts
+        ]
+        torch.stack(losses).mean().backward()
+        return torch.stack(losses).detach(), [parameter.grad for parameter in tower.parameters()]
+
+    joined = one_process(slice(0, 2 * HALF))
+    halves = one_process(slice(0, HALF), slice(HALF, 2 * HALF))
+    assert not torch.allclose(joined[0], halves[0])
+    for name, (losses, gradients) in {"gathered": joined, "local": halves}.items():
+        torch.testing.assert_close(found[name]["loss"], losses.expand(2))
+        for one, other in zip(found[name]["gradients"], gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
+
+    weights, _ = trained("one", *overrides, "batch_size=4")
+    for name, weight in weights.items():
+        if name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error, which Adam blows up
+            continue
+        torch.testing.assert_close(found["weights"][name], weight, rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,266 @@
+"""Recipes: what is right is read, what is wrong is named by key, file and line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rtd_plugin.errors import UsageError
+from rtd_plugin.training.recipe import Recipe, find_recipe, read_recipe
+from rtd_plugin.training.run import resumed_recipe, write_recipe
+
+TEXT = """\
+# comments count as lines
+adapter: lincir
+backbone:
+  model: ViT-L-14
+  pretrained: openai
+
+projection: models/lincir_large.pt
+triplets:
+  - {source: json, path: LLM_triplets.json}
+  - source: json
+    path: /data/more.jsonl
+    skip_invalid: true
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text=TEXT, *overrides, **more):
+        (tmp_path / "my.yaml").write_text(text)
+        return read_recipe(tmp_path / "my.yaml", overrides, **more)
+
+    return read
+
+
+def test_defaults_are_the_published_setting(read):
+    recipe = read()
+    assert recipe.objective.model_dump() == {
+        "temperature": 0.07,
+        "noise_scale": 0.5,
+        "hard_negatives": True,
+        "concatenation": "projected",
+        "negatives": "local",
+    }
+    assert recipe.optimizer.model_dump() == {
+        "learning_rate": 1e-5,
+        "weight_decay": 0.01,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": None,
+    }
+    assert (recipe.steps, recipe.batch_size, recipe.accumulation, recipe.precision) == (2000, 128, 1, "fp16")
+    assert (recipe.shuffle, recipe.seed, recipe.validation, recipe.tracker) == (True, 12345, None, None)
+    assert recipe.checkpoints.model_dump() == {"every": 100, "keep": 2}
+
+
+def test_paths_are_relative_to_the_file_and_overrides_to_the_current_folder(read, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", "/home/ada")
+    recipe = read(TEXT, "triplets.1.path=mine.jsonl", "backbone={model: m.json, checkpoint: ~/w.pt}")
+    assert recipe.projection == tmp_path / "models/lincir_large.pt"
+    assert [source.path for source in recipe.triplets] == [tmp_path / "LLM_triplets.json", here / "mine.jsonl"]
+    assert recipe.backbone.model == str(here / "m.json")
+    assert recipe.backbone.checkpoint == Path("/home/ada/w.pt")
+    whole = read(TEXT, "triplets=[{source: json, path: list.jsonl}]", "projection=~nobody-at-all/p.pt")
+    assert whole.triplets[0].path == here / "list.jsonl"
+    assert whole.projection == here / "~nobody-at-all/p.pt"
+
+
+def test_overrides(read):
+    recipe = read(
+        TEXT,
+        "optimizer.learning_rate=1e-4",
+        "validation.benchmark=shelf",
+        "validation.data=d",
+        "validation.every=5",
+        "triplets.1.skip_invalid=false",
+        "backbone.pretrained=null",
+        "tracker=tensorboard",
+        "tracker=",
+        "precision=bf16",
+        "steps=7",
+    )
+    assert recipe.optimizer.learning_rate == 1e-4
+    assert (recipe.validation.every, recipe.validation.benchmark.books) == (5, 3)
+    assert not recipe.triplets[1].skip_invalid
+    assert recipe.backbone.pretrained is None
+    assert (recipe.tracker, recipe.precision, recipe.steps) == (None, "bf16", 7)
+    assert read(TEXT.replace("adapter: lincir\n", ""), adapter="lincir").adapter == "lincir"
+
+
+def test_override_of_an_alias_leaves_the_other_place(read):
+    text = TEXT + "validation: &shelf {benchmark: shelf, data: d}\nevaluation: *shelf\n"
+    recipe = read(text, "validation.books=8")
+    assert (recipe.validation.benchmark.books, recipe.evaluation.books) == (8, 3)
+
+
+def test_written_recipe_is_the_same_read_again(read, tmp_path):
+    overrides = (
+        "validation={benchmark: shelf, data: d, every: 7, select: seen.recall_at_5}",
+        "evaluation={benchmark: shelf, data: Bücher, books: 9}",
+        "optimizer.learning_rate=2.5e-6",
+        "optimizer.max_grad_norm=1",
+        "backbone.model=RN50",
+        "objective.temperature=0.1",
+        "seed=18446744073709551616",
+    )
+    recipe = read(TEXT, *overrides)
+    write_recipe(recipe, tmp_path / "run")
+    file = tmp_path / "run" / "recipe.yaml"
+    assert read_recipe(file) == recipe
+    assert list(yaml.safe_load(file.read_text())) == list(Recipe.model_fields)
+    assert "Bücher" in file.read_text()
+    assert yaml.safe_load(file.read_text())["validation"] == {
+        "benchmark": "shelf",
+        "data": str(Path.cwd() / "d"),
+        "books": 3,
+        "every": 7,
+        "select": "seen.recall_at_5",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("stepz: 5", "line 13: stepz: no such key"),
+        ("\n\noptimizer:\n  schedule: constant\n  momentum: 0.9", "line 17: optimizer.momentum: no such key"),
+        ("objective: {noize: 1}", "line 13: objective.noize: no such key"),
+        ("steps: soon", "line 13: steps: input should be a valid integer"),
+        ("steps: 0", "line 13: steps: input should be greater than 0, found 0"),
+        ("batch_size: 1", "line 13: batch_size: input should be greater than 1, found 1"),
+        ("precision: fp8", "line 13: precision: input should be 'fp32', 'bf16' or 'fp16', found 'fp8'"),
+        ("objective: {temperature: .inf}", "line 13: objective.temperature: input should be a finite number"),
+        ("objective: 3", "line 13: objective: needs keys and values, found 3"),
+        ("shuffle: 5", "line 13: shuffle: input should be a valid boolean"),
+        ("tracker: notebook", "line 13: tracker: accelerate knows no tracker 'notebook', only "),
+        ("validation: {benchmark: chair}", "line 13: validation.benchmark: there is no benchmark 'chair'"),
+        ("validation: {every: 5}", "line 13: validation: needs benchmark: NAME and its options"),
+        ("validation: yes", "line 13: validation: needs keys and values, found True"),
+        ("validation:\n  benchmark: shelf", "line 13: validation.data: is missing: add it, or pass --set"),
+        ("validation:\n  benchmark: shelf\n  data: d\n  evry: 5", "line 16: validation.evry: no such key"),
+        ("validation:\n  benchmark: shelf\n  data: d\n  every: -5", "line 16: validation.every: input should be"),
+        ("evaluation:\n  benchmark: shelf\n  data: d\n  books: -1", "line 13: evaluation: a shelf cannot hold less"),
+        ("evaluation: shelf", "line 13: evaluation: needs benchmark: NAME"),
+        ("5: 6", "line 13: 5: "),
+        ("adapter: lincir", "line 13: not YAML: the key 'adapter' stands twice"),
+        ("optimizer:\n  schedule: linear\n  schedule: cosine", "line 15: not YAML: the key 'schedule' stands twice"),
+        ("steps:\t5\n\tseed: 1", "line 13: not YAML: found character '\\t'"),
+        ("seed: !!python/object/apply:os.getpid []", "line 13: not YAML: could not determine a constructor"),
+        ("seed: [1,", "line 14: not YAML: "),
+        ("seed: 2001-99-99", "line 13: not YAML: month must be in 1..12"),
+        ("seed: *nothing", "line 13: not YAML: found undefined alias 'nothing'"),
+        ("# \x07", "line 13: not YAML: the character #x0007 is not allowed"),
+        ("seed: " + "[" * 1000, "line 1: not YAML: nested too deeply"),
+    ],
+)  # fmt: skip
+def test_errors_name_key_file_and_line(read, tmp_path, wrong, message):
+    with pytest.raises(UsageError) as error:
+        read(f"{TEXT}{wrong}\n")
+    assert str(error.value).startswith(f"{tmp_path}/my.yaml, {message}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("adapter: lincir\n", "", "line 1: adapter: is missing: add it, or pass --set adapter=…"),
+        ("projection: models/lincir_large.pt\n", "", "line 1: projection: is missing"),
+        ("adapter: lincir", "adapter: pix2pix", "line 2: adapter: there is no adapter 'pix2pix': installed are "),
+        ("pretrained", "pretraned", "line 5: backbone.pretraned: no such key"),
+        ("model: ViT-L-14", "model: 5", "line 4: backbone.model: input should be a valid string, found 5"),
+        ("source: json, path", "source: csv, path", "line 9: triplets.0.source: there is no triplet source 'csv'"),
+        ("{source: json, path: LLM_triplets.json}", "LLM.json", "line 9: triplets.0: needs source: NAME"),
+        ("    path: /data/more.jsonl\n", "", "line 10: triplets.1.path: is missing: add it, or pass --set triplets.1"),
+        ("skip_invalid: true", "skip_invalid: maybe", "line 12: triplets.1.skip_invalid: input should be a valid"),
+        ("skip_invalid: true", "skip: true", "line 12: triplets.1.skip: no such key"),
+        ("path: /data/more.jsonl", "path: 7", "line 11: triplets.1.path: "),
+    ],
+)  # fmt: skip
+def test_errors_in_what_a_recipe_must_have(read, tmp_path, old, new, message):
+    assert old in TEXT
+    with pytest.raises(UsageError) as error:
+        read(TEXT.replace(old, new))
+    assert str(error.value).startswith(f"{tmp_path}/my.yaml, {message}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stepz=5", "--set stepz: no such key"),
+        ("steps=-1", "--set steps: input should be greater than 0, found -1"),
+        ("optimizer={lr: 1}", "--set optimizer.lr: no such key"),
+        ("adapter=pix2pix", "--set adapter: there is no adapter 'pix2pix'"),
+        ("validation.every=5", "--set validation: needs benchmark: NAME and its options"),
+        ("triplets.1.source=csv", "--set triplets.1.source: there is no triplet source 'csv'"),
+        ("triplets=[]", "--set triplets: list should have at least 1 item"),
+        ("triplets.2.path=x", "--set triplets.2.path=x: '2' is not the number of one of 2 entries, from 0"),
+        ("triplets.²=x", "--set triplets.²=x: '²' is not the number"),
+        ("projection.file=x", "--set projection.file=x: 'models/lincir_large.pt' is a value, and has no key 'file'"),
+        ("steps", "--set steps: expected key=value"),
+        ("=5", "--set =5: expected key=value"),
+        ("steps=[1", "--set steps=[1: the value is not YAML: "),
+        ("steps=!!python/name:os.system", "--set steps=!!python/name:os.system: the value is not YAML: could not"),
+    ],
+)
+def test_errors_of_overrides(read, override, message):
+    with pytest.raises(UsageError) as error:
+        read(TEXT, "seed=1", override)
+    assert str(error.value).startswith(message)
+
+
+def test_an_override_is_not_blamed_for_another_key(read):
+    with pytest.raises(UsageError, match=r"my.yaml, line 13: stepz: no such key"):
+        read(TEXT + "stepz: 1\n", "steps=5")
+
+
+@pytest.mark.parametrize("content", [b"", b"- adapter", b"lincir", b"# nothing"])
+def test_no_mapping(tmp_path, content):
+    (tmp_path / "my.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"my.yaml: not a recipe: it should hold keys and values"):
+        read_recipe(tmp_path / "my.yaml")
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"adapter: \xe9")
+    with pytest.raises(UsageError, match=r"latin.yaml: not a text in UTF-8"):
+        read_recipe(tmp_path / "latin.yaml")
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)"):
+        read_recipe(tmp_path)
+
+
+def test_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    (tmp_path / "my.yaml").write_bytes(b"\xef\xbb\xbf" + TEXT.split("\n", 1)[1].encode())
+    assert read_recipe(tmp_path / "my.yaml").adapter == "lincir"
+
+
+def test_find_recipe(tmp_path):
+    (tmp_path / "mine.yaml").write_text(TEXT)
+    assert find_recipe(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
+    with pytest.raises(UsageError, match=r"other.yaml: no such recipe file"):
+        find_recipe(str(tmp_path / "other.yaml"))
+    with pytest.raises(UsageError, match="there is no recipe 'other': installed are "):
+        find_recipe("other")
+
+
+def test_resumed_recipe_changes_only_what_may_change(read, tmp_path):
+    began = read()
+    write_recipe(began, tmp_path / "run")
+    resumed = resumed_recipe(tmp_path / "run", ("steps=9", "checkpoints.every=3", "tracker=tensorboard"), "lincir")
+    assert (resumed.steps, resumed.checkpoints.every, resumed.tracker) == (9, 3, "tensorboard")
+    assert resumed.projection == began.projection
+    with pytest.raises(UsageError, match="cannot resume with another batch_size than it began with \\(128\\)"):
+        resumed_recipe(tmp_path / "run", ("batch_size=9",), None)
+    with pytest.raises(UsageError, match="another optimizer"):
+        resumed_recipe(tmp_path / "run", ("optimizer.learning_rate=1",), None)
+
+
+def test_a_shipped_recipe_says_what_it_needs():
+    recipe = find_recipe("lincir-vit-l-14")
+    says = r"lincir-vit-l-14\.yaml, line \d+: {0}: is missing: add it, or pass --set {0}=…"
+    with pytest.raises(UsageError, match=says.format(r"triplets\.0\.path")):
+        read_recipe(recipe)
+    with pytest.raises(UsageError, match=says.format("projection")):
+        read_recipe(recipe, ["triplets.0.path=triplets.jsonl"])
