@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, wraps
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,42 +24,116 @@ ENTRY_POINTS = "rtd_plugin"
 DISABLE = "RTD_PLUGIN_DISABLE"  # names of plugins to leave out, separated by commas
 
 
+class PluginManager(pluggy.PluginManager):
+    """pluggy's, whose plugins are named when they fail.
+
+    Attributes:
+        packages: the installed package of each plugin that came from one, with its version.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ENTRY_POINTS)
+        self.packages: dict[str, str] = {}
+        self.add_hookspecs(hookspecs)
+
+    def origin(self, plugin: str) -> str:
+        """How messages call a plugin: by its name and the package that brings it."""
+        return f"{plugin} (of {self.packages[plugin]})" if plugin in self.packages else plugin
+
+    def remedy(self, plugin: str) -> str:
+        """What a user can do about a plugin, as a sentence's end; of one that no package brings, nothing."""
+        return f". Leave it out with {DISABLE}={plugin}" if plugin in self.packages else ""
+
+    @contextmanager
+    def blamed(self, plugin: str, hook: str) -> Iterator[None]:
+        """Says whose function it is that fails in a way that is no message to the user."""
+        try:
+            yield
+        except RTDError:
+            raise
+        except Exception as error:  # whatever a stranger's function raises
+            problem = f"failed in {hook}: {type(error).__name__}: {error}"
+            raise RTDError(f"the plugin {self.origin(plugin)} {problem}{self.remedy(plugin)}") from error
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        name = super().register(plugin, name)
+        for caller in self.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin:
+                    implementation.function = self._blaming(implementation.function, name, caller.name)
+        return name
+
+    def _blaming(self, function: Callable[..., Any], plugin: str, hook: str) -> Callable[..., Any]:
+        @wraps(function)
+        def blaming(*arguments: Any, **more: Any) -> Any:
+            with self.blamed(plugin, hook):
+                return function(*arguments, **more)
+
+        return blaming
+
+
 @lru_cache(maxsize=1)
-def plugin_manager() -> pluggy.PluginManager:
+def plugin_manager() -> PluginManager:
     """The one plugin manager of this process, with every installed plugin loaded.
 
     Raises:
         RTDError: a plugin cannot be imported, or implements a hook that does not exist or with wrong arguments.
     """
-    manager = pluggy.PluginManager("rtd_plugin")
-    manager.add_hookspecs(hookspecs)
+    manager = PluginManager()
     for name in filter(None, (name.strip() for name in os.environ.get(DISABLE, "").split(","))):
         manager.set_blocked(name)
     for entry_point in entry_points(group=ENTRY_POINTS):
         name = entry_point.name
         if manager.is_blocked(name):
             continue
+        package = _package(entry_point)
         if manager.has_plugin(name):
-            raise RTDError(f"two plugins are called {name!r}, one of them {entry_point.value}: uninstall one of them")
+            raise RTDError(
+                f"two plugins are called {name!r}, one of {manager.packages[name]} and one of {package}: "
+                "uninstall one of the two packages"
+            )
+        manager.packages[name] = package
         try:
             manager.register(entry_point.load(), name)
         except pluggy.PluginValidationError as error:
-            raise _misfit(name, error) from error
+            raise _misfit(manager, name, error) from error
         except Exception as error:  # whatever a stranger's module raises when it is imported
-            raise RTDError(
-                f"the plugin {name!r} ({entry_point.value}) cannot be loaded: {type(error).__name__}: {error}. "
-                f"Leave it out with {DISABLE}={name}"
-            ) from error
+            problem = f"cannot be loaded from {entry_point.value}: {type(error).__name__}: {error}"
+            raise RTDError(f"the plugin {manager.origin(name)} {problem}{manager.remedy(name)}") from error
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise _misfit(manager.get_name(error.plugin), error) from error
+        raise _misfit(manager, manager.get_name(error.plugin), error) from error
     return manager
 
 
-def _misfit(name: str | None, error: pluggy.PluginValidationError) -> RTDError:
+def _package(entry_point: EntryPoint) -> str:
+    return f"{entry_point.dist.name} {entry_point.dist.version}"
+
+
+@contextmanager
+def registered(*plugins: object) -> Iterator[None]:
+    """Plugins that are there for a while: for a run, say, objects with functions marked by `hookimpl`.
+
+    Raises:
+        RTDError: as `plugin_manager`.
+    """
+    manager = plugin_manager()
+    with ExitStack() as stack:
+        for plugin in plugins:
+            name = type(plugin).__name__
+            try:
+                manager.register(plugin, name)
+                stack.callback(manager.unregister, plugin)
+                manager.check_pending()
+            except pluggy.PluginValidationError as error:
+                raise _misfit(manager, name, error) from error
+        yield
+
+
+def _misfit(manager: PluginManager, name: str, error: pluggy.PluginValidationError) -> RTDError:
     problem = " ".join(str(error).split())
-    return RTDError(f"the plugin {name!r} does not fit: {problem}. Leave it out with {DISABLE}={name}")
+    return RTDError(f"the plugin {manager.origin(name)} does not fit: {problem}{manager.remedy(name)}")
 
 
 def adapters() -> dict[str, Adapter]:
@@ -98,32 +173,27 @@ def _recipes_in(folder: Path) -> list[Path]:
 def _collected(hook: str) -> list[tuple[str, Any]]:
     """What a hook's implementations return, each with the name of the plugin it came from."""
     found = []
-    for implementation in getattr(plugin_manager().hook, hook).get_hookimpls():
-        try:
+    manager = plugin_manager()
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        with manager.blamed(implementation.plugin_name, hook):  # also a generator, which fails when it is iterated
             found += [(implementation.plugin_name, item) for item in implementation.function()]
-        except Exception as error:  # whatever a stranger's function raises
-            name = implementation.plugin_name
-            raise RTDError(
-                f"the plugin {name!r} failed in {hook}: {type(error).__name__}: {error}. "
-                f"Leave it out with {DISABLE}={name}"
-            ) from error
     return found
 
 
 def _by_name(found: Iterable[tuple[str, Any]], what: str, name_of: Callable[[Any], str]) -> dict[str, Any]:
+    manager = plugin_manager()
     items: dict[str, Any] = {}
-    origin: dict[str, str] = {}
+    plugin_of: dict[str, str] = {}
     for plugin, item in found:
         try:
             name = name_of(item)
         except AttributeError as error:
-            raise RTDError(f"the plugin {plugin!r} registers {item!r} as {what}, but it has no name") from error
+            problem = f"registers {item!r} as {what}, but it has no name"
+            raise RTDError(f"the plugin {manager.origin(plugin)} {problem}") from error
         if name in items:
-            raise RTDError(
-                f"two plugins register the {what} {name!r}: {origin[name]} and {plugin}. "
-                f"Leave one out with {DISABLE}=name"
-            )
-        items[name], origin[name] = item, plugin
+            both = f"{manager.origin(plugin_of[name])} and {manager.origin(plugin)}"
+            raise RTDError(f"two plugins register the {what} {name!r}: {both}. Leave one out with {DISABLE}={plugin}")
+        items[name], plugin_of[name] = item, plugin
     return items
 
 

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from rtd_plugin import hookspecs
+from rtd_plugin import hookimpl, hookspecs, plugins
 from rtd_plugin.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -83,16 +84,36 @@ def test_the_command_line_reference_is_current() -> None:
     assert printed == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "run docs/cli_reference.py"
 
 
-def test_every_hook_is_documented() -> None:
+HOOKS = [function for name, function in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("rtd_")]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.__name__)
+def test_every_hook_is_documented_and_tested(hook: Any) -> None:
+    """Its signature, when it is called, what it returns, an example, and who uses it."""
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    hooks = [
-        function for name, function in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("rtd_")
-    ]
-    assert hooks
-    for hook in hooks:
-        signature = str(inspect.signature(hook)).replace("'", "")
-        assert f"### `{hook.__name__}{signature}`" in text
-        assert hook.__doc__
+    signature = str(inspect.signature(hook)).replace("'", "")
+    heading = f"### `{hook.__name__}{signature}`\n"
+    assert heading in text
+    section = text.split(heading)[1].split("\n#")[0].replace("by:\n", "by: ")
+    for part in ("When: ", "Returns: ", "Used by: ", f"    def {hook.__name__}("):
+        assert part in section, f"{hook.__name__}: the docs lack {part!r}"
+    assert hook.__doc__
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert f"def test_hook_{hook.__name__}(" in tests, f"{hook.__name__} has no test of that name"
+
+
+def test_documented_examples_of_hooks_fit() -> None:
+    """Each example is a plugin that the hooks accept."""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8").split("## Hooks\n")[1]
+    examples = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    assert len(examples) == len(HOOKS)
+    for example in examples:
+        namespace: dict[str, Any] = {"hookimpl": hookimpl}
+        exec(textwrap.dedent(example), namespace)
+        manager = plugins.PluginManager()
+        manager.register(SimpleNamespace(**namespace), "example")
+        manager.check_pending()
+        assert len(manager.get_hookcallers(manager.get_plugin("example"))) == 1
 
 
 def test_the_example_of_an_adapter_is_one() -> None:

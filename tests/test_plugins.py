@@ -30,7 +30,15 @@ def install(monkeypatch):
 
     def entry_points(group):
         assert group == "rtd_plugin"
-        return [SimpleNamespace(name=name, value=f"{name}_module", load=lambda p=p: load(p)) for name, p in installed]
+        return [
+            SimpleNamespace(
+                name=name,
+                value=f"{name}_module",
+                dist=SimpleNamespace(name=f"package-{number}", version="1.0"),
+                load=lambda p=p: load(p),
+            )
+            for number, (name, p) in enumerate(installed, 1)
+        ]
 
     def load(plugin):
         if isinstance(plugin, Exception):
@@ -61,7 +69,7 @@ def test_shipped_plugins_are_found():
     assert plugins.triplet_source("json").name == "json"
 
 
-def test_adapters_of_all_plugins(install):
+def test_hook_rtd_adapters(install):
     install(first=registering(ONE), second=registering(TWO), other=object())
     assert plugins.adapters() == {"one": ONE, "two": TWO}
     with pytest.raises(UsageError, match=r"^there is no adapter 'three': installed are one, two$"):
@@ -93,7 +101,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named(install, error):
     with pytest.raises(RTDError) as caught:
         plugins.adapters()
     assert str(caught.value) == (
-        f"the plugin 'broken' (broken_module) cannot be loaded: {type(error).__name__}: {error}. "
+        f"the plugin broken (of package-2 1.0) cannot be loaded from broken_module: {type(error).__name__}: {error}. "
         "Leave it out with RTD_PLUGIN_DISABLE=broken"
     )
 
@@ -105,7 +113,9 @@ def test_an_unknown_hook_is_named(install):
             return []
 
     install(misspelt=Plugin())
-    with pytest.raises(RTDError, match=r"the plugin 'misspelt' does not fit: unknown hook 'rtd_adaptors'") as error:
+    with pytest.raises(
+        RTDError, match=r"misspelt \(of package-1 1.0\) does not fit: unknown hook 'rtd_adaptors'"
+    ) as error:
         plugins.adapters()
     assert "\n" not in str(error.value)
 
@@ -117,26 +127,53 @@ def test_wrong_arguments_are_named(install):
             return []
 
     install(curious=Plugin())
-    with pytest.raises(RTDError, match=r"the plugin 'curious' does not fit: .*'rtd_adapters'.*'colour'") as error:
+    with pytest.raises(
+        RTDError, match=r"curious \(of package-1 1.0\) does not fit: .*'rtd_adapters'.*'colour'"
+    ) as error:
         plugins.adapters()
+    assert "hookimpl definition: rtd_adapters(colour)" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_two_plugins_of_one_name(install):
     install(("same", registering(ONE)), ("same", registering(TWO)))
-    with pytest.raises(RTDError, match="two plugins are called 'same', one of them same_module"):
+    with pytest.raises(RTDError, match=r"two plugins are called 'same', one of package-1 1\.0 and one of"):
         plugins.adapters()
 
 
 def test_two_adapters_of_one_name(install):
     install(first=registering(ONE), second=registering(TWO, SimpleNamespace(name="one")))
-    with pytest.raises(
-        RTDError, match=r"two plugins register the adapter 'one': .*(first and second|second and first)"
-    ):
+    with pytest.raises(RTDError, match="two plugins register the adapter 'one': ") as error:
         plugins.adapters()
+    for origin in ("first (of package-1 1.0)", "second (of package-2 1.0)"):
+        assert origin in str(error.value)
 
 
-def test_two_recipes_of_one_name(install, tmp_path):
+def test_hook_rtd_triplet_sources(install):
+    class Plugin:
+        @hookimpl
+        def rtd_triplet_sources(self):
+            return [ONE]
+
+    install(mine=Plugin())
+    assert plugins.triplet_source("one") is ONE
+    with pytest.raises(UsageError, match="there is no triplet source 'two': installed are one"):
+        plugins.triplet_source("two")
+
+
+def test_hook_rtd_benchmarks(install):
+    class Plugin:
+        @hookimpl
+        def rtd_benchmarks(self):
+            return [TWO]
+
+    install(mine=Plugin())
+    assert plugins.benchmark("two") is TWO
+    with pytest.raises(UsageError, match="there is no benchmark 'one': installed are two"):
+        plugins.benchmark("one")
+
+
+def test_hook_rtd_recipe_folders(install, tmp_path):
     class Plugin:
         def __init__(self, folder):
             self.folder = tmp_path / folder
@@ -157,9 +194,10 @@ def test_two_recipes_of_one_name(install, tmp_path):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (lambda: None, "the plugin 'odd' failed in rtd_adapters: TypeError"),
-        (lambda: 1 / 0, "the plugin 'odd' failed in rtd_adapters: ZeroDivisionError: division by zero"),
-        (lambda: [object()], "the plugin 'odd' registers <object object at .*> as adapter, but it has no name"),
+        (lambda: None, "failed in rtd_adapters: TypeError"),
+        (lambda: 1 / 0, "failed in rtd_adapters: ZeroDivisionError: division by zero"),
+        (lambda: (1 / 0 for _ in "a"), "failed in rtd_adapters: ZeroDivisionError: division by zero"),
+        (lambda: [object()], "registers <object object at .*> as adapter, but it has no name"),
     ],
 )
 def test_hooks_that_fail_are_named(install, returned, message):
@@ -169,7 +207,7 @@ def test_hooks_that_fail_are_named(install, returned, message):
             return returned()
 
     install(odd=Plugin())
-    with pytest.raises(RTDError, match=message):
+    with pytest.raises(RTDError, match=rf"the plugin odd \(of package-1 1.0\) {message}"):
         plugins.adapters()
 
 

@@ -6,14 +6,15 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from rtd_plugin import plugins
-from rtd_plugin.cli.console import err, progress
+from rtd_plugin import hookimpl, plugins
+from rtd_plugin.cli.console import Advance, err, progress
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
@@ -76,16 +77,10 @@ def train_run(
             write_recipe(settings, folder)
         accelerator.wait_for_everyone()
 
-    def validate(tower: TextTower) -> dict[str, Any]:
-        return validation.composed(tower).metrics()
-
     with progress("Training", shown=main) as advance:
-
-        def report(step: StepReport) -> None:
-            advance(step.step, settings.steps, f"loss {step.loss:.3f}, {step.triplets_per_second:.0f} triplets/s")
-
         try:
-            tower, step = train(run, accelerator, validate if validation else None, report)
+            with plugins.registered(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
+                tower, step = train(run, accelerator)
         except Interrupted as error:
             again = f"rtd-plugin train --resume --output {shlex.quote(str(folder))}"
             raise Interrupted(f"{error}: {again}") from error
@@ -104,7 +99,31 @@ def train_run(
         "evaluation": comparison.to_dict() if comparison else None,
     }
     write_text(folder / RESULTS_FILE, json.dumps(result, indent=2) + "\n")
+    plugins.plugin_manager().hook.rtd_run_ended(run=run, results=result)
     return result
+
+
+@dataclass(frozen=True)
+class ProgressBar:
+    """The plugin that shows how far a run is."""
+
+    advance: Advance
+
+    @hookimpl
+    def rtd_step_ended(self, run: Run, report: StepReport) -> None:
+        note = f"loss {report.loss:.3f}, {report.triplets_per_second:.0f} triplets/s"
+        self.advance(report.step, run.recipe.steps, note)
+
+
+@dataclass(frozen=True)
+class BenchmarkValidation:
+    """The plugin that runs the benchmark of a recipe's `validation`."""
+
+    retrieval: Retrieval
+
+    @hookimpl
+    def rtd_validation_due(self, tower: TextTower) -> dict[str, Any]:
+        return self.retrieval.composed(tower).metrics()
 
 
 def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:

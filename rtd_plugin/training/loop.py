@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +12,15 @@ from accelerate.tracking import get_available_trackers
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
+from rtd_plugin.plugins import plugin_manager
 from rtd_plugin.training.checkpoints import Best, CheckpointStore, Progress
 from rtd_plugin.training.interrupts import interrupts
-from rtd_plugin.training.metrics import METRICS_FILE, Metrics, MetricsLog, flat, selected
+from rtd_plugin.training.metrics import METRICS_FILE, MetricsLog, flat, merged, selected
 from rtd_plugin.training.recipe import Recipe
 from rtd_plugin.training.run import Run
 from rtd_plugin.training.step import Stepper, learning_rate
 
 ACCELERATE_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
-
-Validate = Callable[[TextTower], Metrics]
 
 
 class Interrupted(RTDError):
@@ -31,7 +29,13 @@ class Interrupted(RTDError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the loop tells after each step."""
+    """What plugins are told after each step.
+
+    Attributes:
+        step: optimizer steps taken.
+        loss: the mean over the step's batches on all processes.
+        triplets_per_second: of all processes together.
+    """
 
     step: int
     loss: float
@@ -63,29 +67,24 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise RTDError(f"this machine cannot run the recipe: {error}") from error
 
 
-def train(
-    run: Run,
-    accelerator: Accelerator,
-    validate: Validate | None = None,
-    report: Callable[[StepReport], None] = lambda _: None,
-) -> tuple[TextTower, int]:
+def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
     """Tune the run's text tower, going on from its latest checkpoint if it has one.
+
+    Plugins are told of what happens (`rtd_plugin.hookspecs`). Validation, where the recipe has it, begins with the
+    pre-trained tower, whose metrics are logged as step 0 and never the best.
 
     Args:
         run: what to train on; `run.tower` stays as it is.
         accelerator: from `make_accelerator`, for this run alone.
-        validate: metrics of a tower; None without validation. Called on the main process alone, first with the
-            pre-trained tower, whose metrics are logged as step 0 and never the best.
-        report: called after each step on the main process.
 
     Returns:
         The tuned tower on the CPU, and the step it is from: the last one, or the best by the recipe's validation.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM came; there is a checkpoint of the last finished step.
-        RTDError: the loss is not a number; a checkpoint cannot be written, or is of another run.
+        RTDError: the loss is not a number; a checkpoint cannot be written, or is of another run; a plugin failed.
     """
-    recipe = run.recipe
+    recipe, main, hook = run.recipe, accelerator.is_main_process, plugin_manager().hook
     stepper = Stepper(run, accelerator)
     tower, optimizer, scaler = stepper.tower, stepper.optimizer, accelerator.scaler
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)
@@ -98,13 +97,15 @@ def train(
     accelerator.init_trackers("rtd-plugin", config=dict(flat(recipe.to_dict())))
 
     def validated() -> float:
-        metrics = validate(tower)
+        metrics = merged(hook.rtd_validation_due(run=run, tower=tower, step=progress.step))
         log.write(progress.step, validation=metrics)
         return selected(metrics, recipe.validation.select)
 
-    validates = accelerator.is_main_process and validate is not None and recipe.validation is not None
+    validates = main and recipe.validation is not None
     try:
         with interrupts() as interrupted:
+            if main:
+                hook.rtd_run_started(run=run, step=progress.step)
             if validates and saved is None:
                 validated()  # a wrong name of a metric, or a missing image, shows now and not after hours
             while progress.step < recipe.steps:
@@ -117,16 +118,18 @@ def train(
 
                 last = progress.step == recipe.steps
                 due = last or progress.step % recipe.checkpoints.every == 0
-                if accelerator.is_main_process:
-                    report(StepReport(progress.step, loss, speed))
+                if main:
+                    hook.rtd_step_ended(run=run, report=StepReport(progress.step, loss, speed))
                 if validates and (last or progress.step % recipe.validation.every == 0):
                     value = validated()
                     if progress.best is None or value > progress.best.value:
                         progress.best = Best(step=progress.step, value=value, validation=_measure(recipe))
                         due = True  # the best tower is kept as a checkpoint like any other
                 stop = _any_process(accelerator, interrupted())
-                if accelerator.is_main_process and (due or stop):
+                if main and (due or stop):
                     store.save(progress, tower, optimizer, scaler)
+                    checkpoint = store.path(progress.step)
+                    hook.rtd_checkpoint_saved(run=run, checkpoint=checkpoint, step=progress.step)
                 if stop and not last:
                     raise Interrupted(
                         f"interrupted after step {progress.step} of {recipe.steps}; {run.folder} can resume"
@@ -135,7 +138,7 @@ def train(
         accelerator.end_training()
 
     tower = accelerator.unwrap_model(stepper.model, keep_fp32_wrapper=False).cpu().eval().requires_grad_(False)
-    if accelerator.is_main_process and progress.best is not None and progress.best.step != progress.step:
+    if main and progress.best is not None and progress.best.step != progress.step:
         tower.load_state_dict(store.tower(progress.best.step))
         return tower, progress.best.step
     return tower, progress.step

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,21 @@ def flat(values: Any, *path: str) -> Iterator[tuple[str, Any]]:
             yield from flat(value, *path, str(name))
     else:
         yield ".".join(path), values
+
+
+def merged(results: Iterable[Metrics]) -> dict[str, Any]:
+    """The metrics of several plugins as one.
+
+    Raises:
+        RTDError: two plugins give a metric of one name.
+    """
+    metrics: dict[str, Any] = {}
+    for result in results:
+        for name, value in result.items():
+            if name in metrics:
+                raise RTDError(f"two plugins give the validation metric {name!r}: leave one of them out")
+            metrics[name] = value
+    return metrics
 
 
 def selected(metrics: Metrics, name: str) -> float:

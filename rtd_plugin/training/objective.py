@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
+from rtd_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:  # they bring accelerate and open_clip along, which whoever wants the loss need not wait for
     from rtd_plugin.training.batches import Batch
@@ -74,26 +76,56 @@ class FrozenSide(nn.Module):
         return targets, references, self.projection(references + noise.to(references))
 
 
-def rtd_step(
+@dataclass(frozen=True, eq=False)
+class ObjectiveInputs:
+    """What an objective makes a batch's loss of.
+
+    Attributes:
+        encode: ψ, with gradients.
+        batch: B triplets as tokens.
+        targets, references: (B, D) features of the captions by ψ₀, not normalised.
+        pseudo_tokens: (B, W) or (B, n, W), of the noised references.
+        placeholder: the placeholder's id in the batch's queries.
+        settings: the recipe's objective.
+    """
+
+    encode: Encode
+    batch: Batch
+    targets: Tensor
+    references: Tensor
+    pseudo_tokens: Tensor
+    placeholder: int
+    settings: Objective
+
+
+def objective_inputs(
     encode: Encode, frozen: FrozenSide, batch: Batch, placeholder: int, settings: Objective, generator: torch.Generator
-) -> Tensor:
-    """The loss of one batch, with gradients for the trainable tower ψ alone.
+) -> ObjectiveInputs:
+    """What an objective makes a batch's loss of.
 
     Args:
         encode: ψ.
         frozen: ψ₀ and φ, on the batch's device.
         batch: B triplets.
-        placeholder: the placeholder's id in the batch's prompts.
+        placeholder: the placeholder's id in the batch's queries.
         settings: the recipe's objective.
         generator: on the CPU, of the noise.
     """
     targets, references, pseudo_tokens = frozen(batch, settings.noise_scale, generator)
-    tokens = batch.queries
+    return ObjectiveInputs(encode, batch, targets, references, pseudo_tokens, placeholder, settings)
+
+
+@hookimpl(trylast=True)
+def rtd_objective(inputs: ObjectiveInputs) -> Tensor:
+    """The published objective (RTD, section 3), with gradients for ψ alone."""
+    batch, settings = inputs.batch, inputs.settings
+    tokens, pseudo_tokens, targets = batch.queries, inputs.pseudo_tokens, inputs.targets
     if settings.hard_negatives:
         tokens = stack(batch.queries, batch.unconditioned)  # (2B, L)
-        targets = torch.cat([targets, references])  # (2B, D)
+        targets = torch.cat([targets, inputs.references])  # (2B, D)
         pseudo_tokens = torch.cat([pseudo_tokens, pseudo_tokens])
-    queries = encode(tokens, pseudo_tokens if settings.concatenation == "projected" else None, placeholder)
+    projected = settings.concatenation == "projected"
+    queries = inputs.encode(tokens, pseudo_tokens if projected else None, inputs.placeholder)
     if settings.negatives == "gathered" and distributed.is_available() and distributed.is_initialized():
         queries, targets = _Gather.apply(queries.float()), _Gather.apply(targets.float())
     return rtd_loss(queries, targets, settings.temperature)

@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.plugins import plugin_manager
 from rtd_plugin.training.batches import BatchOrder, make_batch, stream_seed
-from rtd_plugin.training.objective import FrozenSide, rtd_step
+from rtd_plugin.training.objective import FrozenSide, objective_inputs
 from rtd_plugin.training.recipe import Optimizer
 from rtd_plugin.training.run import Run
 
@@ -93,7 +94,13 @@ class Stepper:
         batch = make_batch(triplets, run.adapter, run.tower.context_length, projected).to(self.accelerator.device)
         seed = stream_seed(recipe.seed, NOISE, number, self.accelerator.process_index)
         noise = torch.Generator().manual_seed(seed)
-        return rtd_step(self.model, self.frozen, batch, run.adapter.prompt.placeholder_id, recipe.objective, noise)
+        inputs = objective_inputs(
+            self.model, self.frozen, batch, run.adapter.prompt.placeholder_id, recipe.objective, noise
+        )
+        loss = plugin_manager().hook.rtd_objective(inputs=inputs)
+        if loss is None:
+            raise RTDError("there is no objective: the plugin objective is left out, and no other gives one")
+        return loss
 
 
 def learning_rate(step: int, steps: int, settings: Optimizer) -> float:

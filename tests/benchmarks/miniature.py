@@ -18,6 +18,7 @@ from typing import Any
 
 from rtd_plugin import plugins
 from rtd_plugin.cli.console import progress
+from rtd_plugin.cli.training import ProgressBar
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.evaluation.retrieval import Ranks, Retrieval
 from rtd_plugin.training.loop import make_accelerator, train
@@ -36,10 +37,10 @@ def run_of(recipe: str, seed: int, folder: Path, *overrides: str) -> Run:
 def tuned(run: Run, what: str) -> tuple[TextTower, float]:
     """The trained tower, and the seconds that training took."""
     began = time.monotonic()
-    steps = run.recipe.steps
     with progress(what) as advance:
         accelerator = make_accelerator(run.recipe)
-        tower, _ = train(run, accelerator, report=lambda step: advance(step.step, steps, f"loss {step.loss:.3f}"))
+        with plugins.registered(ProgressBar(advance)):
+            tower, _ = train(run, accelerator)
     return tower, time.monotonic() - began
 
 

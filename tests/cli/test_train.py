@@ -14,6 +14,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from rtd_plugin import hookimpl, plugins
 from rtd_plugin.cli import training
 
 
@@ -52,6 +53,22 @@ def test_a_run_writes_its_folder(finished, files):
         "skipped": 0,
         "evaluation": None,
     }
+
+
+def test_hook_rtd_run_ended(rtd, files, tmp_path):
+    came = []
+
+    class Ends:
+        @hookimpl
+        def rtd_run_ended(self, run, results):
+            assert run.text_encoder.is_file()
+            came.append((json.loads((run.folder / "results.json").read_text()), results))
+
+    with plugins.registered(Ends()):
+        rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--output", "run")
+    ((written, results),) = came
+    assert results == written
+    assert results["step"] == 1
 
 
 def test_default_folder_is_named_after_the_recipe(rtd, files, tmp_path):

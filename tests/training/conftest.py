@@ -152,13 +152,33 @@ def make_run(recipe_file, tmp_path):
     return lambda name="run", *overrides: load_run(read_recipe(recipe_file, overrides), tmp_path / name)
 
 
+class Reporting:
+    def __init__(self, report):
+        self.report = report
+
+    @hookimpl
+    def rtd_step_ended(self, report):
+        self.report(report)
+
+
+class Validating:
+    def __init__(self, validate):
+        self.validate = validate
+
+    @hookimpl
+    def rtd_validation_due(self, tower):
+        return self.validate(tower)
+
+
 @pytest.fixture
 def trained(make_run):
-    """Train a run by its folder's name and overrides; more arguments go to `train`."""
+    """Train a run by its folder's name and overrides, with functions to be called after steps and to validate."""
 
-    def trained(name="run", *overrides, **more):
+    def trained(name="run", *overrides, report=None, validate=None):
         run = make_run(name, *overrides)
-        tower, step = train(run, make_accelerator(run.recipe), **more)
+        told = ([Reporting(report)] if report else []) + ([Validating(validate)] if validate else [])
+        with plugins.registered(*told):
+            tower, step = train(run, make_accelerator(run.recipe))
         return tower.state_dict(), step
 
     return trained

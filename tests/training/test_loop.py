@@ -104,9 +104,11 @@ def test_accumulation_averages_the_gradients_of_its_batches(trained, metrics, no
 
 def test_each_batch_of_each_process_has_noise_of_its_own(trained, monkeypatch):
     seeds = []
-    rtd_step = step_module.rtd_step
+    objective_inputs = step_module.objective_inputs
     monkeypatch.setattr(
-        step_module, "rtd_step", lambda *given: seeds.append(given[-1].initial_seed()) or rtd_step(*given)
+        step_module,
+        "objective_inputs",
+        lambda *given: seeds.append(given[-1].initial_seed()) or objective_inputs(*given),
     )
     for rank in (0, 1):
         monkeypatch.setattr(Accelerator, "process_index", property(lambda _, rank=rank: rank))
@@ -180,7 +182,7 @@ def test_the_best_by_validation_is_the_result(trained, metrics, same_weights, tm
 
 def test_validation_resumes_with_its_best(trained, metrics, tmp_path):
     override, validate = validation(40.0, 30.0)
-    with pytest.raises(StopIteration):
+    with pytest.raises(RTDError, match="Validating failed in rtd_validation_due: StopIteration"):
         trained("run", override, "checkpoints={every: 1, keep: 1}", validate=validate)
     _, step = trained("run", override, "checkpoints={every: 1, keep: 1}", validate=lambda _: validate_as(20.0))
     assert step == 2
@@ -289,7 +291,7 @@ def test_the_runs_own_modules_stay_as_they_are(make_run, same_weights):
     copy.deepcopy(tower)
 
 
-def test_no_step_keeps_memory(make_run):
+def test_no_step_keeps_memory(trained):
     """As many tensors are alive after the third step as after the second."""
     alive = {}
 
@@ -297,8 +299,7 @@ def test_no_step_keeps_memory(make_run):
         gc.collect()
         alive[step.step] = sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())
 
-    run = make_run("run", "steps=3")
-    train(run, make_accelerator(run.recipe), report=count)
+    trained("run", "steps=3", report=count)
     assert alive[3] == alive[2]
 
 

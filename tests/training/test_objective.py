@@ -14,7 +14,7 @@ from rtd_plugin.clip.tokens import END, START, clean_caption, encode_text
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.batches import make_batch
 from rtd_plugin.training.loop import make_accelerator, train
-from rtd_plugin.training.objective import FrozenSide, rtd_loss, rtd_step
+from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_loss, rtd_objective
 from rtd_plugin.training.recipe import Objective
 
 PLACEHOLDER = 259
@@ -87,16 +87,18 @@ def slow_step(tower, frozen, projection, triplets, settings, generator):
 
 
 def compare_steps(tower, projection, adapter, triplets, settings):
-    """Assert that `rtd_step` and the slow one have equal losses and gradients."""
+    """Assert that the objective and the slow one have equal losses and gradients."""
     frozen, slow = copy.deepcopy(tower), copy.deepcopy(tower)
     batch = make_batch(triplets, adapter, 77, settings.concatenation == "projected")
-    loss = rtd_step(
-        tower,
-        FrozenSide(copy.deepcopy(frozen), projection),
-        batch,
-        PLACEHOLDER,
-        settings,
-        torch.Generator().manual_seed(5),
+    loss = rtd_objective(
+        objective_inputs(
+            tower,
+            FrozenSide(copy.deepcopy(frozen), projection),
+            batch,
+            PLACEHOLDER,
+            settings,
+            torch.Generator().manual_seed(5),
+        )
     )
     expected = slow_step(slow, frozen, projection, triplets, settings, torch.Generator().manual_seed(5))
     loss.backward()
@@ -189,7 +191,7 @@ def test_frozen_side_gets_no_gradients(tower, projection, adapter, triplets):
     assert not frozen.training
     assert not any(module.training for module in frozen.modules())
     batch = make_batch(triplets[:4], adapter, 77)
-    rtd_step(tower, frozen, batch, PLACEHOLDER, Objective(), torch.Generator()).backward()
+    rtd_objective(objective_inputs(tower, frozen, batch, PLACEHOLDER, Objective(), torch.Generator())).backward()
     assert all(parameter.grad is None for parameter in frozen.parameters())
     assert all(parameter.grad is not None for parameter in tower.parameters())
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rtd_plugin.training.batches import make_batch
-from rtd_plugin.training.objective import FrozenSide, rtd_step
+from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_objective
 from rtd_plugin.training.recipe import Objective
 
 HALF = 3
@@ -46,13 +46,15 @@ def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_
     def one_process(*parts):
         tower.zero_grad()
         losses = [
-            rtd_step(
-                tower,
-                FrozenSide(copy.deepcopy(run.tower), run.projection),
-                make_batch(run.triplets[part], run.adapter, 77),
-                259,
-                Objective(noise_scale=0),
-                torch.Generator(),
+            rtd_objective(
+                objective_inputs(
+                    tower,
+                    FrozenSide(copy.deepcopy(run.tower), run.projection),
+                    make_batch(run.triplets[part], run.adapter, 77),
+                    259,
+                    Objective(noise_scale=0),
+                    torch.Generator(),
+                )
             )
             for part in parts
         ]

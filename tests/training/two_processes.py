@@ -11,7 +11,7 @@ import torch
 
 from rtd_plugin.training.batches import make_batch
 from rtd_plugin.training.loop import make_accelerator, train
-from rtd_plugin.training.objective import FrozenSide, rtd_step
+from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_objective
 from rtd_plugin.training.recipe import Objective, read_recipe
 from rtd_plugin.training.run import load_run
 
@@ -28,7 +28,9 @@ found = {"processes": accelerator.num_processes}
 for negatives in ("gathered", "local"):
     tower = copy.deepcopy(run.tower).requires_grad_(True)
     settings = Objective(noise_scale=0, negatives=negatives)
-    loss = rtd_step(tower, FrozenSide(run.tower, run.projection), batch, 259, settings, torch.Generator())
+    loss = rtd_objective(
+        objective_inputs(tower, FrozenSide(run.tower, run.projection), batch, 259, settings, torch.Generator())
+    )
     loss.backward()
     gradients = [accelerator.reduce(parameter.grad, "mean") for parameter in tower.parameters()]
     found[negatives] = {"loss": accelerator.gather(loss.detach()), "gradients": gradients}

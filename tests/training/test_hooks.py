@@ -1,0 +1,177 @@
+"""What plugins are told of a run, and what they can change in it."""
+
+import pytest
+import torch
+
+from rtd_plugin import hookimpl, plugins
+from rtd_plugin.errors import RTDError
+from rtd_plugin.training.loop import make_accelerator, train
+from rtd_plugin.training.objective import ObjectiveInputs, rtd_loss, rtd_objective
+
+VALIDATION = "validation={benchmark: shelf, data: d, every: 2, select: depth}"
+
+
+@pytest.fixture
+def run_with(make_run):
+    """Train a run of four steps with plugins of one's own."""
+
+    def run_with(*told, overrides=()):
+        run = make_run("run", "steps=4", *overrides)
+        with plugins.registered(*told):
+            train(run, make_accelerator(run.recipe))
+        return run
+
+    return run_with
+
+
+def test_hook_rtd_run_started(run_with):
+    came = []
+
+    class Starts:
+        @hookimpl
+        def rtd_run_started(self, run, step):
+            came.append((run.adapter.name, step))
+
+    run_with(Starts())
+    run_with(Starts(), overrides=["steps=6"])
+    assert came == [("lincir", 0), ("lincir", 4)]
+
+
+def test_hook_rtd_step_ended(run_with, metrics):
+    came = []
+
+    class Steps:
+        @hookimpl
+        def rtd_step_ended(self, run, report):
+            came.append(report)
+
+    run_with(Steps())
+    assert [report.step for report in came] == [1, 2, 3, 4]
+    assert [report.loss for report in came] == [line["loss"] for line in metrics()]
+    assert all(report.triplets_per_second > 0 for report in came)
+
+
+def test_hook_rtd_validation_due(run_with, metrics):
+    """What two plugins measure is put together, and either can select."""
+
+    class Depth:
+        @hookimpl
+        def rtd_validation_due(self, run, tower, step):
+            assert tower.features == run.tower.features
+            return {"depth": [0.0, 7.0, 3.0][step // 2]}
+
+    class Height:
+        @hookimpl
+        def rtd_validation_due(self):
+            return {"height": {"above": 1.0}}
+
+    run_with(Depth(), Height(), overrides=[VALIDATION])
+    validations = [line["validation"] for line in metrics() if "validation" in line]
+    assert validations == [{"depth": depth, "height": {"above": 1.0}} for depth in (0.0, 7.0, 3.0)]
+
+
+def test_two_plugins_of_one_metric(run_with):
+    class One:
+        @hookimpl
+        def rtd_validation_due(self):
+            return {"depth": 1.0}
+
+    class Two(One):
+        pass
+
+    with pytest.raises(RTDError, match="two plugins give the validation metric 'depth'"):
+        run_with(One(), Two(), overrides=[VALIDATION])
+
+
+def test_hook_rtd_checkpoint_saved(run_with):
+    came = []
+
+    class Checkpoints:
+        @hookimpl
+        def rtd_checkpoint_saved(self, run, checkpoint, step):
+            assert (checkpoint / "progress.json").is_file()
+            came.append((checkpoint, step))
+
+    run = run_with(Checkpoints())
+    assert came == [(run.folder / "checkpoints" / f"step-00000{step}", step) for step in (2, 4)]
+
+
+def test_hook_rtd_objective(run_with, metrics):
+    """The first plugin with a result replaces the published objective; one with none leaves it in force."""
+
+    class Conditioned:
+        """Without the refined batch: the same as the recipe's own option."""
+
+        @hookimpl
+        def rtd_objective(self, inputs: ObjectiveInputs):
+            queries = inputs.encode(inputs.batch.queries, inputs.pseudo_tokens, inputs.placeholder)
+            return rtd_loss(queries, inputs.targets, inputs.settings.temperature)
+
+    class Undecided:
+        @hookimpl
+        def rtd_objective(self):
+            return None
+
+    losses = {}
+    for name, told, overrides in (
+        ("option", [], ["objective.hard_negatives=false"]),
+        ("plugin", [Undecided(), Conditioned()], []),
+        ("published", [Undecided()], []),
+    ):
+        run = run_with(*told, overrides=overrides)
+        losses[name] = [line["loss"] for line in metrics()]
+        for path in sorted(run.folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert losses["plugin"] == losses["option"]
+    assert losses["plugin"] != losses["published"]
+
+
+def test_no_objective_at_all(run_with, monkeypatch):
+    manager = plugins.plugin_manager()
+    module = manager.get_plugin("objective")
+    manager.unregister(module)
+    try:
+        with pytest.raises(RTDError, match="there is no objective"):
+            run_with()
+    finally:
+        manager.register(module, "objective")
+    assert any(impl.plugin_name == "objective" for impl in manager.hook.rtd_objective.get_hookimpls())
+    assert callable(rtd_objective)
+
+
+def test_a_plugin_that_fails_in_a_run_is_named(run_with, tmp_path):
+    """Checkpoints before stay, and the run can resume."""
+
+    class Late:
+        @hookimpl
+        def rtd_step_ended(self, report):
+            if report.step == 3:
+                raise KeyError("gone")
+
+    with pytest.raises(RTDError, match=r"^the plugin Late failed in rtd_step_ended: KeyError: 'gone'$"):
+        run_with(Late())
+    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
+    run = run_with()
+    assert torch.isfinite(run.tower.text_projection).all()
+
+
+def test_plugins_of_a_while_are_gone_after_it(run_with):
+    class Passing:
+        @hookimpl
+        def rtd_run_started(self):
+            pass
+
+    before = plugins.plugin_manager().get_plugins()
+    run_with(Passing())
+    assert plugins.plugin_manager().get_plugins() == before
+
+
+def test_a_misspelt_hook_of_a_plugin_for_a_while(run_with):
+    class Misspelt:
+        @hookimpl
+        def rtd_step_end(self):
+            pass
+
+    with pytest.raises(RTDError, match="the plugin Misspelt does not fit: unknown hook 'rtd_step_end'"):
+        run_with(Misspelt())
+    assert not plugins.plugin_manager().has_plugin("Misspelt")
