@@ -56,3 +56,6 @@ class PhiAdapter(Adapter):
         if not isinstance(state, Mapping) or "layers.0.weight" not in state:
             raise RTDError(f"no checkpoint of {type(self).__name__}: it has neither 'Phi' nor 'layers.0.weight'")
         return state
+
+    def projection_checkpoint(self, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        return {"epoch": 0, "Phi": state}

@@ -13,7 +13,7 @@ from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.composition import Composition, CompositionPoint
 from rtd_plugin.errors import RTDError
 
-HIDDEN = 512  # channels of a hidden layer, unless Pic2Word is told otherwise
+HIDDEN, LAYERS = 512, 2  # channels of a hidden layer, and how many of them, unless Pic2Word is told otherwise
 
 
 class Im2Text(nn.Module):
@@ -27,7 +27,9 @@ class Im2Text(nn.Module):
         dropout: in each hidden layer, while training.
     """
 
-    def __init__(self, features: int, token_width: int, hidden: int = HIDDEN, layers: int = 2, dropout: float = 0.1):
+    def __init__(
+        self, features: int, token_width: int, hidden: int = HIDDEN, layers: int = LAYERS, dropout: float = 0.1
+    ):
         super().__init__()
         widths = [features, *[hidden] * layers]
         self.layers = nn.Sequential(
@@ -91,6 +93,19 @@ def _composition(
     return Composition(model, text, pseudo_tokens, placeholders.expand(len(text), -1))
 
 
+def _retrieval_example(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+    if len(pseudo_tokens) != len(tokens):
+        return None
+    placeholder = Pic2Word.prompt.placeholder_id
+    return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": placeholder, "repeat": False}
+
+
+def _visualisation_example(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+    if len(pseudo_tokens) != 1:
+        return None
+    return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": Pic2Word.prompt.placeholder_id}
+
+
 class Pic2Word(Adapter):
     """Checkpoints as Pic2Word writes them, with a whole CLIP beside `state_dict_img2text`, or that state dict alone."""
 
@@ -106,6 +121,7 @@ class Pic2Word(Adapter):
             modules=("model.model",),
             name="CLIP.encode_text_img_retrieval",
             read=read_retrieval,
+            example=_retrieval_example,
         ),
         # Of the demo.
         CompositionPoint(
@@ -113,13 +129,18 @@ class Pic2Word(Adapter):
             modules=("model.model",),
             name="CLIP.encode_text_img_vis",
             read=read_visualisation,
+            example=_visualisation_example,
         ),
     )
 
     def build_projection(self, state: Mapping[str, Tensor], features: int, token_width: int) -> Im2Text:
-        out = state["fc_out.weight"]
-        layers = sum(re.fullmatch(r"layers\.\d+\.0\.weight", key) is not None for key in state)
-        return Im2Text(features, token_width, out.shape[1] if out.ndim == 2 else HIDDEN, layers)
+        out = state.get("fc_out.weight")
+        hidden = HIDDEN if out is None or out.ndim != 2 else out.shape[1]
+        layers = sum(re.fullmatch(r"layers\.\d+\.0\.weight", key) is not None for key in state) if state else LAYERS
+        return Im2Text(features, token_width, hidden, layers)
+
+    def projection_checkpoint(self, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        return {"epoch": 1, "state_dict": {}, "state_dict_img2text": {f"module.{key}": v for key, v in state.items()}}
 
     def projection_state(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         state = checkpoint.get("state_dict_img2text", checkpoint)

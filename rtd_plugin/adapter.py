@@ -44,7 +44,7 @@ class Adapter(ABC):
         """An untrained projection module φ, of the sizes its state dict has where the method leaves them open.
 
         Args:
-            state: the state dict that will be loaded into it.
+            state: the state dict that will be loaded into it; empty for a new projection of the method's own sizes.
             features: size of CLIP's image and text features, D.
             token_width: width of CLIP's token embeddings, W.
 
@@ -59,6 +59,10 @@ class Adapter(ABC):
             RTDError: the checkpoint is not one of this method.
         """
         return checkpoint
+
+    def projection_checkpoint(self, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """The inverse of `projection_state`: a checkpoint as the method's own training program saves it."""
+        return state
 
 
 def load_projection(adapter: Adapter, path: Path, features: int, token_width: int) -> nn.Module:
@@ -79,6 +83,8 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
     except RTDError as error:
         raise RTDError(f"{path}: {error}") from error
     mismatch = f"{path}: not a projection of {adapter.name}"
+    if not isinstance(state, Mapping):
+        raise RTDError(f"{mismatch}: its weights are a {type(state).__name__}, not a state dict")
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise RTDError(f"{mismatch}: {key} is a {type(value).__name__}, not a tensor")

@@ -43,12 +43,15 @@ class CompositionPoint:
         name: its qualified name in the file: `function` or `Class.method`.
         read: turns the host's arguments into a composition. Its parameters are the host's, by name, order and
             default: what the host passes can be passed on as it is, and a host whose own differ is told by that.
+        example: how the host's own programs call it, if not with model, tokens and pseudo tokens as its first three
+            arguments; see `call`.
     """
 
     file: str
     modules: tuple[str, ...]
     name: str
     read: Callable[..., Composition]
+    example: Callable[[Any, Tensor, Tensor], dict[str, Any] | None] | None = None
 
     @property
     def signature(self) -> inspect.Signature:
@@ -56,6 +59,21 @@ class CompositionPoint:
         bare = inspect.Parameter.empty
         parameters = inspect.signature(self.read).parameters.values()
         return inspect.Signature([parameter.replace(annotation=bare) for parameter in parameters])
+
+    def call(self, model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+        """The arguments, by name, with which the host composes texts that have one placeholder of the adapter's each.
+
+        Args:
+            model: the host's.
+            tokens: (B, L).
+            pseudo_tokens: (B, W) or (B, n, W), one row a text; or one row for all.
+
+        Returns:
+            None if the host cannot be asked for that: it may take one image at a time, for example.
+        """
+        if self.example is not None:
+            return self.example(model, tokens, pseudo_tokens)
+        return dict(zip(self.signature.parameters, (model, tokens, pseudo_tokens), strict=False))
 
 
 def compose(tower: TextTower, composition: Composition) -> Tensor | tuple[Tensor, Tensor]:

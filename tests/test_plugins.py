@@ -16,7 +16,7 @@ from rtd_plugin.errors import RTDError, UsageError
 SOURCE = Path(rtd_plugin.__file__).parent
 # Each may import those to its left, and the modules of the package's root. Evaluation stands before training, because
 # validation is evaluation at intervals.
-ORDER = ["clip", "triplets", "evaluation", "training", "patching", "miniature", "cli"]
+ORDER = ["clip", "testing", "triplets", "evaluation", "training", "patching", "miniature", "cli"]
 
 
 @pytest.fixture

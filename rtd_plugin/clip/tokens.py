@@ -101,6 +101,11 @@ class Prompt:
             raise RTDError(f"the placeholder {self.placeholder!r} is not one token of CLIP's vocabulary")
         return ids[0]
 
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the template's conditions, in order."""
+        return re.findall(r"\{(\w+)\}", self.template)
+
     @cached_property
     def _pieces(self) -> list[list[int] | str]:
         """Token ids of the template's text, and names of conditions between them."""

@@ -1,0 +1,298 @@
+"""The conformance kit passes adapters that are right, and says of each broken one what is wrong with it."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from rtd_adapters.lincir import LinCIR
+from rtd_adapters.phi import Phi
+from rtd_adapters.pic2word import Pic2Word
+from rtd_adapters.searle import SEARLE
+from torch import nn
+
+from rtd_plugin.clip.tokens import Prompt
+from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.testing import check_adapter, encode_slowly
+from rtd_plugin.testing.small import small_tower
+
+
+class Split(nn.Module):
+    """Three pseudo tokens of a feature."""
+
+    def __init__(self, features, token_width):
+        super().__init__()
+        self.linear = nn.Linear(features, 3 * token_width)
+
+    def forward(self, features):
+        return self.linear(features).unflatten(1, (3, -1))
+
+
+class Threefold(LinCIR):
+    """A method of another kind: three pseudo tokens a placeholder, bare state dicts, no host."""
+
+    name = "threefold"
+    composition_points = ()
+
+    def build_projection(self, state, features, token_width):
+        return Split(features, token_width)
+
+    def projection_state(self, checkpoint):
+        return checkpoint
+
+    def projection_checkpoint(self, state):
+        return state
+
+
+@pytest.mark.parametrize("adapter", [LinCIR(), SEARLE(), Pic2Word(), Threefold()], ids=lambda adapter: adapter.name)
+def test_adapters_that_are_right(adapter):
+    check_adapter(adapter)
+
+
+class BadName(Threefold):
+    name = "My Method"
+
+
+class NoHome(Threefold):
+    home = None
+
+
+class NoCondition(Threefold):
+    prompt = Prompt("a photo of $ that is different")
+
+
+class AnotherPlaceholder(Threefold):
+    unconditioned_prompt = Prompt("a photo of *", placeholder="*")
+
+
+class TwoPlaceholders(Threefold):
+    unconditioned_prompt = Prompt("a photo of $ and $")
+
+
+class OneOfTwo(Threefold):
+    def encode_two(self, first, second):
+        return self.prompt.encode(condition=second)
+
+
+class SortedConditions(Threefold):
+    def encode_two(self, first, second):
+        return super().encode_two(*sorted((first, second)))
+
+
+class Uncleaned(Threefold):
+    """Puts conditions into the template as they are."""
+
+    def encode_two(self, first, second):
+        return Prompt(f"a photo of $ that {first} and {second}").encode()
+
+
+class Features(Threefold):
+    """Its projection gives features, not token embeddings."""
+
+    def build_projection(self, state, features, token_width):
+        return Phi(features, features)
+
+
+class Five(Threefold):
+    """More pseudo tokens than the prompt's two placeholders."""
+
+    prompt = Prompt("a photo of $ $ that {condition}")
+    unconditioned_prompt = Prompt("a photo of $ $")
+    prompt_of_two = Prompt("a photo of $ $ that {first} and {second}")
+
+
+class Centred(nn.Linear):
+    def forward(self, features):
+        result = super().forward(features)
+        return result - result.mean(dim=0)
+
+
+class AcrossTheBatch(Threefold):
+    """A row's pseudo token depends on the other rows."""
+
+    def build_projection(self, state, features, token_width):
+        return Centred(features, token_width)
+
+
+class Dropping(nn.Linear):
+    def forward(self, features):
+        return torch.dropout(super().forward(features), 0.5, train=True)
+
+
+class AlwaysDropout(Threefold):
+    def build_projection(self, state, features, token_width):
+        return Dropping(features, token_width)
+
+
+class Double(nn.Linear):
+    def forward(self, features):
+        return nn.functional.linear(features.float(), self.weight.float(), self.bias.float())
+
+
+class FullPrecision(Threefold):
+    def build_projection(self, state, features, token_width):
+        return Double(features, token_width)
+
+
+class Lossy(Threefold):
+    """Its checkpoints lose the bias, which is filled up with zeros."""
+
+    def projection_state(self, checkpoint):
+        return {**checkpoint, "linear.bias": torch.zeros(len(checkpoint["linear.weight"]))}
+
+
+class KeyErrors(LinCIR):
+    def projection_state(self, checkpoint):
+        return checkpoint["Phi"]
+
+
+class Credulous(Threefold):
+    """Leaves out what it does not know."""
+
+    def projection_state(self, checkpoint):
+        return {key: value for key, value in checkpoint.items() if key.startswith("linear.")}
+
+
+POINT = LinCIR.composition_points[0]
+
+
+def read_first(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=False):
+    """At the first position of the text instead of the placeholder's."""
+    mask = torch.zeros_like(text, dtype=torch.bool)
+    mask[:, 1] = True
+    rows = max(len(text), len(pseudo_tokens))
+    return Composition(clip_model, text.expand(rows, -1), pseudo_tokens.expand(rows, -1), mask)
+
+
+def read_reversed(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=False):
+    return POINT.read(clip_model, text, pseudo_tokens.flip(0))
+
+
+class WrongPlace(LinCIR):
+    composition_points = (dataclasses.replace(POINT, read=read_first),)
+
+
+class WrongOrder(LinCIR):
+    composition_points = (dataclasses.replace(POINT, read=read_reversed),)
+
+
+class WrongModule(LinCIR):
+    composition_points = (dataclasses.replace(POINT, modules=("encoding",)),)
+
+
+class WrongFile(LinCIR):
+    composition_points = (dataclasses.replace(POINT, file="/home/me/lincir/encode_with_pseudo_tokens.py"),)
+
+
+class NeverCalled(LinCIR):
+    composition_points = (dataclasses.replace(POINT, example=lambda model, tokens, pseudo_tokens: None),)
+
+
+class NoPoint(LinCIR):
+    composition_points = ("encode_with_pseudo_tokens.py",)
+
+
+BROKEN = {
+    BadName: "name: the name 'My Method' is to be lower-case letters",
+    NoHome: "name: it says nowhere where the method's code or paper is: set `home`",
+    NoCondition: "prompts: prompt 'a photo of $ that is different' has the conditions [], but needs ['condition']",
+    AnotherPlaceholder: "prompts: the placeholder of unconditioned_prompt is '*', that of prompt '$'",
+    TwoPlaceholders: "prompts: prompt has 1 placeholders, but unconditioned_prompt 2",
+    OneOfTwo: "two conditions: encode_two leaves out the condition 'is red'",
+    SortedConditions: "two conditions: encode_two makes the same prompt of both orders",
+    Uncleaned: "two conditions: encode_two makes 3 placeholders of ('is red $ ', '$ has longer sleeves')",
+    Features: "projection: features (3, 24) become (3, 24), but pseudo tokens of width 32 are (3, 32) or (3, n, 32)",
+    Five: "projection: 3 pseudo tokens do not fit 2 placeholders of prompt",
+    AcrossTheBatch: "projection: a row of features gives another pseudo token in a batch than alone",
+    AlwaysDropout: "projection: the same features give other pseudo tokens the second time",
+    FullPrecision: "precision: features in torch.bfloat16 become pseudo tokens in torch.float32",
+    Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives other pseudo tokens: off by ",
+    KeyErrors: "bad checkpoints: a checkpoint without weights raises KeyError: 'Phi', and no RTDError",
+    Credulous: "bad checkpoints: a checkpoint with one weight more is accepted",
+    WrongPlace: "compositions: encode_with_pseudo_tokens_HF: for 3 texts and 3 pseudo tokens, features are off by ",
+    WrongOrder: "compositions: encode_with_pseudo_tokens_HF: for 3 texts and 3 pseudo tokens, features are off by ",
+    WrongModule: "composition points: the module 'encoding' cannot be the file encode_with_pseudo_tokens.py",
+    WrongFile: "composition points: the file '/home/me/lincir/encode_with_pseudo_tokens.py' is to be a Python file",
+    NeverCalled: "compositions: encode_with_pseudo_tokens_HF: its example calls the host for no batch",
+    NoPoint: "composition points: 'encode_with_pseudo_tokens.py' in composition_points is no CompositionPoint",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_adapters_that_are_broken(broken):
+    with pytest.raises(AssertionError) as error:
+        check_adapter(broken())
+    assert str(error.value).startswith(f"the adapter {broken.name!r} does not pass ")
+    assert f"\n- {BROKEN[broken]}" in str(error.value)
+
+
+def test_what_is_no_adapter():
+    for other in (LinCIR, "lincir", None):
+        with pytest.raises(
+            AssertionError, match=r"is no adapter: pass an instance of a subclass of rtd_plugin\.adapter"
+        ):
+            check_adapter(other)
+
+
+def test_every_fault_is_listed():
+    class Several(BadName, OneOfTwo, Lossy):
+        pass
+
+    with pytest.raises(AssertionError, match="does not pass 4 checks") as error:
+        check_adapter(Several())
+    found = re.findall(r"^- ([\w ]+): ", str(error.value), re.MULTILINE)
+    assert found == ["name", "two conditions", "checkpoints", "bad checkpoints"]
+
+
+def test_the_written_out_encoder_is_causal_and_reads_the_end_token():
+    tower = small_tower()
+    text = [49406, 320, 259, 736, 49407]
+    whole = encode_slowly(tower, [*text, 0, 7])
+    torch.testing.assert_close(whole, encode_slowly(tower, text), rtol=0, atol=1e-6)
+    assert (whole - encode_slowly(tower, [49406, 320, 259, 737, 49407])).abs().max() > 0.1
+    own = tower.token_embedding.weight[259:260]
+    torch.testing.assert_close(whole, encode_slowly(tower, text, own), rtol=0, atol=1e-6)
+
+
+def pytest_of(*args, folder):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_every_check_is_a_test_of_its_own(tmp_path):
+    done = pytest_of("--rtd-adapter", "lincir", "-v", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rtd-adapter::lincir::bad checkpoints PASSED" in done.stdout
+    assert "10 passed" in done.stdout
+
+
+def test_a_check_that_fails_says_why(tmp_path):
+    (tmp_path / "conftest.py").write_text(
+        "from rtd_adapters.lincir import LinCIR\n"
+        "from rtd_plugin import plugins\n"
+        "LinCIR.home = ''\n"
+        "assert plugins.adapter('lincir').home == ''\n"
+    )
+    done = pytest_of("--rtd-adapter", "lincir", folder=tmp_path)
+    assert done.returncode == 1
+    assert "its home is empty" in done.stdout
+    assert "1 failed, 9 passed" in done.stdout
+
+
+def test_pytest_knows_no_such_adapter(tmp_path):
+    done = pytest_of("--rtd-adapter", "nobody", folder=tmp_path)
+    assert done.returncode == 4
+    assert "there is no adapter 'nobody': installed are lincir" in done.stderr
+
+
+def test_pytest_without_the_option_does_not_wait_for_torch(tmp_path):
+    (tmp_path / "test_nothing.py").write_text("import sys\ndef test(): assert 'torch' not in sys.modules\n")
+    done = pytest_of("-p", "no:hypothesispytest", folder=tmp_path)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_a_point_is_called_with_its_first_three_parameters():
+    point = CompositionPoint("a.py", ("a",), "f", lambda model, text, vectors, more=3: None)
+    assert point.call("m", "t", "v") == {"model": "m", "text": "t", "vectors": "v"}
