@@ -93,14 +93,14 @@ def _composition(
     return Composition(model, text, pseudo_tokens, placeholders.expand(len(text), -1))
 
 
-def _retrieval_example(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+def _retrieval_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
     if len(pseudo_tokens) != len(tokens):
         return None
     placeholder = Pic2Word.prompt.placeholder_id
     return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": placeholder, "repeat": False}
 
 
-def _visualisation_example(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+def _visualisation_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
     if len(pseudo_tokens) != 1:
         return None
     return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": Pic2Word.prompt.placeholder_id}
@@ -121,7 +121,7 @@ class Pic2Word(Adapter):
             modules=("model.model",),
             name="CLIP.encode_text_img_retrieval",
             read=read_retrieval,
-            example=_retrieval_example,
+            arguments=_retrieval_arguments,
         ),
         # Of the demo.
         CompositionPoint(
@@ -129,7 +129,7 @@ class Pic2Word(Adapter):
             modules=("model.model",),
             name="CLIP.encode_text_img_vis",
             read=read_visualisation,
-            example=_visualisation_example,
+            arguments=_visualisation_arguments,
         ),
     )
 

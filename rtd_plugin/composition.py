@@ -43,7 +43,7 @@ class CompositionPoint:
         name: its qualified name in the file: `function` or `Class.method`.
         read: turns the host's arguments into a composition. Its parameters are the host's, by name, order and
             default: what the host passes can be passed on as it is, and a host whose own differ is told by that.
-        example: how the host's own programs call it, if not with model, tokens and pseudo tokens as its first three
+        arguments: how the host's own programs call it, if not with model, tokens and pseudo tokens as its first three
             arguments; see `call`.
     """
 
@@ -51,7 +51,7 @@ class CompositionPoint:
     modules: tuple[str, ...]
     name: str
     read: Callable[..., Composition]
-    example: Callable[[Any, Tensor, Tensor], dict[str, Any] | None] | None = None
+    arguments: Callable[[Any, Tensor, Tensor], dict[str, Any] | None] | None = None
 
     @property
     def signature(self) -> inspect.Signature:
@@ -71,8 +71,8 @@ class CompositionPoint:
         Returns:
             None if the host cannot be asked for that: it may take one image at a time, for example.
         """
-        if self.example is not None:
-            return self.example(model, tokens, pseudo_tokens)
+        if self.arguments is not None:
+            return self.arguments(model, tokens, pseudo_tokens)
         return dict(zip(self.signature.parameters, (model, tokens, pseudo_tokens), strict=False))
 
 

@@ -71,7 +71,7 @@ def check_compositions(adapter: Adapter) -> None:
                 f"features are off by {error:.2g}: "
                 "does `read` put each text's pseudo tokens where its placeholders are?",
             )
-        require(asked, f"{point.name}: its example calls the host for no batch, not even for one text alone")
+        require(asked, f"{point.name}: its arguments call the host for no batch, not even for one text alone")
 
 
 def _batches(tokens: Tensor, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

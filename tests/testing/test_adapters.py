@@ -187,7 +187,7 @@ class WrongFile(LinCIR):
 
 
 class NeverCalled(LinCIR):
-    composition_points = (dataclasses.replace(POINT, example=lambda model, tokens, pseudo_tokens: None),)
+    composition_points = (dataclasses.replace(POINT, arguments=lambda model, tokens, pseudo_tokens: None),)
 
 
 class NoPoint(LinCIR):
@@ -215,7 +215,7 @@ BROKEN = {
     WrongOrder: "compositions: encode_with_pseudo_tokens_HF: for 3 texts and 3 pseudo tokens, features are off by ",
     WrongModule: "composition points: the module 'encoding' cannot be the file encode_with_pseudo_tokens.py",
     WrongFile: "composition points: the file '/home/me/lincir/encode_with_pseudo_tokens.py' is to be a Python file",
-    NeverCalled: "compositions: encode_with_pseudo_tokens_HF: its example calls the host for no batch",
+    NeverCalled: "compositions: encode_with_pseudo_tokens_HF: its arguments call the host for no batch",
     NoPoint: "composition points: 'encode_with_pseudo_tokens.py' in composition_points is no CompositionPoint",
 }
 
