@@ -66,7 +66,7 @@ class CompositionPoint:
         Args:
             model: the host's.
             tokens: (B, L).
-            pseudo_tokens: (B, W) or (B, n, W), one row a text; or one row for all.
+            pseudo_tokens: (B, W) or (B, n, W), one row a text.
 
         Returns:
             None if the host cannot be asked for that: it may take one image at a time, for example.

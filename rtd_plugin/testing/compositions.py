@@ -59,7 +59,7 @@ def check_compositions(adapter: Adapter) -> None:
             with torch.no_grad():
                 found = compose(tower, composition)
             found = found[0] if isinstance(found, tuple) else found
-            expected = _expected(adapter, texts, given.expand(len(texts), *given.shape[1:]))
+            expected = _expected(adapter, texts, given)
             require(
                 found.shape == expected.shape,
                 f"{point.name}: features of shape {tuple(found.shape)} for {len(texts)} texts",
@@ -67,18 +67,16 @@ def check_compositions(adapter: Adapter) -> None:
             error = (found - expected).abs().max()
             require(
                 torch.allclose(found, expected, **NEAR),
-                f"{point.name}: for {len(texts)} texts and {len(given)} pseudo tokens, "
-                f"features are off by {error:.2g}: "
+                f"{point.name}: features of {len(texts)} texts are off by {error:.2g}: "
                 "does `read` put each text's pseudo tokens where its placeholders are?",
             )
         require(asked, f"{point.name}: its arguments call the host for no batch, not even for one text alone")
 
 
 def _batches(tokens: Tensor, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Texts with their pseudo tokens: all together, each alone, one pseudo token for all, and other integers."""
+    """Texts with their pseudo tokens: all together, each alone, and as other integers."""
     yield tokens, vectors
     yield from zip(tokens.split(1), vectors.split(1), strict=True)
-    yield tokens, vectors[:1]
     yield tokens[:1].int(), vectors[:1]
 
 

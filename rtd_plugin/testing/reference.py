@@ -17,7 +17,8 @@ def encode_slowly(
 
     Args:
         tower: whose weights, activation and number of heads count.
-        tokens: the text's ids with start and end; what follows the end token is encoded too, and makes no difference.
+        tokens: the text's ids with start and end; what follows the end token, the largest id, is left out: nothing
+            that is read can depend on it.
         pseudo_tokens: (n, W). A single placeholder takes all n of them; of several placeholders each takes its own, or
             every one the only pseudo token. None leaves placeholders as they are.
         placeholder: its id.
@@ -25,14 +26,12 @@ def encode_slowly(
     Returns:
         (D,), not normalised, in the tower's dtype, with gradients.
     """
-    tokens = list(tokens)
+    tokens = list(tokens)[: list(tokens).index(max(tokens)) + 1]
     vectors = [tower.token_embedding.weight[token] for token in tokens]
-    end = tokens.index(max(tokens))
     if pseudo_tokens is not None:
-        places = [place for place, token in enumerate(tokens[:end]) if token == placeholder]
+        places = [place for place, token in enumerate(tokens) if token == placeholder]
         if len(places) == 1:
             vectors[places[0] : places[0] + 1] = list(pseudo_tokens)
-            end += len(pseudo_tokens) - 1
         else:
             for place, vector in zip(places, pseudo_tokens.expand(len(places), -1), strict=True):
                 vectors[place] = vector
@@ -48,4 +47,4 @@ def encode_slowly(
         hidden = block.mlp.c_fc(block.ln_2(x))
         active = F.gelu(hidden) if tower.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
         x = x + block.mlp.c_proj(active)
-    return tower.ln_final(x[end]) @ tower.text_projection
+    return tower.ln_final(x[-1]) @ tower.text_projection

@@ -211,8 +211,8 @@ BROKEN = {
     Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives other pseudo tokens: off by ",
     KeyErrors: "bad checkpoints: a checkpoint without weights raises KeyError: 'Phi', and no RTDError",
     Credulous: "bad checkpoints: a checkpoint with one weight more is accepted",
-    WrongPlace: "compositions: encode_with_pseudo_tokens_HF: for 3 texts and 3 pseudo tokens, features are off by ",
-    WrongOrder: "compositions: encode_with_pseudo_tokens_HF: for 3 texts and 3 pseudo tokens, features are off by ",
+    WrongPlace: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are off by ",
+    WrongOrder: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are off by ",
     WrongModule: "composition points: the module 'encoding' cannot be the file encode_with_pseudo_tokens.py",
     WrongFile: "composition points: the file '/home/me/lincir/encode_with_pseudo_tokens.py' is to be a Python file",
     NeverCalled: "compositions: encode_with_pseudo_tokens_HF: its arguments call the host for no batch",
@@ -246,7 +246,7 @@ def test_every_fault_is_listed():
     assert found == ["name", "two conditions", "checkpoints", "bad checkpoints"]
 
 
-def test_the_written_out_encoder_is_causal_and_reads_the_end_token():
+def test_the_written_out_encoder_reads_the_end_token():
     tower = small_tower()
     text = [49406, 320, 259, 736, 49407]
     whole = encode_slowly(tower, [*text, 0, 7])

@@ -1,0 +1,104 @@
+"""A third party's plugin: the tutorial's text, installed with pip into an environment of its own, as a user would."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLUGIN = ROOT / "tests" / "third_party" / "trident"
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+
+
+def blocks(*languages: str) -> list[str]:
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The plugin's files, as the tutorial shows them."""
+    folder = tmp_path_factory.mktemp("trident") / "trident"
+    return shutil.copytree(PLUGIN, folder)
+
+
+@pytest.fixture(scope="module")
+def shell(folder):
+    """Runs a script in the plugin's folder, in an environment that has rtd-plugin and what it needs, but no plugin."""
+    environment = folder.parent / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    (packages / "borrowed.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    programs = environment / "bin"
+    for name, module in {"rtd-plugin": "rtd_plugin", "pip": "pip", "pytest": "pytest"}.items():
+        lines = ["#!/bin/sh", f'exec "{programs}/python" -m {module} "$@"']
+        if name == "pip":  # what a plugin and its build need is there, and nothing is to be downloaded
+            lines.insert(1, 'if [ "$1" = install ]; then set -- "$@" --no-index --no-build-isolation; fi')
+        (programs / name).write_text("\n".join(lines) + "\n")
+        (programs / name).chmod(0o755)
+    variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    def shell(script):
+        done = subprocess.run(
+            ["sh", "-ec", script], cwd=folder, env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return shell
+
+
+def test_the_files_are_those_of_the_tutorial():
+    shown = blocks("toml", "python", "yaml")
+    files = [path.read_text(encoding="utf-8") for path in PLUGIN.rglob("*") if path.suffix in (".toml", ".py", ".yaml")]
+    assert sorted(shown) == sorted(file for file in files if "Trident under rtd-plugin" not in file)
+
+
+def test_the_adapter_is_short():
+    assert len((PLUGIN / "rtd_trident" / "adapter.py").read_text().splitlines()) < 60
+
+
+@pytest.mark.timeout(1200)
+def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
+    install, train = blocks("sh")
+    said = shell(install)
+    assert re.search(r"trident +│ a photo of \* , \{condition\}", said)
+    assert "adapter: trident" in said
+    assert "10 passed" in said
+    assert "rtd_trident" not in sys.modules
+    said = shell(train)
+    journal = (folder / "runs" / "trident" / "journal.txt").read_text().splitlines()
+    assert journal[0] == "trident: starting after step 0"
+    assert [line.split(":")[0] for line in journal if line.startswith("step")] == [f"step {n}" for n in range(1, 11)]
+    assert journal[-2:] == ["saved step-000010", "wrote runs/trident/text_encoder.safetensors"]
+    assert "journal" not in journal[0]
+    assert said.splitlines()[-len(journal) - 1 : -1] == journal
+    assert (folder / "trident-text-encoder.pt").is_file()
+
+
+def test_a_plugin_left_out(shell):
+    said = shell("RTD_PLUGIN_DISABLE=trident,trident-journal rtd-plugin adapters --json")
+    assert "trident" not in said
+    assert "lincir" in said
+
+
+def test_two_packages_with_one_adapter(shell, folder):
+    """Both packages are named."""
+    other = shutil.copytree(PLUGIN, folder.parent / "other")
+    project = (other / "pyproject.toml").read_text()
+    project = project.replace('name = "rtd-trident"', 'name = "rtd-other"').replace("rtd_trident", "rtd_other")
+    project = re.sub(r"^(trident\S*) =", r"other-\1 =", project, flags=re.MULTILINE)
+    (other / "pyproject.toml").write_text(project)
+    (other / "rtd_trident").rename(other / "rtd_other")
+    shell(f"pip install . {other}")
+    said = shell("rtd-plugin adapters 2>&1 || true")
+    assert "two plugins register the adapter 'trident': " in said
+    assert "trident (of rtd-trident 1.0)" in said
+    assert "other-trident (of rtd-other 1.0)" in said
+    shell("pip uninstall --yes rtd-other")

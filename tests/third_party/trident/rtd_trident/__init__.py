@@ -1,0 +1,1 @@
+"""Trident under rtd-plugin."""
