@@ -34,9 +34,22 @@ def _tokenizer() -> SimpleTokenizer:
 
 def _clean(text: str) -> str:
     """A text as the tokenizer will read it, with entities and odd characters spelt out."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text.strip()  # there is nothing else that cleaning would touch
     from open_clip.tokenizer import basic_clean  # late, as above
 
     return basic_clean(text)
+
+
+@lru_cache(maxsize=2**17)
+def _encode_word(word: str) -> tuple[int, ...]:
+    """Token ids of a word of a text that is cleaned already; special tokens spelt out in it are left out."""
+    tokenizer = _tokenizer()
+    ids: list[int] = []
+    for piece in tokenizer.pat.findall(word):
+        spelt = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode())
+        ids += [tokenizer.encoder[part] for part in tokenizer.bpe(spelt).split(" ")]
+    return tuple(token for token in ids if token < START)
 
 
 def clean_caption(caption: str | None) -> str:
@@ -45,8 +58,11 @@ def clean_caption(caption: str | None) -> str:
 
 
 def encode_text(text: str) -> list[int]:
-    """Token ids of a text without start and end; special tokens spelt out in the text are left out."""
-    return [token for token in _tokenizer().encode(text) if token < START]
+    """Token ids of a text without start and end; special tokens spelt out in the text are left out.
+
+    No token of CLIP's spans white space, so a text's tokens are those of its words, of which texts have few.
+    """
+    return [token for word in _clean(text).lower().split() for token in _encode_word(word)]
 
 
 def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) -> Tensor:

@@ -203,11 +203,23 @@ class TextTower(nn.Module):
     def device(self) -> torch.device:
         return self.text_projection.device
 
-    def forward(self, tokens: Tensor, pseudo_tokens: Tensor | None = None, placeholder: int | Tensor = 259) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        pseudo_tokens: Tensor | None = None,
+        placeholder: int | Tensor = 259,
+        subjects: Tensor | None = None,
+    ) -> Tensor:
         """Same as `encode`; wrappers such as DistributedDataParallel call this one."""
-        return self.encode(tokens, pseudo_tokens, placeholder)
+        return self.encode(tokens, pseudo_tokens, placeholder, subjects)
 
-    def encode(self, tokens: Tensor, pseudo_tokens: Tensor | None = None, placeholder: int | Tensor = 259) -> Tensor:
+    def encode(
+        self,
+        tokens: Tensor,
+        pseudo_tokens: Tensor | None = None,
+        placeholder: int | Tensor = 259,
+        subjects: Tensor | None = None,
+    ) -> Tensor:
         """Encode texts, or composed queries if pseudo tokens are given.
 
         Args:
@@ -219,6 +231,8 @@ class TextTower(nn.Module):
                 that one makes room for all n; (B, 1, W) is the same as (B, W).
             placeholder: the placeholder's id, which every row must have left of its end token; or a (B, L) bool mask
                 of the positions to replace, whatever stands there, of which a row may have none.
+            subjects: (B,) integers: which of the pseudo tokens, then (P, W) or (P, n, W), a row takes. None: row i
+                takes the i-th.
 
         Returns:
             (B, D) features at the end token, not normalised, in the tower's dtype (or autocast's).
@@ -226,6 +240,8 @@ class TextTower(nn.Module):
         Raises:
             RTDError: rows without a placeholder, more tokens than fit into the context, or shapes other than these.
         """
+        if pseudo_tokens is not None and subjects is not None:
+            pseudo_tokens = pseudo_tokens[subjects]
         x, ends = self._transform(tokens, pseudo_tokens, placeholder, cut=True)
         x = x[torch.arange(len(x), device=x.device), ends]  # (B, W)
         return self.ln_final(x) @ self.text_projection
@@ -257,6 +273,7 @@ class TextTower(nn.Module):
         x = self.token_embedding(tokens[:, :length])  # (B, L, W)
         if pseudo_tokens is not None:
             placeholders = find_placeholders(tokens, placeholder, ends)[:, :length]
+            pseudo_tokens = check_pseudo_tokens(pseudo_tokens, len(x), self.width)
             x, ends = inject(x, placeholders, pseudo_tokens.to(x.dtype), ends)
         if x.shape[1] > self.context_length:
             raise RTDError(f"a text needs {x.shape[1]} positions, but the text tower has {self.context_length}")
@@ -280,27 +297,32 @@ def find_placeholders(tokens: Tensor, placeholder: int | Tensor, ends: Tensor) -
     return placeholders
 
 
+def check_pseudo_tokens(pseudo_tokens: Tensor, texts: int, width: int) -> Tensor:
+    """Pseudo tokens (texts, W) or (texts, n, W), as `TextTower.encode` takes them, as (texts, n, W)."""
+    fits = pseudo_tokens.ndim == 2 or (pseudo_tokens.ndim == 3 and pseudo_tokens.shape[1] > 0)
+    if not fits or (len(pseudo_tokens), pseudo_tokens.shape[-1]) != (texts, width):
+        raise RTDError(
+            f"pseudo tokens have shape {tuple(pseudo_tokens.shape)}, but {texts} texts at width {width} "
+            f"need ({texts}, {width}) or ({texts}, n, {width})"
+        )
+    return pseudo_tokens.unsqueeze(1) if pseudo_tokens.ndim == 2 else pseudo_tokens
+
+
 def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     """Put pseudo tokens where the placeholders stand.
 
     Args:
         x: (B, L, W) token embeddings.
         placeholders: (B, L) bool; one that makes room stands left of the end token.
-        pseudo_tokens: (B, W) or (B, n, W), see `TextTower.encode`.
+        pseudo_tokens: (B, n, W), see `TextTower.encode`.
         ends: (B,) positions of the end tokens.
 
     Returns:
         The embeddings, (B, L, W) or (B, L + n - 1, W), and the end tokens' positions in them.
     """
-    fits = pseudo_tokens.ndim == 2 or (pseudo_tokens.ndim == 3 and pseudo_tokens.shape[1] > 0)
-    if not fits or (len(pseudo_tokens), pseudo_tokens.shape[-1]) != (len(x), x.shape[2]):
-        raise RTDError(
-            f"pseudo tokens have shape {tuple(pseudo_tokens.shape)}, but {len(x)} texts at width {x.shape[2]} "
-            f"need ({len(x)}, {x.shape[2]}) or ({len(x)}, n, {x.shape[2]})"
-        )
-    if pseudo_tokens.ndim == 2 or pseudo_tokens.shape[1] == 1:
-        return torch.where(placeholders.unsqueeze(-1), pseudo_tokens.reshape(len(x), 1, x.shape[2]), x), ends
     n = pseudo_tokens.shape[1]
+    if n == 1:
+        return torch.where(placeholders.unsqueeze(-1), pseudo_tokens, x), ends
     counts = placeholders.sum(dim=1)  # (B,)
     if (counts == n).all():
         # The k-th placeholder of a row takes the row's k-th pseudo token.

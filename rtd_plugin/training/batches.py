@@ -20,7 +20,7 @@ from rtd_plugin.triplets.triplet import Triplet
 
 @dataclass(frozen=True)
 class Batch:
-    """B triplets as tokens; each field (B, L) int64 with its own L, zeros after the end token.
+    """B triplets as tokens, on the CPU; each field (B, L) int64 with its own L, zeros after the end token.
 
     Attributes:
         references: reference captions, for the frozen encoder.
@@ -33,9 +33,6 @@ class Batch:
     targets: Tensor
     queries: Tensor
     unconditioned: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def make_batch(triplets: Sequence[Triplet], adapter: Adapter, context_length: int, projected: bool = True) -> Batch:

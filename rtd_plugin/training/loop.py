@@ -137,7 +137,7 @@ def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
     finally:
         accelerator.end_training()
 
-    tower = accelerator.unwrap_model(stepper.model, keep_fp32_wrapper=False).cpu().eval().requires_grad_(False)
+    tower = accelerator.unwrap_model(stepper.model, keep_fp32_wrapper=False).tower.cpu().eval().requires_grad_(False)
     if main and progress.best is not None and progress.best.step != progress.step:
         tower.load_state_dict(store.tower(progress.best.step))
         return tower, progress.best.step

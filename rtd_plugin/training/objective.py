@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.hookspecs import hookimpl
@@ -18,8 +19,8 @@ if TYPE_CHECKING:  # they bring accelerate and open_clip along, which whoever wa
     from rtd_plugin.training.batches import Batch
     from rtd_plugin.training.recipe import Objective
 
-Encode = Callable[[Tensor, Tensor | None, int], Tensor]
-"""`TextTower.encode`, or a wrapper of the tower: tokens (B, L), pseudo tokens or None, placeholder -> (B, D)."""
+Encode = Callable[[Tensor, Tensor | None, int, Tensor | None], Tensor]
+"""As `TextTower.encode`: tokens (B, L), pseudo tokens or None, placeholder, subjects or None -> (B, D)."""
 
 
 def rtd_loss(queries: Tensor, targets: Tensor, temperature: float = 0.07) -> Tensor:
@@ -61,15 +62,14 @@ class FrozenSide(nn.Module):
 
     def __init__(self, tower: TextTower, projection: nn.Module):
         super().__init__()
-        self.tower = tower
+        self.tower = PackedTower(tower)
         self.projection = projection
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, batch: Batch, noise_scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Targets' features (B, D), references' features (B, D), and pseudo tokens of the noised references."""
-        targets = self.tower.encode(batch.targets)
-        references = self.tower.encode(batch.references)
+        targets, references = self.tower(stack(batch.targets, batch.references)).chunk(2)
         # Drawn on the CPU in fp32: the same noise on every device and in every precision.
         strength = torch.rand(len(references), 1, generator=generator)
         noise = noise_scale * strength * torch.randn(references.shape, generator=generator)
@@ -81,8 +81,9 @@ class ObjectiveInputs:
     """What an objective makes a batch's loss of.
 
     Attributes:
-        encode: ψ, with gradients.
-        batch: B triplets as tokens.
+        encode: ψ, with gradients. It computes once what texts of a call begin with alike, so one call with all texts
+            costs less than several.
+        batch: B triplets as tokens, on the CPU.
         targets, references: (B, D) features of the captions by ψ₀, not normalised.
         pseudo_tokens: (B, W) or (B, n, W), of the noised references.
         placeholder: the placeholder's id in the batch's queries.
@@ -105,7 +106,7 @@ def objective_inputs(
 
     Args:
         encode: ψ.
-        frozen: ψ₀ and φ, on the batch's device.
+        frozen: ψ₀ and φ.
         batch: B triplets.
         placeholder: the placeholder's id in the batch's queries.
         settings: the recipe's objective.
@@ -119,13 +120,13 @@ def objective_inputs(
 def rtd_objective(inputs: ObjectiveInputs) -> Tensor:
     """The published objective (RTD, section 3), with gradients for ψ alone."""
     batch, settings = inputs.batch, inputs.settings
-    tokens, pseudo_tokens, targets = batch.queries, inputs.pseudo_tokens, inputs.targets
+    tokens, targets, subjects = batch.queries, inputs.targets, torch.arange(len(batch.queries))
     if settings.hard_negatives:
         tokens = stack(batch.queries, batch.unconditioned)  # (2B, L)
         targets = torch.cat([targets, inputs.references])  # (2B, D)
-        pseudo_tokens = torch.cat([pseudo_tokens, pseudo_tokens])
-    projected = settings.concatenation == "projected"
-    queries = inputs.encode(tokens, pseudo_tokens if projected else None, inputs.placeholder)
+        subjects = torch.cat([subjects, subjects])
+    pseudo_tokens = inputs.pseudo_tokens if settings.concatenation == "projected" else None
+    queries = inputs.encode(tokens, pseudo_tokens, inputs.placeholder, subjects)  # (2B, D)
     if settings.negatives == "gathered" and distributed.is_available() and distributed.is_initialized():
         queries, targets = _Gather.apply(queries.float()), _Gather.apply(targets.float())
     return rtd_loss(queries, targets, settings.temperature)

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.plugins import plugin_manager
 from rtd_plugin.training.batches import BatchOrder, make_batch, stream_seed
@@ -39,7 +40,7 @@ class Stepper:
         self.frozen.to(accelerator.device, FROZEN_DTYPES[recipe.precision])
         self.tower = copy.deepcopy(run.tower).requires_grad_(True)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
-        self.model, self.optimizer = accelerator.prepare(self.tower, optimizer)
+        self.model, self.optimizer = accelerator.prepare(PackedTower(self.tower), optimizer)
         self.order = BatchOrder(
             len(run.triplets),
             recipe.batch_size,
@@ -91,7 +92,7 @@ class Stepper:
         run, recipe = self.run, self.run.recipe
         triplets = [run.triplets[index] for index in self.order.indices(number)]
         projected = recipe.objective.concatenation == "projected"
-        batch = make_batch(triplets, run.adapter, run.tower.context_length, projected).to(self.accelerator.device)
+        batch = make_batch(triplets, run.adapter, run.tower.context_length, projected)
         seed = stream_seed(recipe.seed, NOISE, number, self.accelerator.process_index)
         noise = torch.Generator().manual_seed(seed)
         inputs = objective_inputs(

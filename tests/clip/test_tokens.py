@@ -54,6 +54,21 @@ def content(row):
     return row[: int(row.argmax()) + 1].tolist()
 
 
+@settings(max_examples=400, deadline=None)
+@given(
+    st.text(st.sampled_from("aB ıİΣß's<>_&amp;#39;\t\n\x1c\x85\u2028\u3000ﬁ“é½🐶$*"), max_size=30)
+    | st.text(max_size=30)
+    | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+)
+@example("ΑΣ ΑΣ\u2028Σ")
+@example("<START_OF_TEXT>it's<end_of_text>")
+def test_every_texts_tokens_are_open_clips(text):
+    """However a text is written: words are looked up one by one, and most texts need no cleaning."""
+    expected = [token for token in REFERENCE.encode(text) if token < START]
+    assert encode_text(text) == expected
+    assert encode_text(text) == expected  # from the words already seen
+
+
 @pytest.mark.parametrize("text", NASTY)
 def test_captions_are_open_clips(text):
     expected = REFERENCE([clean_caption(text)])[0]

@@ -1,0 +1,173 @@
+"""The packed tower gives what the plain one gives, gradients included, and computes each node of the prefix tree once."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtd_plugin.clip.packing import STRETCH, PackedTower, pack
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import RTDError
+
+START, END, PLACEHOLDER = 298, 299, 259
+
+
+@pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
+def tower(request, randomised):
+    tower = TextTower(
+        vocabulary=300, context_length=24, width=32, heads=2, layers=3, features=24, activation=request.param
+    )
+    randomised(tower)
+    return tower
+
+
+def batch(*texts):
+    """Texts, token ids without start and end, as (B, L); what follows an end token is noise."""
+    rows = [[START, *text, END] for text in texts]
+    tokens = torch.randint(1, 299, (len(rows), max(map(len, rows)) + 2))
+    for row, text in zip(tokens, rows, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    return tokens
+
+
+def assert_equal_to_the_plain_tower(tower, tokens, pseudo_tokens=None, placeholder=PLACEHOLDER, subjects=None):
+    found = []
+    for encode in (PackedTower(tower), tower):
+        tower.zero_grad()
+        vectors = None if pseudo_tokens is None else pseudo_tokens.clone().requires_grad_()
+        features = encode(tokens, vectors, placeholder, subjects)
+        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+        (features * weights).sum().backward()
+        gradients = {name: weight.grad.clone() for name, weight in tower.named_parameters()}
+        if vectors is not None:
+            gradients["pseudo tokens"] = vectors.grad
+        found.append((features.detach(), gradients))
+    (packed, gradients), (plain, expected) = found
+    torch.testing.assert_close(packed, plain, rtol=1e-5, atol=1e-5)
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 1e-3, f"{name}: a gradient this small proves nothing"
+        torch.testing.assert_close(
+            gradients[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item(), msg=name
+        )
+
+
+OF = [10, 11, 12]  # as "a photo of"
+PROMPTS = [[*OF, PLACEHOLDER, 20, *range(30, 30 + n)] for n in (3, 1, 9, 1, 15)]
+BARE = [[*OF, PLACEHOLDER]] * 5
+
+
+@pytest.mark.parametrize("shape", [(5, 32), (5, 1, 32), (5, 3, 32)])
+def test_prompts_with_and_without_conditions(tower, shape):
+    subjects = torch.arange(5).repeat(2)
+    assert_equal_to_the_plain_tower(tower, batch(*PROMPTS, *BARE), torch.randn(shape), subjects=subjects)
+    assert_equal_to_the_plain_tower(tower, batch(*PROMPTS), torch.randn(shape))
+
+
+def test_several_placeholders(tower):
+    texts = [[PLACEHOLDER, 7, PLACEHOLDER], [PLACEHOLDER, 7, 8, PLACEHOLDER, 9], [1, 2, PLACEHOLDER, PLACEHOLDER]]
+    for shape in ((3, 32), (3, 2, 32)):
+        assert_equal_to_the_plain_tower(tower, batch(*texts), torch.randn(shape))
+
+
+def test_a_mask_of_placeholders(tower):
+    tokens = batch([1, 2, 3], [1, 2, 3, 4], [5, 6])
+    mask = torch.zeros(tokens.shape, dtype=torch.bool)
+    mask[0, 2] = mask[1, 2] = mask[2, 3] = True  # the last is an end token
+    assert_equal_to_the_plain_tower(tower, tokens, torch.randn(3, 32), mask)
+
+
+def test_another_prompt_with_and_without_a_condition(tower):
+    """The bare prompt need not begin the other: then there is less to share, and the same result."""
+    texts = [*PROMPTS[:2], [*OF[:2], PLACEHOLDER, 13], [PLACEHOLDER]]
+    assert_equal_to_the_plain_tower(tower, batch(*texts), torch.randn(2, 32), subjects=torch.tensor([0, 1, 0, 1]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=12), st.integers(0, 2**32))
+def test_captions(texts, seed):
+    torch.manual_seed(seed)
+    tower = TextTower(vocabulary=300, context_length=12, width=16, heads=2, layers=2, features=8)
+    torch.nn.init.normal_(tower.token_embedding.weight)
+    tokens = batch(*texts)
+    found, expected = PackedTower(tower)(tokens), tower(tokens)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    packing = pack(tokens, tokens.argmax(dim=1))
+    prefixes = {tuple(row[: i + 1]) for row in ([START, *text, END] for text in texts) for i in range(len(row))}
+    assert len(packing.tokens) == len(prefixes)
+    assert len(packing.ends) == len(set(map(tuple, texts)))
+
+
+def test_long_captions_and_equal_ones(tower):
+    texts = [list(range(1, 23)), [1, 2], [1, 2], [4], [1, 2], [], list(range(1, 20))]
+    assert_equal_to_the_plain_tower(tower, batch(*texts))
+
+
+def test_a_prompt_costs_its_condition_and_one_end_token_more():
+    """Start and `a photo of` once; of each text its pseudo token, `that` and the condition, and two end tokens."""
+    tokens = batch(*PROMPTS, *BARE)
+    subjects = torch.arange(5).repeat(2).unsqueeze(1)
+    ends = tokens.argmax(dim=1)
+    packing = pack(tokens.where(tokens != PLACEHOLDER, -1 - subjects), ends)
+    assert len(packing.tokens) == 4 + sum(len(prompt) - len(OF) + 2 for prompt in PROMPTS)
+    assert sorted(packing.pseudo_tokens.tolist()) == [0, 1, 2, 3, 4]
+    assert packing.tokens[packing.ends[packing.texts]].tolist() == [END] * 10
+
+
+def test_attention_pads_little():
+    lengths = [2 + number // 3 for number in range(60)]
+    tokens = batch(*([number, *range(1, length)] for number, length in enumerate(lengths, 1)))
+    packing = pack(tokens, tokens.argmax(dim=1))
+    assert sum(texts for texts, _ in packing.shapes) == 60
+    assert len(packing.paths) < STRETCH * packing.inside.sum()
+    assert len(packing.shapes) < 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(tower, randomised, dtype):
+    tokens, pseudo = batch(*PROMPTS), torch.randn(5, 32)
+    half = TextTower.from_state_dict(
+        {name: weight.to(dtype) for name, weight in tower.state_dict().items()}, activation=tower.activation, heads=2
+    )
+    with torch.no_grad():
+        rounded = PackedTower(half)(tokens, pseudo)
+        torch.testing.assert_close(rounded.float(), tower(tokens, pseudo), rtol=0, atol=0.2)
+    assert rounded.dtype == dtype
+
+
+def test_autocast(tower):
+    tower.zero_grad()
+    tokens, pseudo = batch(*PROMPTS), torch.randn(5, 2, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = PackedTower(tower)(tokens, pseudo)
+    rounded.float().sum().backward()
+    assert rounded.dtype == torch.bfloat16
+    assert tower.text_projection.grad.dtype == torch.float32
+    torch.testing.assert_close(rounded.float(), tower(tokens, pseudo), rtol=0, atol=0.3)
+
+
+@pytest.mark.parametrize("pseudo_shape", [None, (0, 32), (0, 3, 32)])
+def test_empty_batch(tower, pseudo_shape):
+    pseudo = None if pseudo_shape is None else torch.zeros(pseudo_shape)
+    assert PackedTower(tower)(torch.zeros(0, 9, dtype=torch.int64), pseudo).shape == (0, 24)
+
+
+@pytest.mark.parametrize(
+    ("texts", "shape", "message"),
+    [
+        ([[PLACEHOLDER], [1]], (2, 32), "text 1 of the batch has no placeholder"),
+        ([[PLACEHOLDER]], (1, 31), r"shape \(1, 31\), but 1 texts at width 32 need \(1, 32\)"),
+        ([[PLACEHOLDER]], (2, 32), r"shape \(2, 32\), but 1 texts"),
+        ([[PLACEHOLDER, PLACEHOLDER]], (1, 3, 32), r"need 1 or 3 placeholders in each text, found \[2\]"),
+        ([[PLACEHOLDER, *range(1, 22)]], (1, 3, 32), "needs 26 positions, but the text tower has 24"),
+        ([[*range(1, 26)]], None, "needs 27 positions, but the text tower has 24"),
+    ],
+)
+def test_what_cannot_be_encoded(tower, texts, shape, message):
+    with pytest.raises(RTDError, match=message):
+        PackedTower(tower)(batch(*texts), None if shape is None else torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 0), (1, 2, 3)])
+def test_tokens_that_are_no_batch(tower, shape):
+    with pytest.raises(RTDError, match="tokens have shape"):
+        PackedTower(tower)(torch.zeros(shape, dtype=torch.int64))
