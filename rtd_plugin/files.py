@@ -107,6 +107,13 @@ def _replace_folder(path: Path, new: Path, aside: Path) -> None:
         raise
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $RTD_PLUGIN_CACHE, or rtd-plugin in $XDG_CACHE_HOME or ~/.cache."""
+    if os.environ.get("RTD_PLUGIN_CACHE"):
+        return Path(os.environ["RTD_PLUGIN_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtd-plugin"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with written_atomically(path) as draft:

@@ -10,6 +10,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    """Whatever is kept from run to run, also by other processes, is kept for the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RTD_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -61,7 +61,8 @@ def train_run(
     # One process makes the folder for all; of several runs that look for a free name at once, each gets its own.
     folder = Path(broadcast_object_list([str(_make_folder(folder, name)) if main else None])[0])
     with _removed_if_empty(folder):
-        run = load_run(settings, folder)
+        with progress("Tokenising triplets", shown=main) as tokenised:
+            run = load_run(settings, folder, tokenised)
         # What else the loop would only find wrong once there is a run on disk that nobody wants to resume.
         BatchOrder(len(run.triplets), settings.batch_size, settings.shuffle, 0, processes=accelerator.num_processes)
         validation = evaluation = None

@@ -2,9 +2,10 @@
 
 In a causal tower what stands at a position depends on what stands left of it and on nothing else. So texts that begin
 alike share their states as far as they are alike: the start token and `a photo of` of all prompts, the whole of the
-prompt without a condition but its end token, captions of one phrasing. `pack` finds the nodes of a batch's prefix tree;
-`PackedTower` runs all that works position by position on these alone, without padding. Only attention looks at whole
-texts: it gathers queries, keys and values of the nodes on the way to each text's end, texts of similar lengths together.
+prompt without a condition but its end token, captions of one phrasing. `pack` finds the nodes of a batch's prefix
+tree; `PackedTower` runs all that works position by position on these alone, without padding. Only attention looks at
+whole texts: it gathers queries, keys and values of the nodes on the way to each text's end, texts of similar lengths
+together.
 
 The result is `TextTower.encode`'s up to rounding, gradients included.
 """

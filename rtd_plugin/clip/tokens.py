@@ -134,8 +134,6 @@ class Prompt:
     def encode(self, subject: Sequence[int] | None = None, **conditions: str) -> list[int]:
         """Token ids of the prompt with its conditions, without start and end.
 
-        The placeholder's character is taken out of each condition: it would be read as a second placeholder.
-
         Args:
             subject: token ids to stand in the placeholder's stead; None leaves the placeholder.
             conditions: by their names in the template.
@@ -143,19 +141,24 @@ class Prompt:
         Raises:
             RTDError: a condition of the template is not given.
         """
+        return self.fill(subject, **{name: self.encode_condition(text) for name, text in conditions.items()})
+
+    def fill(self, subject: Sequence[int] | None = None, **conditions: Sequence[int]) -> list[int]:
+        """As `encode`, with conditions that are token ids already, from `encode_condition`."""
         ids: list[int] = []
         for piece in self._pieces:
             if isinstance(piece, str):
                 if piece not in conditions:
                     raise RTDError(f"the prompt {self.template!r} needs the condition {piece!r}")
-                ids += self._condition(conditions[piece])
+                ids += conditions[piece]
             elif piece == [self.placeholder_id] and subject is not None:
                 ids += subject
             else:
                 ids += piece
         return ids
 
-    def _condition(self, condition: str) -> list[int]:
+    def encode_condition(self, condition: str) -> list[int]:
+        """Token ids of a condition, without the placeholder's: they would be read as a second placeholder."""
         # Only cleaning brings out a "$" written as "&dollar;" or full width. A text without one is left to the
         # tokenizer as it is, because cleaning it twice is not the same as once.
         cleaned = _clean(condition)

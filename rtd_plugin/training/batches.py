@@ -6,37 +6,42 @@ came.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rtd_plugin.adapter import Adapter
-from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
+from rtd_plugin.clip.tokens import pad
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.token_store import TokenTriplet
+
+FEISTEL_ROUNDS = 6
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B triplets as tokens, on the CPU; each field (B, L) int64 with its own L, zeros after the end token.
+    """B triplets as tokens, on the CPU; tokens are (B, L) int64, each with its own L, zeros after the end token.
 
     Attributes:
         references: reference captions, for the frozen encoder.
         targets: target captions, for the frozen encoder.
         queries: composed queries: the prompt with the condition, and a placeholder or the reference caption in it.
         unconditioned: the same without a condition.
+        numbers: (B, 2) int64: of reference and target among the captions of the run; None if there is no run.
     """
 
     references: Tensor
     targets: Tensor
     queries: Tensor
     unconditioned: Tensor
+    numbers: Tensor | None = None
 
 
-def make_batch(triplets: Sequence[Triplet], adapter: Adapter, context_length: int, projected: bool = True) -> Batch:
-    """Clean and tokenise triplets.
+def make_batch(
+    triplets: Sequence[TokenTriplet], adapter: Adapter, context_length: int, projected: bool = True
+) -> Batch:
+    """Put triplets' tokens into prompts.
 
     Args:
         triplets: B of them.
@@ -45,15 +50,15 @@ def make_batch(triplets: Sequence[Triplet], adapter: Adapter, context_length: in
         projected: True for a placeholder in the queries; False puts the reference caption in its place, the plain
             concatenation of texts that the paper compares with.
     """
-    references = [encode_text(clean_caption(triplet.reference)) for triplet in triplets]
-    targets = [encode_text(clean_caption(triplet.target)) for triplet in triplets]
+    references, conditions, targets, numbers = zip(*triplets, strict=True)
     subjects = [None] * len(triplets) if projected else references
     queries = [
-        adapter.prompt.encode(subject, condition=triplet.condition)
-        for triplet, subject in zip(triplets, subjects, strict=True)
+        adapter.prompt.fill(subject, condition=condition)
+        for subject, condition in zip(subjects, conditions, strict=True)
     ]
-    unconditioned = [adapter.unconditioned_prompt.encode(subject) for subject in subjects]
-    return Batch(*(pad(texts, context_length) for texts in (references, targets, queries, unconditioned)))
+    unconditioned = [adapter.unconditioned_prompt.fill(subject) for subject in subjects]
+    tokens = (pad(texts, context_length) for texts in (references, targets, queries, unconditioned))
+    return Batch(*tokens, None if None in numbers else torch.tensor(numbers))
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,35 @@ class BatchOrder:
         together = self.batch_size * self.processes
         epoch, number = divmod(number, self.triplets // together)
         start = number * together + self.rank * self.batch_size
-        if not self.shuffle:
-            return list(range(start, start + self.batch_size))
-        return permutation(self.triplets, self.seed, epoch)[start : start + self.batch_size].tolist()
+        places = np.arange(start, start + self.batch_size)
+        return (permuted(places, self.triplets, stream_seed(self.seed, epoch)) if self.shuffle else places).tolist()
 
 
-@lru_cache(maxsize=1)
-def permutation(size: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch: (size,) int64."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(stream_seed(seed, epoch)))
+def permuted(places: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Where a permutation of 0 … size-1 takes each of some places, without the rest of it having to be there.
+
+    A Feistel network permutes the numbers of an even number of bits (Luby and Rackoff 1988); what it takes out of the
+    range goes through it again until it is back in (Black and Rogaway 2002, cycle walking).
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
+    result = places.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right + key) & mask)
+        result[outside] = (left << half) | right
+        outside = result >= size
+    return result.astype(np.int64)
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """A hash of 64-bit numbers: the last steps of SplitMix64 (Steele et al. 2014)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def stream_seed(seed: int, *stream: int) -> int:

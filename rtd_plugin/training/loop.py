@@ -91,7 +91,7 @@ def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
     saved = store.progress()
     progress = _progress(run, accelerator.num_processes, saved)
     if saved is not None:
-        store.load(progress.step, tower, optimizer, scaler)
+        stepper.resume(store, progress.step)
     log = MetricsLog(run.folder / METRICS_FILE, progress.step if saved else None, accelerator)
     accelerator.project_configuration.logging_dir = str(run.folder / (recipe.tracker or ""))
     accelerator.init_trackers("rtd-plugin", config=dict(flat(recipe.to_dict())))
@@ -137,7 +137,7 @@ def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
     finally:
         accelerator.end_training()
 
-    tower = accelerator.unwrap_model(stepper.model, keep_fp32_wrapper=False).tower.cpu().eval().requires_grad_(False)
+    tower = stepper.tuned()
     if main and progress.best is not None and progress.best.step != progress.step:
         tower.load_state_dict(store.tower(progress.best.step))
         return tower, progress.best.step

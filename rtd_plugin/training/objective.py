@@ -17,6 +17,7 @@ from rtd_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:  # they bring accelerate and open_clip along, which whoever wants the loss need not wait for
     from rtd_plugin.training.batches import Batch
+    from rtd_plugin.training.frozen import KeptFeatures
     from rtd_plugin.training.recipe import Objective
 
 Encode = Callable[[Tensor, Tensor | None, int, Tensor | None], Tensor]
@@ -58,18 +59,26 @@ class FrozenSide(nn.Module):
     Args:
         tower: ψ₀.
         projection: φ, features (B, D) to pseudo tokens (B, W) or (B, n, W).
+        kept: where features of captions are kept; None to compute them for every batch.
     """
 
-    def __init__(self, tower: TextTower, projection: nn.Module):
+    def __init__(self, tower: TextTower, projection: nn.Module, kept: KeptFeatures | None = None):
         super().__init__()
         self.tower = PackedTower(tower)
         self.projection = projection
+        self.kept = kept
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, batch: Batch, noise_scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Targets' features (B, D), references' features (B, D), and pseudo tokens of the noised references."""
-        targets, references = self.tower(stack(batch.targets, batch.references)).chunk(2)
+        captions = stack(batch.targets, batch.references)  # (2B, L)
+        if self.kept is None or batch.numbers is None:
+            features = self.tower(captions)
+        else:
+            numbers = batch.numbers.flip(1).T.flatten()  # of the targets, then of the references
+            features = self.kept.features(numbers, lambda chosen: self.tower(captions[chosen]))
+        targets, references = features.to(self.tower.tower.device).chunk(2)
         # Drawn on the CPU in fp32: the same noise on every device and in every precision.
         strength = torch.rand(len(references), 1, generator=generator)
         noise = noise_scale * strength * torch.randn(references.shape, generator=generator)

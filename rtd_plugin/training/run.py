@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -18,7 +17,7 @@ from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
-from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.token_store import Advance, TokenStore, token_store
 
 RECIPE_FILE = "recipe.yaml"
 MAY_CHANGE = ("steps", "checkpoints", "validation", "evaluation", "tracker")  # on resuming: the data's order does not
@@ -34,7 +33,7 @@ class Run:
         adapter: the method.
         tower: ψ₀, the pre-trained text tower.
         projection: φ, frozen.
-        triplets: of all sources, one after the other.
+        triplets: of all sources, one after the other, as tokens.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file.
@@ -46,7 +45,7 @@ class Run:
     adapter: Adapter
     tower: TextTower
     projection: nn.Module
-    triplets: Sequence[Triplet]
+    triplets: TokenStore
     skipped: int
     base_digest: str
     base_probe: Tensor
@@ -75,15 +74,20 @@ class Run:
         save_text_encoder(self.text_encoder, tower, info)
 
 
-def load_run(recipe: Recipe, folder: Path) -> Run:
+def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total: None) -> Run:
     """Load what a recipe names.
+
+    Args:
+        recipe: as resolved.
+        folder: where results will go.
+        advance: called now and then while triplets are tokenised, the first time that they are used.
 
     Raises:
         RTDError: a part of it is missing, broken, or does not fit the others.
     """
     adapter = plugins.adapter(recipe.adapter)
     sets = [source.load() for source in recipe.triplets]
-    tower = recipe.backbone.load_text_tower()
+    tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
     return Run(
         recipe=recipe,
@@ -91,7 +95,7 @@ def load_run(recipe: Recipe, folder: Path) -> Run:
         adapter=adapter,
         tower=tower,
         projection=projection,
-        triplets=list(chain.from_iterable(part.triplets for part in sets)),
+        triplets=token_store(sets, adapter.prompt, advance),
         skipped=sum(part.skipped for part in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),

@@ -1,6 +1,8 @@
 """One optimizer step of a run."""
 
 import copy
+import hashlib
+import json
 import math
 from contextlib import nullcontext
 
@@ -9,14 +11,23 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rtd_plugin.clip.packing import PackedTower
+from rtd_plugin.clip.tokens import END, START
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.vocabulary import PartlyTrainedEmbedding
 from rtd_plugin.errors import RTDError
+from rtd_plugin.files import cache_folder
 from rtd_plugin.plugins import plugin_manager
+from rtd_plugin.training import objective
 from rtd_plugin.training.batches import BatchOrder, make_batch, stream_seed
+from rtd_plugin.training.checkpoints import CheckpointStore
+from rtd_plugin.training.frozen import KeptFeatures
+from rtd_plugin.training.memory import keep_freed_memory
 from rtd_plugin.training.objective import FrozenSide, objective_inputs
 from rtd_plugin.training.recipe import Optimizer
 from rtd_plugin.training.run import Run
 
 ORDER, NOISE = 0, 1  # a run's random streams
+DECAY = "untrained_decay"  # in the optimizer's state, that of embeddings it does not know
 FROZEN_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -33,12 +44,13 @@ class Stepper:
     """
 
     def __init__(self, run: Run, accelerator: Accelerator):
-        recipe = run.recipe
+        recipe, device = run.recipe, accelerator.device
         self.run = run
         self.accelerator = accelerator
-        self.frozen = FrozenSide(copy.deepcopy(run.tower), copy.deepcopy(run.projection))
-        self.frozen.to(accelerator.device, FROZEN_DTYPES[recipe.precision])
-        self.tower = copy.deepcopy(run.tower).requires_grad_(True)
+        if device.type == "cpu":
+            keep_freed_memory()
+        self.frozen = _frozen_side(run, accelerator)
+        self.tower = _trainable(run).to(device)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(PackedTower(self.tower), optimizer)
         self.order = BatchOrder(
@@ -49,6 +61,22 @@ class Stepper:
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
         )
+
+    def resume(self, store: CheckpointStore, step: int) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            RTDError: the checkpoint is broken.
+        """
+        store.load(step, self.tower, self.optimizer, self.accelerator.scaler)
+        if isinstance(self.tower.token_embedding, PartlyTrainedEmbedding):
+            self.tower.token_embedding.decay = self.optimizer.param_groups[0][DECAY]
+
+    def tuned(self) -> TextTower:
+        """ψ as it is now, for use: on the CPU, in eval mode, without gradients."""
+        weights = {name: weight.cpu() for name, weight in self.tower.state_dict().items()}
+        tower = TextTower.from_state_dict(weights, activation=self.tower.activation, heads=self.tower.heads)
+        return tower.eval().requires_grad_(False)
 
     @property
     def triplets(self) -> int:
@@ -78,6 +106,9 @@ class Stepper:
         if recipe.optimizer.max_grad_norm is not None:
             accelerator.clip_grad_norm_(self.tower.parameters(), recipe.optimizer.max_grad_norm)
         self.optimizer.step()
+        if isinstance(self.tower.token_embedding, PartlyTrainedEmbedding) and not self.optimizer.step_was_skipped:
+            decay = self.tower.token_embedding.decay * (1 - rate * recipe.optimizer.weight_decay)
+            self.tower.token_embedding.decay = self.optimizer.param_groups[0][DECAY] = decay
         self.optimizer.zero_grad()
         mean = accelerator.reduce(loss, "mean").item()
         if not math.isfinite(mean):
@@ -102,6 +133,34 @@ class Stepper:
         if loss is None:
             raise RTDError("there is no objective: the plugin objective is left out, and no other gives one")
         return loss
+
+
+def _trainable(run: Run) -> TextTower:
+    """A copy of the run's tower to train, of its token embeddings those that occur.
+
+    A plugin's objective may encode whatever it likes, so there all are trained.
+    """
+    if any(
+        implementation.plugin is not objective for implementation in plugin_manager().hook.rtd_objective.get_hookimpls()
+    ):
+        return copy.deepcopy(run.tower).requires_grad_(True)
+    prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
+    tokens = sorted({START, END, *prompt, *unconditioned, *run.triplets.vocabulary})
+    embedding = PartlyTrainedEmbedding(run.tower.token_embedding.weight, tokens)
+    return copy.deepcopy(run.tower, {id(run.tower.token_embedding): embedding}).requires_grad_(True)
+
+
+def _frozen_side(run: Run, accelerator: Accelerator) -> FrozenSide:
+    """ψ₀ and φ on the run's device and in its precision, and the file of what they gave for captions."""
+    recipe, device, dtype = run.recipe, accelerator.device, FROZEN_DTYPES[run.recipe.precision]
+    tower, projection = run.tower, run.projection
+    if device.type != "cpu" or dtype != torch.float32:
+        tower, projection = (copy.deepcopy(module).to(device, dtype) for module in (tower, projection))
+    batches = [recipe.seed, recipe.shuffle, recipe.batch_size, accelerator.num_processes]
+    computed_by = [torch.__version__, device.type, torch.get_num_threads(), str(dtype), run.base_digest]
+    name = hashlib.sha256(json.dumps([run.triplets.key, *batches, *computed_by]).encode()).hexdigest()[:32]
+    path = cache_folder() / "frozen" / f"{name}.features"
+    return FrozenSide(tower, projection, KeptFeatures(path, run.triplets.texts, run.tower.features, dtype))
 
 
 def learning_rate(step: int, steps: int, settings: Optimizer) -> float:

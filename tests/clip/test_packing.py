@@ -1,4 +1,4 @@
-"""The packed tower gives what the plain one gives, gradients included, and computes each node of the prefix tree once."""
+"""The packed tower gives what the plain one gives, gradients included, and computes each node of the tree once."""
 
 import pytest
 import torch

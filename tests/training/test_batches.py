@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from rtd_plugin.clip.tokens import END, START, encode_text, pad
 from rtd_plugin.errors import RTDError
-from rtd_plugin.training.batches import BatchOrder, make_batch, permutation, stream_seed
+from rtd_plugin.training.batches import BatchOrder, make_batch, permuted, stream_seed
+from rtd_plugin.triplets.token_store import tokenised
 from rtd_plugin.triplets.triplet import Triplet
 
 
@@ -39,7 +41,6 @@ def test_epochs_and_seeds_differ_and_repeat_themselves():
 
     orders = [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
     assert len(set(map(tuple, orders))) == 9
-    permutation.cache_clear()
     assert orders == [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
     assert all(sorted(order) == list(range(20)) for order in orders)
 
@@ -47,6 +48,24 @@ def test_epochs_and_seeds_differ_and_repeat_themselves():
 def test_what_an_epoch_leaves_out_changes():
     left_out = [set(range(10)) - set(BatchOrder(10, 9, True, 0).indices(epoch)) for epoch in range(20)]
     assert len(set.union(*left_out)) > 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 1000])
+def test_permutations_are_permutations_and_look_random(size):
+    places = np.arange(size)
+    found = np.stack([permuted(places, size, seed) for seed in range(200)])  # (200, size)
+    assert (np.sort(found, axis=1) == places).all()
+    assert (permuted(places[::2], size, 7) == found[7, ::2]).all()
+    # Each place takes each value equally often, and neighbours go to unrelated places.
+    assert np.abs(found.mean(axis=0) - (size - 1) / 2).max() < 5 * size / math.sqrt(12 * 200)
+    if size == 1000:
+        assert abs(np.corrcoef(found[:, :-1].ravel(), found[:, 1:].ravel())[0, 1]) < 0.01
+        assert len(np.unique(found[:, 0])) > 150
+
+
+def test_a_permutation_of_ten_million_needs_no_list():
+    assert sorted(permuted(np.arange(10), 10_000_000, 1)) != list(range(10))
+    assert permuted(np.arange(10_000), 10_000_000, 1).max() < 10_000_000
 
 
 def test_too_few_triplets():
@@ -73,7 +92,7 @@ def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
         Triplet("  A <PERSON> pays $5 ", "Pays $10 instead", "A person pays ten"),
         Triplet("two dogs", "one dog", "one dog and " + "very " * 100 + "old"),
     ]
-    batch = make_batch(triplets, adapter, 77)
+    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in triplets], adapter, 77)
     assert torch.equal(batch.references, pad([encode_text("a person pays 5"), encode_text("two dogs")]))
     assert batch.targets.shape == (2, 77)
     assert batch.targets[1, -1] == END
@@ -84,11 +103,13 @@ def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
 
 
 def test_batch_of_concatenated_texts(adapter):
-    batch = make_batch([Triplet("Two DOGS", "one dog", "a dog")], adapter, 77, projected=False)
+    batch = make_batch(
+        [tokenised(Triplet("Two DOGS", "one dog", "a dog"), adapter.prompt)], adapter, 77, projected=False
+    )
     assert batch.queries[0].tolist() == [START, *encode_text("a photo of two dogs that one dog"), END]
     assert batch.unconditioned[0].tolist() == [START, *encode_text("a photo of two dogs"), END]
 
 
 def test_batch_fits_a_short_context(adapter, triplets):
-    batch = make_batch(triplets[:3], adapter, 8)
-    assert max(part.shape[1] for part in vars(batch).values()) == 8
+    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in triplets[:3]], adapter, 8)
+    assert max(part.shape[1] for part in vars(batch).values() if part is not None) == 8

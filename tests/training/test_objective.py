@@ -16,6 +16,7 @@ from rtd_plugin.training.batches import make_batch
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_loss, rtd_objective
 from rtd_plugin.training.recipe import Objective
+from rtd_plugin.triplets.token_store import tokenised
 
 PLACEHOLDER = 259
 
@@ -89,7 +90,9 @@ def slow_step(tower, frozen, projection, triplets, settings, generator):
 def compare_steps(tower, projection, adapter, triplets, settings):
     """Assert that the objective and the slow one have equal losses and gradients."""
     frozen, slow = copy.deepcopy(tower), copy.deepcopy(tower)
-    batch = make_batch(triplets, adapter, 77, settings.concatenation == "projected")
+    batch = make_batch(
+        [tokenised(triplet, adapter.prompt) for triplet in triplets], adapter, 77, settings.concatenation == "projected"
+    )
     loss = rtd_objective(
         objective_inputs(
             tower,
@@ -169,7 +172,7 @@ def test_twenty_steps_end_with_the_weights_of_slow_ones(make_run, triplets):
     overrides = ("steps=20", "batch_size=2", "shuffle=false", "objective.noise_scale=0", "optimizer.weight_decay=0.1")
     run = make_run("run", *overrides, f"optimizer.learning_rate={rate}")
     tuned, _ = train(run, make_accelerator(run.recipe))
-    slow = copy.deepcopy(run.tower)
+    slow = copy.deepcopy(run.tower).requires_grad_(True)
     optimizer = torch.optim.AdamW(slow.parameters(), lr=rate, weight_decay=0.1)
     for step in range(20):
         part = triplets[2 * step : 2 * step + 2]
@@ -190,7 +193,7 @@ def test_frozen_side_gets_no_gradients(tower, projection, adapter, triplets):
     frozen = FrozenSide(copy.deepcopy(tower), projection.train().requires_grad_(True))
     assert not frozen.training
     assert not any(module.training for module in frozen.modules())
-    batch = make_batch(triplets[:4], adapter, 77)
+    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in triplets[:4]], adapter, 77)
     rtd_objective(objective_inputs(tower, frozen, batch, PLACEHOLDER, Objective(), torch.Generator())).backward()
     assert all(parameter.grad is None for parameter in frozen.parameters())
     assert all(parameter.grad is not None for parameter in tower.parameters())
@@ -199,7 +202,7 @@ def test_frozen_side_gets_no_gradients(tower, projection, adapter, triplets):
 def test_noise_is_normal_times_one_uniform_a_row(tower, adapter, triplets):
     """Each row's noise over its strength is normal, and the strengths are uniform on (0, scale)."""
     frozen = FrozenSide(tower, nn.Identity())
-    batch = make_batch((triplets * 20)[:1500], adapter, 77)
+    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in (triplets * 20)[:1500]], adapter, 77)
     _, references, noised = frozen(batch, 0.5, torch.Generator().manual_seed(0))
     noise = noised - references  # (1500, 32)
     strengths = noise.std(dim=1, correction=0)

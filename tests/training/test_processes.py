@@ -50,7 +50,7 @@ def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_
                 objective_inputs(
                     tower,
                     FrozenSide(copy.deepcopy(run.tower), run.projection),
-                    make_batch(run.triplets[part], run.adapter, 77),
+                    make_batch([run.triplets[place] for place in part], run.adapter, 77),
                     259,
                     Objective(noise_scale=0),
                     torch.Generator(),
@@ -61,8 +61,8 @@ def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_
         torch.stack(losses).mean().backward()
         return torch.stack(losses).detach(), [parameter.grad for parameter in tower.parameters()]
 
-    joined = one_process(slice(0, 2 * HALF))
-    halves = one_process(slice(0, HALF), slice(HALF, 2 * HALF))
+    joined = one_process(range(2 * HALF))
+    halves = one_process(range(HALF), range(HALF, 2 * HALF))
     assert not torch.allclose(joined[0], halves[0])
     for name, (losses, gradients) in {"gathered": joined, "local": halves}.items():
         torch.testing.assert_close(found[name]["loss"], losses.expand(2))

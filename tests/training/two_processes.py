@@ -23,7 +23,7 @@ os.environ.update(ENVIRONMENT)  # noqa: F821
 run = load_run(read_recipe(RECIPE, OVERRIDES), FOLDER)  # noqa: F821
 accelerator = make_accelerator(run.recipe)
 rank = accelerator.process_index
-batch = make_batch(run.triplets[rank * HALF : (rank + 1) * HALF], run.adapter, 77)
+batch = make_batch([run.triplets[rank * HALF + place] for place in range(HALF)], run.adapter, 77)
 found = {"processes": accelerator.num_processes}
 for negatives in ("gathered", "local"):
     tower = copy.deepcopy(run.tower).requires_grad_(True)

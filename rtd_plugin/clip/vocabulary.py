@@ -1,0 +1,50 @@
+"""The token embeddings of a vocabulary that training uses a part of.
+
+A token that is in none of a run's texts gets no gradient. AdamW's moments of its embedding stay zero, and all that
+ever happens to it is weight decay: after any number of steps it is what it was, times one factor for all. So it needs
+neither gradient nor moments.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PartlyTrainedEmbedding(nn.Module):
+    """Token embeddings of which some are trained; in a state dict, and to read, they are all there.
+
+    Args:
+        whole: (V, W) the embeddings before training; kept as they are, not copied.
+        trained: token ids, ascending.
+
+    Attributes:
+        weight: (len(trained), W) the parameter.
+        decay: what weight decay has made of the others, as a factor.
+    """
+
+    def __init__(self, whole: Tensor, trained: Sequence[int]):
+        super().__init__()
+        trained = torch.tensor(trained, device=whole.device)
+        rows = torch.full((len(whole),), -1, device=whole.device)
+        rows[trained] = torch.arange(len(trained), device=whole.device)
+        self.register_buffer("_whole", whole.detach(), persistent=False)
+        self.register_buffer("_trained", trained, persistent=False)
+        self.register_buffer("_rows", rows, persistent=False)  # of each token in `weight`, -1 for none
+        self.weight = nn.Parameter(whole.detach()[trained])
+        self.decay = 1.0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeddings (…, W) of token ids (…)."""
+        rows = self._rows[tokens]
+        trained = F.embedding(rows.clamp(min=0), self.weight)
+        return torch.where((rows < 0).unsqueeze(-1), self._whole[tokens] * self.decay, trained)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = (self._whole * self.decay).index_copy(0, self._trained, self.weight.detach())
+
+    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, *lists: Any):
+        whole = {f"{prefix}weight": state[f"{prefix}weight"][self._trained.cpu()]}
+        super()._load_from_state_dict(whole, prefix, metadata, strict, *lists)

@@ -1,0 +1,76 @@
+"""A step trains the embeddings that occur, and computes captions once."""
+
+import pytest
+import torch
+
+from rtd_plugin import hookimpl
+from rtd_plugin.clip.packing import PackedTower
+from rtd_plugin.clip.vocabulary import PartlyTrainedEmbedding
+from rtd_plugin.plugins import registered
+from rtd_plugin.training.loop import make_accelerator
+from rtd_plugin.training.objective import FrozenSide, rtd_objective
+from rtd_plugin.training.step import Stepper
+
+
+class Objective:
+    """The published one, by another plugin."""
+
+    @hookimpl
+    def rtd_objective(self, inputs):
+        return rtd_objective(inputs)
+
+
+@pytest.fixture
+def stepper(make_run):
+    def stepper(*overrides):
+        run = make_run("run", *overrides)
+        return Stepper(run, make_accelerator(run.recipe))
+
+    return stepper
+
+
+def test_tokens_that_do_not_occur_are_not_trained(stepper):
+    embedding = stepper().tower.token_embedding
+    assert isinstance(embedding, PartlyTrainedEmbedding)
+    assert len(embedding.weight) < 100
+
+
+def test_another_objective_may_use_any_token(stepper, same_weights):
+    """And the published one gives the same tower either way: what is not trained decays."""
+    overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}",)
+    partly = stepper(*overrides)
+    losses = [partly.take(step, 1e-3 / (1 + step)) for step in range(5)]
+    with registered(Objective()):
+        whole = stepper(*overrides)
+        assert len(whole.tower.token_embedding.weight) == 49408
+        assert [whole.take(step, 1e-3 / (1 + step)) for step in range(5)] == losses
+    before = partly.run.tower.state_dict()
+    found, expected = partly.tuned().state_dict(), whole.tuned().state_dict()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    moved = (expected["token_embedding.weight"] - before["token_embedding.weight"]).abs().max(dim=1).values
+    assert moved.min() > 1e-4  # all decayed
+
+
+@pytest.mark.parametrize("hard_negatives", [True, False])
+def test_captions_are_computed_once(stepper, monkeypatch, hard_negatives):
+    """Over two epochs the frozen tower is asked in the first alone, and the losses are those without a file."""
+    computed = []
+    forward = PackedTower.forward
+
+    def counted(self, tokens, *arguments):
+        if not torch.is_grad_enabled():
+            computed.append(len(tokens))
+        return forward(self, tokens, *arguments)
+
+    overrides = ("batch_size=60", f"objective.hard_negatives={hard_negatives}", f"seed={100 + hard_negatives}")
+    monkeypatch.setattr(PackedTower, "forward", counted)
+    kept = stepper(*overrides)
+    losses = [kept.take(step, 1e-3) for step in range(4)]
+    assert computed == [120, 120]
+    anew = stepper(*overrides)
+    assert [anew.take(step, 1e-3) for step in range(4)] == losses
+    assert computed == [120, 120]
+    without = stepper(*overrides)
+    without.frozen = FrozenSide(without.run.tower, without.run.projection)
+    assert [without.take(step, 1e-3) for step in range(4)] == pytest.approx(losses, rel=1e-6)
+    assert len(computed) == 6

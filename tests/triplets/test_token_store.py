@@ -1,0 +1,130 @@
+"""A token store holds what tokenising each triplet gives, is made once, and whole or not at all."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtd_plugin.clip.tokens import Prompt
+from rtd_plugin.errors import RTDError
+from rtd_plugin.triplets import token_store as module
+from rtd_plugin.triplets.token_store import token_store, tokenised
+from rtd_plugin.triplets.triplet import Triplet, TripletSet
+
+PROMPT = Prompt("a photo of $ that {condition}")
+TRIPLETS = [
+    Triplet("A <PERSON> with $5", "costs $6", "a person with six"),
+    Triplet("two dogs", "one dog &amp; a cat", "One DOG"),
+    Triplet("one dog", "two dogs", "two dogs"),
+    Triplet("“curly” ½", "🐶", "$"),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def as_set(triplets, digest="digest"):
+    return TripletSet(triplets, digest)
+
+
+class Unreadable(list):
+    def __getitem__(self, place):
+        raise AssertionError("the store was made already")
+
+    __iter__ = __getitem__
+
+
+def test_a_store_has_each_triplets_tokens():
+    store = token_store([as_set(TRIPLETS[:1], "one"), as_set(TRIPLETS[1:], "two")], PROMPT)
+    assert len(store) == 4
+    for found, triplet in zip(store, TRIPLETS, strict=True):
+        assert found[:3] == tokenised(triplet, PROMPT)[:3]
+    assert 259 not in store[0].condition
+    assert store[3].target == []
+    used = {token for triplet in store for text in triplet[:3] for token in text}
+    assert store.vocabulary == sorted(used)
+
+
+def test_equal_texts_are_stored_once():
+    store = token_store([as_set(TRIPLETS * 3)], PROMPT)
+    assert store.texts == 9  # "one dog" and "One DOG" are one, as are "two dogs" and the condition of that name
+    assert store[1].numbers[1] == store[2].numbers[0] == store[5].numbers[1]
+    numbers = {
+        tuple(text): number for t in store for text, number in zip((t.reference, t.target), t.numbers, strict=True)
+    }
+    assert len(set(numbers.values())) == len(numbers)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"), max_size=20)] * 3), min_size=1, max_size=9))
+def test_any_triplets(triplets):
+    triplets = [Triplet(*texts) for texts in triplets]
+    store = token_store([as_set(triplets, repr(triplets))], PROMPT)
+    assert [triplet[:3] for triplet in store] == [tokenised(triplet, PROMPT)[:3] for triplet in triplets]
+
+
+def test_long_files_are_written_in_pieces(monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 3)
+    told = []
+    store = token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers))
+    assert told == [(3, 8), (6, 8), (8, 8)]
+    assert [triplet[:3] for triplet in store] == [tokenised(triplet, PROMPT)[:3] for triplet in TRIPLETS] * 2
+
+
+def test_a_store_is_made_once(cache):
+    first = token_store([as_set(TRIPLETS)], PROMPT)
+    again = token_store([as_set(Unreadable(TRIPLETS))], PROMPT)
+    assert list(again) == list(first)
+    assert again.key == first.key
+    assert {path.suffix for path in (cache / "tokens" / first.key).iterdir()} == {".u16", ".i64", ".u32"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "prompt"),
+    [
+        ([as_set(TRIPLETS, "another")], PROMPT),
+        ([as_set(TRIPLETS[:2]), as_set(TRIPLETS[2:])], PROMPT),
+        ([as_set(TRIPLETS)], Prompt("a photo of * , {condition}", placeholder="*")),
+    ],
+)
+def test_other_triplets_and_placeholders_have_stores_of_their_own(sets, prompt):
+    assert token_store(sets, prompt).key != token_store([as_set(TRIPLETS)], PROMPT).key
+
+
+def test_several_at_once_make_one(monkeypatch):
+    made = []
+    write = module._write
+    monkeypatch.setattr(module, "_write", lambda *arguments: made.append(1) or write(*arguments))
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: token_store([as_set(TRIPLETS * 500)], PROMPT), range(4)))
+    assert sum(made) == 1
+    assert len({store.key for store in stores}) == 1
+
+
+def test_a_store_is_there_whole_or_not_at_all(cache):
+    class Breaking(list):
+        def __iter__(self):
+            yield TRIPLETS[0]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        token_store([as_set(Breaking(TRIPLETS))], PROMPT)
+    assert [path.suffix for path in (cache / "tokens").iterdir()] in ([], [".lock"])
+    assert len(token_store([as_set(TRIPLETS)], PROMPT)) == 4
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(RTDError, match=r"file/tokens: cannot be written .*: set RTD_PLUGIN_CACHE"):
+        token_store([as_set(TRIPLETS)], PROMPT)
+
+
+def test_a_store_is_mapped_not_read():
+    store = token_store([as_set(TRIPLETS)], PROMPT)
+    assert all(isinstance(part, np.memmap) for part in (store._tokens, store._starts, store._triplets))
