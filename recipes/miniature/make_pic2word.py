@@ -1,0 +1,49 @@
+"""Trains Pic2Word's projection module for the miniature's CLIP, from pictures alone.
+
+    python -m rtd_recipes.miniature.make_pic2word CLIP OUT --seed 0
+
+reads CLIP/clip.safetensors and writes OUT/pic2word.safetensors. The objective is Pic2Word's (Saito et al. 2023, section
+3.1): CLIP's own contrastive loss between a picture and the prompt "a photo of *" with the picture's pseudo token.
+"""
+
+import random
+from itertools import islice
+
+import torch
+from open_clip.loss import ClipLoss
+from rtd_adapters.pic2word import Im2Text, Pic2Word
+from rtd_recipes.miniature.projections import main, minimise, picture_features
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtd_plugin.clip.backbones import Backbone
+from rtd_plugin.clip.tokens import pad
+from rtd_plugin.miniature.splits import training_scenes
+
+PICTURES = 20_000
+PEAK_LEARNING_RATE = 3e-3
+LOGIT_SCALE = 10  # at CLIP's own, 34, telling pictures apart is enough, and texts stay far from them
+
+
+def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Im2Text:
+    """The projection module after `steps` batches of pictures."""
+    torch.manual_seed(seed)
+    scenes = training_scenes(random.Random(f"miniature pic2word {seed}"))
+    features = picture_features(clip, list(islice(scenes, PICTURES)))
+    tower = clip.load_text_tower().requires_grad_(False)
+    prompt = pad([Pic2Word.unconditioned_prompt.encode()]).expand(batch_size, -1)
+    placeholder = Pic2Word.unconditioned_prompt.placeholder_id
+    contrast = ClipLoss()
+    projection = Im2Text(tower.features, tower.width)
+
+    def loss() -> Tensor:
+        pictures = features[torch.randint(PICTURES, (batch_size,))]
+        texts = tower.encode(prompt, projection(pictures), placeholder)
+        return contrast(F.normalize(pictures), F.normalize(texts), LOGIT_SCALE)
+
+    minimise(loss, projection.parameters(), steps, PEAK_LEARNING_RATE, "Training Pic2Word's projection")
+    return projection
+
+
+if __name__ == "__main__":
+    main("pic2word", train, steps=200, batch_size=256)
