@@ -8,12 +8,13 @@ import open_clip
 import pytest
 import rtd_recipes.miniature
 import torch
-from rtd_adapters.lincir import Phi
 from rtd_recipes.miniature.make_clip import image_batch
 from rtd_recipes.miniature.make_lincir import mask_keywords
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from rtd_plugin import plugins
+from rtd_plugin.adapter import load_projection
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
 from rtd_plugin.miniature.language import noisy_caption
@@ -33,7 +34,7 @@ def clip():
     return model.eval(), preprocess
 
 
-@pytest.mark.parametrize("name", ["clip", "lincir"])
+@pytest.mark.parametrize("name", ["clip", "lincir", "pic2word", "searle"])
 def test_files_are_half_precision_and_say_their_format(name):
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
         assert file.metadata()["format_version"] == "1"
@@ -84,10 +85,11 @@ def test_both_kinds_of_feature_are_equally_long(clip):
     assert lengths[0] / lengths[1] == pytest.approx(1, abs=0.1)
 
 
-def test_projection_fits_the_tower():
+@pytest.mark.parametrize("name", ["lincir", "pic2word", "searle"])
+def test_projection_fits_the_tower(name):
     tower = TextTower.from_state_dict(load_file(FOLDER / "clip.safetensors"), activation="gelu")
-    phi = Phi(tower.features, tower.width)
-    phi.load_state_dict(load_file(FOLDER / "lincir.safetensors"))
+    projection = load_projection(plugins.adapter(name), FOLDER / f"{name}.safetensors", tower.features, tower.width)
+    assert projection(torch.zeros(2, tower.features)).shape == (2, tower.width)
     configuration = json.loads((FOLDER / "rtd-miniature.json").read_text())
     assert tower.features == configuration["embed_dim"]
     assert tower.context_length == configuration["text_cfg"]["context_length"] == 77

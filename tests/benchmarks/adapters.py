@@ -1,0 +1,152 @@
+"""What RTD gains on the miniature with each adapter and each of several backbones, and the paper's ablations.
+
+    python tests/benchmarks/adapters.py OUTPUT [BACKBONE ...] [--seeds 3] [--jobs 1]
+
+A BACKBONE is a folder of clip.safetensors and its projections, as the programs of recipes/miniature make them; the
+shipped one comes first. OUTPUT is a folder of JSON files, one a run: what is there is not run again. Prints tables of
+docs/miniature.md: recall in percent on the test split, mean and standard deviation over the seeds of training.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import rtd_recipes.miniature
+from miniature import GROUPS, figures, run_of, tuned
+from torch import Tensor
+
+from rtd_plugin import hookimpl, plugins
+from rtd_plugin.evaluation.retrieval import Retrieval
+from rtd_plugin.files import write_text
+from rtd_plugin.training import objective
+from rtd_plugin.training.objective import ObjectiveInputs
+from rtd_plugin.training.run import Run
+
+ADAPTERS = ("lincir", "searle", "pic2word")
+SHIPPED = Path(rtd_recipes.miniature.__file__).parent
+METRICS = ("recall_at_1", "recall_at_5")
+COLUMNS = "seeds | R@1 before | R@1 after | gain | R@5 before | R@5 after | gain |\n|"
+
+
+class TrainedTargets:
+    """The paper's ablation of the frozen target encoder: what trains also encodes target and reference captions."""
+
+    @hookimpl
+    def rtd_objective(self, inputs: ObjectiveInputs) -> Tensor:
+        targets, references = (
+            inputs.encode(captions, None, inputs.placeholder)
+            for captions in (inputs.batch.targets, inputs.batch.references)
+        )
+        return objective.rtd_objective(replace(inputs, targets=targets, references=references))
+
+
+ABLATIONS: dict[str, tuple[list[str], list[object]]] = {  # overrides of the recipe, plugins
+    "without hard negatives": (["objective.hard_negatives=false"], []),
+    "plain text concatenation": (["objective.concatenation=text"], []),
+    "target encoder not frozen": ([], [TrainedTargets()]),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a backbone's folder, an adapter, a seed, and perhaps an ablation."""
+
+    backbone: Path
+    adapter: str
+    seed: int
+    ablation: str | None = None
+
+    @property
+    def name(self) -> str:
+        backbone = "shipped" if self.backbone == SHIPPED else self.backbone.name
+        ablation = [self.ablation.replace(" ", "-")] if self.ablation else []
+        return "_".join([backbone, self.adapter, *ablation, str(self.seed)])
+
+    def run(self, folder: Path) -> Run:
+        overrides, _ = ABLATIONS.get(self.ablation, ([], []))
+        clip, projection = self.backbone / "clip.safetensors", self.backbone / f"{self.adapter}.safetensors"
+        where = [f"backbone.checkpoint={clip}", f"projection={projection}"]
+        return run_of(f"{self.adapter}-miniature", self.seed, folder, *where, *overrides)
+
+
+@cache
+def retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, Any]]:
+    """The test split for one projection, and its figures before training."""
+    run = Cell(backbone, adapter, 0).run(Path())
+    retrieval = Retrieval(run.recipe.evaluation, run.adapter, run.recipe.backbone.load_image_encoder(), run.projection)
+    before = {"image only": figures(retrieval.image_only()), "before": figures(retrieval.composed(run.tower))}
+    return retrieval, before
+
+
+def measure(cell: Cell, output: Path) -> None:
+    """Train, and write the figures of before and after."""
+    split, before = retrieval(cell.backbone, cell.adapter)
+    _, registered = ABLATIONS.get(cell.ablation, ([], []))
+    with tempfile.TemporaryDirectory() as folder, plugins.registered(*registered):
+        tower, seconds = tuned(cell.run(Path(folder)), cell.name)
+    results = {**before, "after": figures(split.composed(tower)), "seconds": seconds}
+    write_text(output / f"{cell.name}.json", json.dumps(results, indent=2))
+
+
+def cells(backbones: Sequence[Path], seeds: int) -> list[Cell]:
+    main = [Cell(backbone, adapter, seed) for backbone in backbones for adapter in ADAPTERS for seed in range(seeds)]
+    return main + [Cell(SHIPPED, "lincir", seed, ablation) for ablation in ABLATIONS for seed in range(seeds)]
+
+
+def spread(values: Iterable[float], sign: str = "") -> str:
+    values = list(values)
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.1f}{deviation}"
+
+
+def show(output: Path, backbones: Sequence[Path], seeds: int) -> None:
+    """Tables of what there is."""
+    files = {cell: output / f"{cell.name}.json" for cell in cells(backbones, seeds)}
+    results = {cell: json.loads(file.read_text(encoding="utf-8")) for cell, file in files.items() if file.is_file()}
+    for group in GROUPS:
+        print(f"\n| {group} phrasings | backbone | {COLUMNS}" + "---|" * 9)
+        for adapter in ADAPTERS:
+            for number, backbone in enumerate(backbones):
+                row(f"{adapter} | {number}", [results.get(Cell(backbone, adapter, s)) for s in range(seeds)], group)
+    for group in GROUPS:
+        print(f"\n| {group} phrasings | {COLUMNS}" + "---|" * 8)
+        for ablation in (None, *ABLATIONS):
+            found = [results.get(Cell(SHIPPED, "lincir", seed, ablation)) for seed in range(seeds)]
+            row(ablation or "RTD", found, group)
+
+
+def row(name: str, found: Sequence[dict[str, Any] | None], group: str) -> None:
+    runs = [result for result in found if result]
+    cells = []
+    for metric in METRICS if runs else ():
+        before, after = ([run[when][group][metric] for run in runs] for when in ("before", "after"))
+        gains = [late - early for early, late in zip(before, after, strict=True)]
+        cells += [f"{before[0]:.1f}", spread(after), spread(gains, "+")]
+    print(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("backbones", type=Path, nargs="*")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    backbones = [SHIPPED, *(folder.resolve() for folder in args.backbones)]
+    todo = [c for c in cells(backbones, args.seeds) if not (args.output / f"{c.name}.json").is_file()]
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        list(pool.map(measure, todo, [args.output] * len(todo)))
+    show(args.output, backbones, args.seeds)
+
+
+if __name__ == "__main__":
+    main()
