@@ -1,14 +1,17 @@
-"""The shipped default: `rtd-plugin train --adapter lincir` with nothing else but fewer steps."""
+"""The shipped default: `rtd-plugin train --adapter NAME` with nothing else but fewer steps."""
 
 import json
 
+import pytest
 
-def test_miniature(rtd, tmp_path):
-    done = rtd("train", "--adapter", "lincir", "--set", "steps=3", "--json")
+
+@pytest.mark.parametrize("adapter", ["lincir", "pic2word", "searle"])
+def test_miniature(rtd, tmp_path, adapter):
+    done = rtd("train", "--adapter", adapter, "--set", "steps=3", "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["run"] == "runs/lincir-miniature"
-    assert (tmp_path / "runs/lincir-miniature/text_encoder.safetensors").is_file()
+    assert result["run"] == f"runs/{adapter}-miniature"
+    assert (tmp_path / f"runs/{adapter}-miniature/text_encoder.safetensors").is_file()
     evaluation = result["evaluation"]
     assert evaluation["benchmark"] == "miniature"
     metrics = {(row["query"], bool(row["weights"])): row["metrics"]["miniature"] for row in evaluation["results"]}
