@@ -1,20 +1,19 @@
 """Tunes CLIP's text encoder for zero-shot composed image retrieval (RTD), under any projection-based method.
 
-Names are imported when they are first used, so that `rtd-plugin --help` need not wait for torch.
+Names are imported when they are first used: `rtd-plugin --help` need not wait for torch, and a host that is patched
+gets nothing imported that it does not need.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.hookspecs import hookimpl
+from rtd_plugin.marker import hookimpl
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
     from rtd_plugin.training.objective import rtd_loss
 
-__version__ = version("rtd-plugin")
 __all__ = ["TextTower", "hookimpl", "load_text_encoder", "rtd_loss"]
 
 _HOMES = {
@@ -25,6 +24,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("rtd-plugin")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

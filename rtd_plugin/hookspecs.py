@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from rtd_plugin.marker import hookimpl as hookimpl
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from rtd_plugin.triplets.triplet import TripletSource
 
 hookspec = pluggy.HookspecMarker("rtd_plugin")
-hookimpl = pluggy.HookimplMarker("rtd_plugin")
 
 
 @hookspec

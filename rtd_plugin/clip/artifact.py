@@ -1,6 +1,5 @@
 """The saved text encoder: weights in `TextTower`'s layout as safetensors, with what they are as metadata."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -8,17 +7,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import written_atomically
 
 FILE_NAME = "text_encoder.safetensors"
 FORMAT = 1
-PROBE_TEXTS = ("a photo of a dog", "two red cars on a wet street", "the number 7", "an empty room, seen from above")
-PROBE_FEATURES = 16  # of each text
 
 
 class TextEncoderInfo(BaseModel):
@@ -29,8 +24,8 @@ class TextEncoderInfo(BaseModel):
         version: of the rtd-plugin that wrote the file.
         activation, heads: what the weights do not tell.
         backbone: name of the pre-trained CLIP that training started from.
-        base_digest: of its text tower, see `digest`.
-        base_probe: its features of a few texts, see `probe`.
+        base_digest: of its text tower, see `rtd_plugin.clip.fingerprint`.
+        base_probe: its features of a few texts, see there too.
         adapter: the method it was trained for.
         projection_digest: SHA-256 of the projection's checkpoint file.
         triplets: digest of each triplet source.
@@ -50,25 +45,6 @@ class TextEncoderInfo(BaseModel):
     projection_digest: str
     triplets: list[str]
     step: int
-
-
-def digest(tower: TextTower) -> str:
-    """SHA-256 over names, shapes and fp32 values of all weights."""
-    sha = hashlib.sha256()
-    for name, weight in sorted(tower.state_dict().items()):
-        sha.update(f"{name}{tuple(weight.shape)}".encode())
-        sha.update(weight.detach().float().cpu().contiguous().numpy().data)
-    return sha.hexdigest()
-
-
-@torch.no_grad()
-def probe(tower: TextTower) -> Tensor:
-    """A fingerprint that survives rounding: the first values of a few texts' normalised features, (4, 16) fp32.
-
-    Another CLIP differs in the first digit; the same CLIP in fp16 in the third.
-    """
-    features = tower.encode(tokenize(PROBE_TEXTS, tower.context_length).to(tower.device)).float()
-    return torch.nn.functional.normalize(features, dim=-1)[:, :PROBE_FEATURES].cpu()
 
 
 def save_text_encoder(path: Path, tower: TextTower, info: TextEncoderInfo) -> None:

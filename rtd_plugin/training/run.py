@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rtd_plugin import plugins
 from rtd_plugin.adapter import Adapter, load_projection
-from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, digest, probe, save_text_encoder
+from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
+from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_text

@@ -1,0 +1,40 @@
+"""What tells one text tower from another: a digest of its weights, and a probe that survives rounding."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtd_plugin.clip.tokens import pad
+from rtd_plugin.clip.tower import TextTower
+
+PROBE_TEXTS = ("a photo of a dog", "two red cars on a wet street", "the number 7", "an empty room, seen from above")
+# Their tokens, spelt out: a probe is also taken inside hosts, where the tokenizer's packages are not to be imported.
+PROBE_TOKENS = (
+    (320, 1125, 539, 320, 1929),
+    (1237, 736, 3346, 525, 320, 6682, 2012),
+    (518, 2842, 278),
+    (550, 7893, 1530, 267, 2041, 633, 4348),
+)
+PROBE_FEATURES = 16  # of each text
+PROBE_TOLERANCE = 0.01  # largest difference between probes of one CLIP, in whatever precision it is held
+
+
+def digest(tower: TextTower) -> str:
+    """SHA-256 over names, shapes and fp32 values of all weights."""
+    sha = hashlib.sha256()
+    for name, weight in sorted(tower.state_dict().items()):
+        sha.update(f"{name}{tuple(weight.shape)}".encode())
+        sha.update(weight.detach().float().cpu().contiguous().numpy().data)
+    return sha.hexdigest()
+
+
+@torch.no_grad()
+def probe(tower: TextTower) -> Tensor:
+    """A fingerprint that survives rounding: the first values of a few texts' normalised features, (4, 16) fp32.
+
+    Another CLIP differs in the first digit; the same CLIP in fp16 in the third.
+    """
+    features = tower.encode(pad(PROBE_TOKENS, tower.context_length).to(tower.device)).float()
+    return F.normalize(features, dim=-1)[:, :PROBE_FEATURES].cpu()
