@@ -1,14 +1,18 @@
 """LinCIR: Language-only Efficient Training of Zero-shot Composed Image Retrieval (Gu et al., CVPR 2024)."""
 
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
-from rtd_adapters.phi import Phi, PhiAdapter
+import torch
+from rtd_adapters.lincir_shims import CAUSAL_MASK
+from rtd_adapters.phi import PLACEHOLDER, Phi, PhiAdapter
 from torch import Tensor
 
 from rtd_plugin import hookimpl
 from rtd_plugin.adapter import Adapter
 from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.shims import KnownFault
 
 __all__ = ["LinCIR", "Phi"]
 
@@ -24,8 +28,27 @@ def read_composition(
     """
     rows = max(len(text), len(pseudo_tokens))
     text = text.expand(rows, -1)
-    placeholders = text == LinCIR.prompt.placeholder_id
+    placeholders = text == PLACEHOLDER
     return Composition(clip_model, text, pseudo_tokens.expand(rows, -1), placeholders, return_last_states)
+
+
+def example(_module: ModuleType) -> tuple[Any, ...]:
+    """A tiny text model of transformers, two texts, and their pseudo tokens."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=300, projection_dim=64, bos_token_id=298, eos_token_id=299, **sizes)
+    texts = torch.tensor([[298, 5, PLACEHOLDER, 7, 299], [298, PLACEHOLDER, 8, 9, 299]])
+    texts = torch.nn.functional.pad(texts, (0, config.max_position_embeddings - texts.shape[1]))
+    return CLIPTextModelWithProjection(config).eval(), texts, torch.randn(2, 64)
+
+
+REFUSED = "LinCIR's function fails: the text encoder refuses the arguments `causal_attention_mask` and `return_dict`"
+IGNORED = (
+    "LinCIR's function gives wrong features without an error: the text encoder ignores its causal mask and attends in "
+    "both directions"
+)
+REMEDY = "install transformers 4.53.3 or older, or run under a patch: it composes right and repairs the rest"
 
 
 class LinCIR(PhiAdapter):
@@ -39,6 +62,7 @@ class LinCIR(PhiAdapter):
             modules=("encode_with_pseudo_tokens",),
             name="encode_with_pseudo_tokens_HF",
             read=read_composition,
+            example=example,
         ),
         # The branch `eval_genecis` has a copy of its own.
         CompositionPoint(
@@ -46,8 +70,16 @@ class LinCIR(PhiAdapter):
             modules=("eval_functions",),
             name="encode_with_pseudo_tokens_HF",
             read=read_composition,
+            example=example,
         ),
     )
+    training_files = ("train_*.py",)
+    shims = (CAUSAL_MASK,)
+    known_faults = (
+        KnownFault("transformers", ">=4.54,<5", REFUSED, REMEDY),
+        KnownFault("transformers", ">=5", IGNORED, REMEDY),
+    )
+    evaluation = "python validate.py --eval-type phi --dataset cirr …"
 
 
 @hookimpl

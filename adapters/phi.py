@@ -9,6 +9,8 @@ from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import RTDError
 
+PLACEHOLDER = 259  # CLIP's token `$`; spelt out, because hosts' processes are not to import a tokenizer
+
 
 class Phi(nn.Module):
     """Three linear layers with GELU and dropout between them.

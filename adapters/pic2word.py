@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
+from rtd_adapters.pic2word_shims import SHIMS
 from torch import Tensor, nn
 
 from rtd_plugin import hookimpl
@@ -106,6 +108,19 @@ def _visualisation_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) 
     return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": Pic2Word.prompt.placeholder_id}
 
 
+def retrieval_example(module: ModuleType) -> tuple[Any, ...]:
+    """A tiny model of Pic2Word's own class, two texts and their pseudo tokens, as its CIRR evaluation has them."""
+    model, texts, pseudo_token, placeholder = visualisation_example(module)
+    return model, texts, torch.cat([pseudo_token, -pseudo_token]), placeholder, False
+
+
+def visualisation_example(module: ModuleType) -> tuple[Any, ...]:
+    """The same with one pseudo token for both texts."""
+    texts = torch.tensor([[298, 5, 265, 7, 299, 0, 0, 0], [298, 6, 265, 9, 8, 299, 0, 0]])
+    model = module.CLIP(32, 16, 1, 64, 16, texts.shape[1], 300, 64, 2, 2).eval()
+    return model, texts, torch.randn(1, 64), 265
+
+
 class Pic2Word(Adapter):
     """Checkpoints as Pic2Word writes them, with a whole CLIP beside `state_dict_img2text`, or that state dict alone."""
 
@@ -122,6 +137,7 @@ class Pic2Word(Adapter):
             name="CLIP.encode_text_img_retrieval",
             read=read_retrieval,
             arguments=_retrieval_arguments,
+            example=retrieval_example,
         ),
         # Of the demo.
         CompositionPoint(
@@ -130,8 +146,12 @@ class Pic2Word(Adapter):
             name="CLIP.encode_text_img_vis",
             read=read_visualisation,
             arguments=_visualisation_arguments,
+            example=visualisation_example,
         ),
     )
+    training_files = ("src/main.py", "src/trainer.py")
+    shims = SHIMS
+    evaluation = "PYTHONPATH=src:. python src/eval_retrieval.py --eval-mode cirr …"
 
     def build_projection(self, state: Mapping[str, Tensor], features: int, token_width: int) -> Im2Text:
         out = state.get("fc_out.weight")

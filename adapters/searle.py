@@ -1,16 +1,18 @@
 """SEARLE: Zero-Shot Composed Image Retrieval with Textual Inversion (Baldrati et al., ICCV 2023)."""
 
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 import torch
-from rtd_adapters.phi import PhiAdapter
+from rtd_adapters.phi import PLACEHOLDER, PhiAdapter
 from torch import Tensor
 
 from rtd_plugin import hookimpl
 from rtd_plugin.adapter import Adapter
 from rtd_plugin.composition import Composition, CompositionPoint
 from rtd_plugin.errors import RTDError
+from rtd_plugin.shims import KnownFault
 
 
 def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_tokens: int = 1) -> Composition:
@@ -24,7 +26,7 @@ def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_t
     Raises:
         RTDError: a text has no `$`, or its pseudo tokens are neither one nor `num_tokens`.
     """
-    placeholders = text == SEARLE.prompt.placeholder_id  # (B, L)
+    placeholders = text == PLACEHOLDER  # (B, L)
     if not placeholders.any(dim=1).all():
         raise RTDError("a text of the batch has no $ for its pseudo token")
     first = placeholders.int().argmax(dim=1)  # (B,)
@@ -39,6 +41,14 @@ def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_t
     return Composition(clip_model, text, pseudo_tokens, (after_first >= 0) & (after_first < num_tokens))
 
 
+def example(_module: ModuleType) -> tuple[Any, ...]:
+    """A tiny model of OpenAI's package, two texts, and their pseudo tokens."""
+    from clip.model import CLIP
+
+    texts = torch.tensor([[298, 5, PLACEHOLDER, 7, 299, 0, 0, 0], [298, PLACEHOLDER, 8, 9, 299, 0, 0, 0]])
+    return CLIP(32, 16, 1, 64, 16, texts.shape[1], 300, 64, 2, 2).eval(), texts, torch.randn(2, 64)
+
+
 class SEARLE(PhiAdapter):
     """Checkpoints as SEARLE's `train_phi.py` writes them, and the published ones."""
 
@@ -50,8 +60,19 @@ class SEARLE(PhiAdapter):
             modules=("encode_with_pseudo_tokens", "src.encode_with_pseudo_tokens"),  # of scripts and of hubconf.py
             name="encode_with_pseudo_tokens",
             read=read_composition,
+            example=example,
         ),
     )
+    training_files = ("src/train_*.py", "src/oti_inversion.py")
+    known_faults = (
+        KnownFault(
+            "setuptools",
+            ">=81",
+            "OpenAI's `clip` cannot be imported: it needs the module pkg_resources",
+            'pip install "setuptools<81"',
+        ),
+    )
+    evaluation = "python src/validate.py --eval-type phi --dataset cirr …"
 
 
 @hookimpl

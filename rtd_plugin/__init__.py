@@ -12,12 +12,14 @@ from rtd_plugin.marker import hookimpl
 if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
+    from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.objective import rtd_loss
 
-__all__ = ["TextTower", "hookimpl", "load_text_encoder", "rtd_loss"]
+__all__ = ["TextTower", "activate", "hookimpl", "load_text_encoder", "rtd_loss"]
 
 _HOMES = {
     "TextTower": "rtd_plugin.clip.tower",
+    "activate": "rtd_plugin.patching.activation",
     "load_text_encoder": "rtd_plugin.clip.artifact",
     "rtd_loss": "rtd_plugin.training.objective",
 }

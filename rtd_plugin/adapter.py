@@ -11,6 +11,7 @@ from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.composition import CompositionPoint
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import read_checkpoint
+from rtd_plugin.shims import KnownFault, Shim
 
 
 class Adapter(ABC):
@@ -25,6 +26,11 @@ class Adapter(ABC):
         both_orders: whether the query of two conditions is the mean of the normalised features of both orders.
         composition_points: where its code, and that of its relatives, composes queries; none if it is not to be
             patched. One checkout need not have them all.
+        training_files: patterns (`src/train_*.py`) of its code's files, relative to the root, that train or feed a
+            projection: what composes on their behalf keeps the pre-trained text encoder.
+        shims: repairs of its code's faults; see `rtd_plugin.shims`.
+        known_faults: versions of packages with which its code fails or is wrong.
+        evaluation: how its evaluation is started, from the code's root; shown to users.
     """
 
     name: ClassVar[str]
@@ -34,6 +40,10 @@ class Adapter(ABC):
     prompt_of_two: ClassVar[Prompt]
     both_orders: ClassVar[bool] = True
     composition_points: ClassVar[tuple[CompositionPoint, ...]] = ()
+    training_files: ClassVar[tuple[str, ...]] = ()
+    shims: ClassVar[tuple[Shim, ...]] = ()
+    known_faults: ClassVar[tuple[KnownFault, ...]] = ()
+    evaluation: ClassVar[str] = "python …"
 
     def encode_two(self, first: str, second: str) -> list[int]:
         """Token ids of the prompt with two conditions, without start and end; a method may trim the conditions."""

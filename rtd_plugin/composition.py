@@ -7,6 +7,7 @@ the tuned tower in their place.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -42,9 +43,13 @@ class CompositionPoint:
         modules: the names under which the host's programs import that file.
         name: its qualified name in the file: `function` or `Class.method`.
         read: turns the host's arguments into a composition. Its parameters are the host's, by name, order and
-            default: what the host passes can be passed on as it is, and a host whose own differ is told by that.
+            default: what the host passes can be passed on as it is, and a host whose own differ is told by that. A
+            function of a module's own, which hosts' processes import by name.
         arguments: how the host's own programs call it, if not with model, tokens and pseudo tokens as its first three
             arguments; see `call`.
+        example: arguments for a small call, given the module that the file was imported as: a tiny model of the kind
+            that the host has, with random weights, and texts and pseudo tokens for it. `rtd-plugin doctor` composes
+            them with the host's own function; None if it is not to.
     """
 
     file: str
@@ -52,6 +57,7 @@ class CompositionPoint:
     name: str
     read: Callable[..., Composition]
     arguments: Callable[[Any, Tensor, Tensor], dict[str, Any] | None] | None = None
+    example: Callable[[ModuleType], tuple[Any, ...]] | None = None
 
     @property
     def signature(self) -> inspect.Signature:

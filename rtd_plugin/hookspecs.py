@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rtd_plugin.adapter import Adapter
     from rtd_plugin.clip.tower import TextTower
     from rtd_plugin.evaluation.benchmark import Benchmark
+    from rtd_plugin.patching.manifest import Manifest
     from rtd_plugin.training.loop import StepReport
     from rtd_plugin.training.objective import ObjectiveInputs
     from rtd_plugin.training.run import Run
@@ -84,3 +85,8 @@ def rtd_checkpoint_saved(run: Run, checkpoint: Path, step: int) -> None:
 @hookspec
 def rtd_run_ended(run: Run, results: Mapping[str, Any]) -> None:
     """A run is through, and all its files are written: called on the main process with what `results.json` holds."""
+
+
+@hookspec
+def rtd_host_patched(manifest: Manifest) -> None:
+    """A host was patched: called once after `rtd-plugin patch` wrote the patch folder, `manifest.folder`."""

@@ -11,6 +11,9 @@ from rtd_plugin.errors import RTDError
 
 COMMANDS = {
     "train": "Tune a text encoder: the main job.",
+    "patch": "Put a tuned text encoder under a host, without editing it.",
+    "run": "Run a command with a patch in force.",
+    "doctor": "Examine a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
     "adapters": "List the adapters that are installed.",
     "recipes": "List the recipes that are installed, or show one.",

@@ -1,0 +1,143 @@
+"""`rtd-plugin patch`."""
+
+from __future__ import annotations
+
+import shlex
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rtd_plugin import plugins
+from rtd_plugin.cli.console import out
+from rtd_plugin.cli.main import print_json
+from rtd_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtd_plugin.patching.detection import Host
+    from rtd_plugin.patching.manifest import Manifest
+
+RUNS = Path("runs")
+
+
+@click.command()
+@click.argument("host", type=click.Path(path_type=Path))
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="RUN|FILE",
+    help="A run, its text encoder, or one in OpenAI's, Hugging Face's or the authors' layout. Default: the newest run "
+    "in ./runs.",
+)
+@click.option("--adapter", help="The host's method, if its code could be that of several.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="The patch folder. Default: HOST-rtd-patch beside HOST."
+)
+@click.option(
+    "--blend",
+    type=float,
+    default=1.0,
+    metavar="A",
+    show_default=True,
+    help="Between the pre-trained text encoder (0) and the tuned one (1).",
+)
+@click.option("--force", is_flag=True, help="Do not compare the host's CLIP with the one that was tuned.")
+@click.option("--no-shim", "without_shims", multiple=True, metavar="NAME", help="Leave a fault of the host as it is.")
+@click.option("--remove", is_flag=True, help="Remove the patch folder again. HOST may be that folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    host: Path,
+    weights: Path | None,
+    adapter: str | None,
+    output: Path | None,
+    blend: float,
+    force: bool,
+    without_shims: tuple[str, ...],
+    remove: bool,
+    as_json: bool,
+) -> None:
+    """Put a tuned text encoder under HOST's composed queries without editing HOST, a checkout of a method's code.
+
+    Writes a patch folder with which `rtd-plugin run` and its activation scripts put the text encoder into force.
+    HOST is read, never imported, run or written to.
+
+    \b
+    Examples:
+      rtd-plugin patch path/to/searle
+      rtd-plugin patch path/to/searle --weights runs/searle-vit-l-14 --output patches/searle
+      rtd-plugin patch path/to/searle --remove
+    """
+    from rtd_plugin.patching.manifest import default_folder, find_patch
+
+    if remove:
+        from rtd_plugin.patching.folder import remove_patch
+
+        folder = output or find_patch(host).folder
+        remove_patch(folder)
+        if as_json:
+            print_json({"removed": str(folder)})
+        else:
+            click.echo(f"Removed {folder}.")
+        return
+
+    from rtd_plugin.patching.detection import find_host
+    from rtd_plugin.patching.folder import write_patch
+    from rtd_plugin.patching.weights import newest_run, read_weights
+
+    candidates = plugins.adapters().values() if adapter is None else [plugins.adapter(adapter)]
+    found = find_host(host, candidates)
+    if found.root.parent == found.root:
+        raise UsageError(f"{found.root}: has no place beside it: pass --output")
+    tuned = read_weights(weights if weights is not None else newest_run(RUNS))
+    folder = output or default_folder(found.root)
+    manifest = write_patch(folder, found, tuned, blend=blend, force=force, without_shims=without_shims)
+    plugins.plugin_manager().hook.rtd_host_patched(manifest=manifest)
+    if as_json:
+        print_json({"patch": str(manifest.folder), "next": _next(manifest, found), **manifest.to_dict()})
+    else:
+        _show(manifest, found)
+
+
+def _next(manifest: Manifest, host: Host) -> list[str]:
+    # Environment variables come first: after `run` they would replace what it sets.
+    words = host.adapter.evaluation.split()
+    variables = list(takewhile(lambda word: "=" in word, words))
+    run = [*variables, "rtd-plugin", "run", shlex.quote(str(manifest.folder)), "--", *words[len(variables) :]]
+    return [f"cd {shlex.quote(manifest.host)}", " ".join(run)]
+
+
+def _show(manifest: Manifest, host: Host) -> None:
+    weights = manifest.weights
+    commit = f", commit {manifest.commit[:12]}" if manifest.commit else ""
+    lines = [f"Host     {manifest.host} ({manifest.adapter}{commit})"]
+    for found in host.points:
+        point = found.point
+        lines.append(f"Point    {point.file}:{found.line}  {point.name}{point.signature}")
+    step = f", step {weights.step}" if weights.step is not None else ""
+    lines.append(f"Weights  {weights.path}{step}")
+    if weights.base is None:
+        lines.append("         no base is recorded: that the host has the CLIP it was tuned from cannot be checked")
+    else:
+        checked = "not checked (--force)" if manifest.force else "checked at the first composed query"
+        lines.append(f"         tuned from {weights.base} for {weights.adapter}; the host's CLIP is {checked}")
+    if weights.adapter not in (None, manifest.adapter):
+        lines.append(f"         note: tuned for {weights.adapter}, whose prompt may not be {manifest.adapter}'s")
+    changes = "use the tuned text encoder" if manifest.blend == 1 else f"use a blend, {manifest.blend:g} of it tuned"
+    lines += [
+        f"Changes  Composed queries {changes}. Plain texts, images, the projection and training code",
+        "         keep what the host loads; no file of the host is touched.",
+    ]
+    switched_on = {shim.name for shim in manifest.shims}
+    for shim in host.shims:
+        state = "repaired, if met" if shim.name in switched_on else "left as it is"
+        lines.append(f"Shim     {shim.name}: {shim.fault} ({state})")
+    lines += [
+        f"Wrote    {manifest.folder}",
+        "",
+        "Next:",
+        *(f"  {line}" for line in _next(manifest, host)),
+        "or, for all Python started from a shell,",
+        f"  source {shlex.quote(str(manifest.folder / 'activate'))}",
+    ]
+    out().print("\n".join(lines), soft_wrap=True)

@@ -1,0 +1,33 @@
+"""`rtd-plugin run`."""
+
+from pathlib import Path
+
+import click
+
+from rtd_plugin.cli.console import err
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("patch", metavar="HOST|PATCH", type=click.Path(path_type=Path))
+@click.argument("command_line", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(patch: Path, command_line: tuple[str, ...]) -> None:
+    """Run COMMAND in the current folder with a patch in force in it and its Python children.
+
+    PATCH is a folder that `rtd-plugin patch` wrote; a HOST stands for the one beside it. The exit code is COMMAND's.
+    When it ends, a line on stderr says how many composed queries used the tuned text encoder.
+
+    \b
+    Examples:
+      rtd-plugin run searle-rtd-patch -- python src/validate.py --dataset cirr …
+      rtd-plugin run . -- torchrun --nproc-per-node 2 validate.py …
+    """
+    from rtd_plugin.patching.launcher import run
+    from rtd_plugin.patching.manifest import find_patch
+
+    if command_line[0] == "--":
+        command_line = command_line[1:]
+    if not command_line:
+        raise click.UsageError("there is no command to run after --")
+    code, line = run(find_patch(patch), command_line)
+    err().print(line, soft_wrap=True)
+    click.get_current_context().exit(code)

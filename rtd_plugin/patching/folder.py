@@ -1,0 +1,120 @@
+"""Writes and removes patch folders."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.files import write_text, written_atomically
+from rtd_plugin.patching.detection import Host
+from rtd_plugin.patching.manifest import (
+    MANIFEST_FILE,
+    SITE,
+    Manifest,
+    PatchedPoint,
+    PatchedShim,
+    TunedWeights,
+    read_manifest,
+)
+
+SCRIPTS = {"activate": "activate", "activate.fish": "activate.fish", f"{SITE}/sitecustomize.py": "sitecustomize.py"}
+
+
+def write_patch(
+    folder: Path,
+    host: Host,
+    weights: TunedWeights,
+    *,
+    blend: float = 1.0,
+    force: bool = False,
+    without_shims: Iterable[str] = (),
+) -> Manifest:
+    """Write a patch folder, whole or not at all; one that is there already is replaced.
+
+    Args:
+        folder: outside the host.
+        host: the host.
+        weights: the tuned text encoder.
+        blend: from the pre-trained text encoder (0) to the tuned one (1).
+        force: whether the host may have another CLIP than the encoder was tuned from.
+        without_shims: names of shims that are switched off.
+
+    Raises:
+        RTDError: it cannot be written, or an adapter's function cannot be imported by name.
+        UsageError: the place or one of the settings will not do.
+    """
+    folder = folder.absolute()
+    if folder.resolve().is_relative_to(host.root):
+        raise UsageError(f"{folder}: lies inside the host, which is to stay as it is: pass another --output")
+    if folder.exists() and not (folder / MANIFEST_FILE).is_file():
+        raise UsageError(f"{folder}: is there and no patch folder: pass another --output")
+    if not 0 <= blend <= 1:
+        raise UsageError(f"a blend of {blend} is not between 0 (the pre-trained text encoder) and 1 (the tuned one)")
+    unknown = sorted(set(without_shims) - {shim.name for shim in host.adapter.shims})
+    if unknown:
+        known = ", ".join(shim.name for shim in host.adapter.shims) or "none"
+        raise UsageError(f"{host.adapter.name} has no shim {unknown[0]!r}: it has {known}")
+    manifest = Manifest(
+        folder=folder,
+        host=str(host.root),
+        commit=host.commit,
+        adapter=host.adapter.name,
+        points=tuple(
+            PatchedPoint(point.file, point.modules, point.name, str(point.signature), reference(point.read))
+            for point in (found.point for found in host.points)
+        ),
+        training_files=host.adapter.training_files,
+        shims=tuple(
+            PatchedShim(shim.name, shim.file, shim.modules, shim.function, reference(shim.repair))
+            for shim in host.shims
+            if shim.name not in without_shims
+        ),
+        weights=weights,
+        blend=blend,
+        force=force,
+        version=version("rtd-plugin"),
+    )
+    with written_atomically(folder) as draft:
+        draft.mkdir()
+        (draft / SITE).mkdir()
+        write_text(draft / MANIFEST_FILE, json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        for name, script in SCRIPTS.items():
+            text = (files("rtd_plugin.patching") / "scripts" / script).read_text(encoding="utf-8")
+            write_text(draft / name, text.replace("@SITE@", shlex.quote(str(folder / SITE))))
+    return manifest
+
+
+def remove_patch(folder: Path) -> None:
+    """Remove a patch folder; files in it that are no part of the patch stay.
+
+    Raises:
+        RTDError: it is no patch folder, or cannot be removed.
+    """
+    read_manifest(folder)
+    try:
+        shutil.rmtree(folder / SITE)
+        for name in SCRIPTS:
+            (folder / name).unlink(missing_ok=True)
+        (folder / MANIFEST_FILE).unlink()
+    except OSError as error:
+        raise RTDError(f"{folder}: cannot be removed ({error.strerror})") from error
+    with suppress(OSError):  # something else lies in it
+        folder.rmdir()
+
+
+def reference(function: Callable[..., Any]) -> str:
+    """A function as `module:function`, by which a host's process imports it.
+
+    Raises:
+        RTDError: it is not a module's own.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<lambda>")
+    if module in (None, "__main__") or "<" in name:
+        raise RTDError(f"{module}.{name}: hosts' processes cannot import it: make it a function of a module of its own")
+    return f"{module}:{name}"

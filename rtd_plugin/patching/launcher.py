@@ -1,0 +1,124 @@
+"""Runs a command with a patch in force in it and its Python children."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.patching import tally
+from rtd_plugin.patching.manifest import SITE, Manifest
+
+PYTHON = re.compile(r"(python|pypy)[\d.]*")
+MODULE = "rtd_plugin.patching.bootstrap"
+FORWARDED = (signal.SIGTERM, signal.SIGHUP)  # a terminal sends the interrupt to all by itself
+
+
+class CommandNotFoundError(RTDError):
+    """There is no such command; the exit code is the one that shells give."""
+
+    exit_code = 127
+
+
+def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
+    """Run a command in the current folder and wait for it.
+
+    Returns:
+        Its exit code, 128 + n if signal n killed it, and the line about composed queries.
+
+    Raises:
+        RTDError: the host or the weights are gone, the command is not found, or it is a Python without this package.
+    """
+    for path, what in ((manifest.host, "the host that was patched"), (manifest.weights.path, "the tuned text encoder")):
+        if not Path(path).exists():
+            raise RTDError(f"{path}: {what} is gone: patch the host again")
+    program = shutil.which(command[0])
+    if program is None:
+        raise CommandNotFoundError(f"{command[0]}: command not found")
+    check_interpreter(program)
+    with _tally_file() as file:
+        code = _wait([program, *command[1:]], environment(manifest, {**os.environ, tally.VARIABLE: file}))
+        events = tally.read_events(file)
+        outer = os.environ.get(tally.VARIABLE)
+        if outer:  # started by a process that is counted itself
+            tally.append(outer, events)
+    return code, tally.summary(events, manifest.host)
+
+
+def environment(manifest: Manifest, outer: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables with which Python takes the patch up."""
+    # An empty entry would be the current folder.
+    paths = [str(manifest.folder / SITE), *filter(None, outer.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**outer, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def check_interpreter(program: str) -> None:
+    """See that a program, if it is Python or a script for it, has this package.
+
+    Raises:
+        RTDError: it has not.
+    """
+    python = _interpreter(Path(program))
+    if python is None or _same(python, sys.executable):
+        return
+    done = subprocess.run([python, "-c", f"import {MODULE}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        problem = (done.stderr.strip().splitlines() or ["it does not start"])[-1]
+        raise RTDError(
+            f"{python} cannot use the patch ({problem}): install rtd-plugin for it "
+            f"({python} -m pip install rtd-plugin), or run the host with {sys.executable}"
+        )
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two paths are one Python of one environment: a virtual one is a link to that which it was made from."""
+    return Path(one).parent == Path(other).parent and os.path.realpath(one) == os.path.realpath(other)
+
+
+def _interpreter(program: Path) -> str | None:
+    """The Python that a program is, or that the first line of a script names; None if it is neither."""
+    if PYTHON.fullmatch(program.name):
+        return str(program)
+    try:
+        with program.open("rb") as file:
+            first = file.readline(4096).decode(errors="replace")
+    except OSError:
+        return None
+    words = first[2:].split() if first.startswith("#!") else []
+    if words and Path(words[0]).name == "env":
+        words = [word for word in words[1:] if not word.startswith("-")]
+    if not words or not PYTHON.fullmatch(Path(words[0]).name):
+        return None
+    return shutil.which(words[0])
+
+
+@contextmanager
+def _tally_file() -> Iterator[str]:
+    handle, file = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".tally")
+    os.close(handle)
+    try:
+        yield file
+    finally:
+        os.unlink(file)
+
+
+def _wait(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise RTDError(f"{command[0]}: cannot be started ({error.strerror})") from error
+    handlers = {number: lambda number, _: process.send_signal(number) for number in FORWARDED}
+    handlers[signal.SIGINT] = signal.SIG_IGN  # the command decides what it means
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,156 @@
+"""The manifest of a patch folder: everything that a host's process has to know of its patch, as JSON."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rtd_plugin.errors import RTDError
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+SITE = "site"  # the folder of a patch that goes on PYTHONPATH: it must hold nothing else that can be imported
+SUFFIX = "-rtd-patch"  # of a patch folder's name, after that of the host it lies beside
+
+
+@dataclass(frozen=True)
+class PatchedPoint:
+    """A composition point; `read` as `module:function`, the rest as in `rtd_plugin.composition.CompositionPoint`."""
+
+    file: str
+    modules: tuple[str, ...]
+    name: str
+    signature: str
+    read: str
+
+
+@dataclass(frozen=True)
+class PatchedShim:
+    """A shim that is switched on; `repair` as `module:function`, the rest as in `rtd_plugin.shims.Shim`."""
+
+    name: str
+    file: str | None
+    modules: tuple[str, ...]
+    function: str
+    repair: str
+
+
+@dataclass(frozen=True)
+class TunedWeights:
+    """A tuned text encoder on disk.
+
+    Attributes:
+        path: its file, in any layout.
+        digest: SHA-256 of the file.
+        activation, heads: of the tower; None if nothing tells, so that those of the host's model count.
+        adapter: the method that it was tuned for, if that is recorded.
+        step: the optimizer steps taken, if they are recorded.
+        base: name of the CLIP that it was tuned from, if that is recorded.
+        base_probe: a probe of that CLIP's text tower; see `rtd_plugin.clip.fingerprint`.
+    """
+
+    path: str
+    digest: str
+    activation: str | None = None
+    heads: int | None = None
+    adapter: str | None = None
+    step: int | None = None
+    base: str | None = None
+    base_probe: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A patch.
+
+    Attributes:
+        folder: the patch folder.
+        host: the host's root.
+        commit: of the host, if git knows it.
+        adapter: the method's name.
+        points: the host's composition points.
+        training_files: patterns of the host's files in whose calls the pre-trained encoder stays.
+        shims: those that are switched on.
+        weights: the tuned text encoder.
+        blend: from the pre-trained text encoder (0) to the tuned one (1).
+        force: whether the host may have another CLIP than the encoder was tuned from.
+        version: of the rtd-plugin that wrote it.
+    """
+
+    folder: Path = field(compare=False)
+    host: str
+    commit: str | None
+    adapter: str
+    points: tuple[PatchedPoint, ...]
+    training_files: tuple[str, ...]
+    shims: tuple[PatchedShim, ...]
+    weights: TunedWeights
+    blend: float
+    force: bool
+    version: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, without the folder, which the manifest's file lies in."""
+        values = asdict(self)
+        del values["folder"]
+        return {"format": FORMAT, **values}
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The manifest of a patch folder.
+
+    Raises:
+        RTDError: there is none, it is broken, or of a newer format.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        written_in = values.pop("format")
+    except FileNotFoundError as error:
+        raise RTDError(f"{folder}: not a patch folder: it has no {MANIFEST_FILE}") from error
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise RTDError(f"{path}: not a readable manifest of a patch: patch the host again") from error
+    if written_in != FORMAT:
+        raise RTDError(
+            f"{path}: written by rtd-plugin {values.get('version')} in format {written_in}, but this version reads "
+            f"format {FORMAT}: use that version, or patch the host again"
+        )
+    try:
+        values["points"] = tuple(PatchedPoint(**_with_tuple(point)) for point in values["points"])
+        values["shims"] = tuple(PatchedShim(**_with_tuple(shim)) for shim in values["shims"])
+        values["training_files"] = tuple(values["training_files"])
+        values["weights"] = TunedWeights(**values["weights"])
+        return Manifest(folder=path.parent.absolute(), **values)
+    except (TypeError, KeyError) as error:
+        raise RTDError(f"{path}: not a readable manifest of a patch: patch the host again") from error
+
+
+def _with_tuple(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "modules": tuple(values["modules"])}
+
+
+def default_folder(host: Path) -> Path:
+    """Where the patch of a host goes unless told otherwise: beside the host's root."""
+    return host.with_name(host.name + SUFFIX)
+
+
+def find_patch(path: str | os.PathLike[str]) -> Manifest:
+    """The patch that a path means: that of a patch folder, or the one beside a host, given any folder of the host.
+
+    Raises:
+        RTDError: there is none.
+    """
+    given = Path(path).absolute()
+    if not given.exists():
+        raise RTDError(f"{path}: no such folder")
+    if (given / MANIFEST_FILE).is_file():
+        return read_manifest(given)
+    resolved = given.resolve()
+    for folder in (resolved, *resolved.parents):
+        if folder.name and (default_folder(folder) / MANIFEST_FILE).is_file():
+            return read_manifest(default_folder(folder))
+    raise RTDError(
+        f"{path}: neither a patch folder nor a host with one beside it: run `rtd-plugin patch` first, or name the "
+        "folder that its --output was"
+    )

@@ -1,0 +1,65 @@
+"""Puts the patch of the folder above into force in each Python that starts; written by `rtd-plugin patch`.
+
+Any Python may run this: it keeps to what Python 3.5 understands, and to the standard library.
+"""
+
+import json
+import os
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PATCH = os.path.dirname(HERE)
+
+
+class Refusal:
+    """Ends the program when it imports a composition point of the host: this Python cannot patch it."""
+
+    def __init__(self, problem):
+        with open(os.path.join(PATCH, "manifest.json")) as file:
+            manifest = json.load(file)
+        self.problem = problem
+        self.names = {name for point in manifest["points"] for name in point["modules"]}
+        self.files = {os.path.join(manifest["host"], point["file"]) for point in manifest["points"]}
+
+    def find_spec(self, name, path=None, target=None):
+        if name in self.names:
+            spec = PathFinder.find_spec(name, path)
+            if spec is not None and os.path.realpath(spec.origin or "") in self.files:
+                raise SystemExit("rtd-plugin: " + self.problem)
+        return None
+
+
+def start():
+    if sys.version_info < (3, 10):
+        problem = "%s is Python %d.%d, but rtd-plugin needs 3.10" % (sys.executable, *sys.version_info[:2])
+        sys.meta_path.insert(0, Refusal(problem))
+        return
+    try:
+        from rtd_plugin.patching.bootstrap import start
+    except ImportError as error:
+        install = "%s -m pip install rtd-plugin" % sys.executable
+        sys.meta_path.insert(0, Refusal("this Python lacks rtd-plugin (%s): %s" % (error, install)))
+        return
+    try:
+        start(PATCH)
+    except Exception as error:
+        sys.meta_path.insert(0, Refusal(str(error)))
+
+
+def chain():
+    """Run the sitecustomize that Python would have found without this one, as if this one were not there."""
+    # What stands before this folder has passed on to it.
+    paths = [os.path.abspath(path or os.curdir) for path in sys.path]
+    spec = PathFinder.find_spec("sitecustomize", paths[paths.index(HERE) + 1 :])
+    if spec is not None and spec.loader is not None:
+        module = module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+try:
+    start()
+finally:
+    chain()

@@ -1,0 +1,146 @@
+"""Counts what a patch did, over a process and its children, for the line at the end.
+
+Every process appends what happens to one file, the moment it happens: a child that is killed has been counted. The file
+is the launcher's; where there is none, the first process to which anything happens makes one for its children too.
+"""
+
+import atexit
+import functools
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+
+VARIABLE = "RTD_PLUGIN_TALLY"
+
+# What can happen: a Python took the patch up, imported a composition point, composed a query, called a composition
+# point from training code, failed to compose, needed a shim; a shim found an error that the host hides.
+STARTED, IMPORTED, COMPOSED, KEPT, FAILED, REPAIRED, HIDDEN = (
+    "started",
+    "imported",
+    "composed",
+    "kept",
+    "failed",
+    "repaired",
+    "hidden",
+)
+Event = tuple[str, int, int, str]
+"""What happened, in which process, how often, and a note."""
+
+
+class Tally:
+    """What the patches of this process did.
+
+    Attributes:
+        path: the file that events go to; None until there is one.
+        expected: what is in force, to be named if it was never used; None for no line at the end.
+    """
+
+    def __init__(self) -> None:
+        self.path = os.environ.get(VARIABLE)
+        self.expected: str | None = None
+        self._inherited = self.path is not None
+        self._owner = os.getpid()
+        self._folder = os.getcwd()
+        self._hidden_error = False
+        atexit.register(self._at_exit)  # what is registered first, runs last
+
+    def add(self, event: str, count: int = 1, note: str = "") -> None:
+        """Record what happened; a disk that is full must not stop the host."""
+        self._hidden_error |= event == HIDDEN
+        with suppress(OSError):
+            if self.path is None:
+                handle, self.path = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".tally")
+                os.close(handle)
+                os.environ[VARIABLE] = self.path
+                self._owner = os.getpid()
+            append(self.path, [(event, os.getpid(), count, note)])
+
+    def _at_exit(self) -> None:
+        if not self._inherited and self._owner == os.getpid():
+            events = read_events(self.path) if self.path else []
+            if self.path:
+                os.environ.pop(VARIABLE, None)
+                with suppress(OSError):
+                    os.unlink(self.path)
+            if self.expected is not None and (events or self._runs_file_of(self.expected)):
+                print(summary(events or [(STARTED, os.getpid(), 1, "")], self.expected), file=sys.stderr, flush=True)
+        if self._hidden_error:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(1)  # by now everything else that runs at exit has run
+
+    def _runs_file_of(self, host: str) -> bool:
+        """Whether this process ran a program of the host, which should have composed a query."""
+        program = os.path.realpath(os.path.join(self._folder, sys.argv[0] if sys.argv else ""))
+        return program.startswith(os.path.join(host, ""))
+
+
+@functools.lru_cache(maxsize=1)
+def of_process() -> Tally:
+    """The one tally of this process."""
+    return Tally()
+
+
+def append(path: str, events: Iterable[Event]) -> None:
+    """Append to a tally's file, in one piece: other processes do so too."""
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(handle, lines.encode())
+    finally:
+        os.close(handle)
+
+
+def read_events(path: str) -> list[Event]:
+    """The events of a tally's file; none if it cannot be read."""
+    events = []
+    with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+        events += [tuple(json.loads(line)) for line in file]
+    return events
+
+
+def summary(events: Iterable[Event], host: str) -> str:
+    """The line at the end of a process: a warning if no composed query used the tuned text encoder.
+
+    Args:
+        events: of the process and its children.
+        host: the root of the host that is patched.
+    """
+    events = list(events)
+    counts: Counter[str] = Counter()
+    for event, _, count, _ in events:
+        counts[event] += count
+    notes = {event: _notes(events, event) for event in (FAILED, REPAIRED, HIDDEN)}
+    processes = len({process for event, process, _, _ in events if event == COMPOSED})
+    used = "used the tuned text encoder"
+    if counts[COMPOSED]:
+        queries = "query" if counts[COMPOSED] == 1 else "queries"
+        line = f"{counts[COMPOSED]} composed {queries} {used}"
+        line += f" in {processes} processes" if processes > 1 else ""
+    else:
+        line = f"warning: no composed query {used}"
+    if notes[FAILED]:
+        line += f"; failed: {'; '.join(notes[FAILED])}"
+    elif counts[KEPT]:
+        line += f"; {counts[KEPT]} calls from training code kept the pre-trained one"
+    elif not counts[COMPOSED] and counts[IMPORTED]:
+        line += f": a composition point of {host} was imported, but never called"
+    elif not counts[COMPOSED] and (counts[STARTED] or events):
+        line += f": no composition point of {host} was imported"
+    elif not counts[COMPOSED]:
+        line += ": no Python of the command took the patch up (one started with -I, -E or -S does not)"
+    if notes[REPAIRED]:
+        line += f"; repaired: {', '.join(notes[REPAIRED])}"
+    if notes[HIDDEN]:
+        line += f"; the host hid an error: {'; '.join(notes[HIDDEN])}"
+    return f"rtd-plugin: {line}"
+
+
+def _notes(events: Iterable[Event], wanted: str) -> list[str]:
+    """The different notes of one kind of event, each as one line, in order."""
+    return list(dict.fromkeys(" ".join(note.split()) for event, _, _, note in events if event == wanted))

@@ -1,0 +1,156 @@
+"""`rtd-plugin patch` and `doctor`: what they print, in words and as JSON, and with which exit codes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rtd_plugin import hookimpl, plugins
+from rtd_plugin.patching.manifest import Manifest, read_manifest
+
+HOSTS = Path(__file__).parents[1] / "patching/hosts"
+
+
+@pytest.fixture
+def host(tmp_path):
+    return lambda name: shutil.copytree(HOSTS / name, tmp_path / "code")
+
+
+def test_what_it_prints(rtd, finished, host, tmp_path):
+    """What was found, what will change, and the commands to go on with."""
+    root = host("searle")
+    done = rtd("patch", "code/src", "--weights", finished)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == [
+        f"Host     {root} (searle)",
+        "Point    src/encode_with_pseudo_tokens.py:7  encode_with_pseudo_tokens"
+        "(clip_model, text, pseudo_tokens, num_tokens=1)",
+        f"Weights  {finished}/text_encoder.safetensors, step 6",
+        "         tuned from model for lincir; the host's CLIP is checked at the first composed query",
+        "         note: tuned for lincir, whose prompt may not be searle's",
+        "Changes  Composed queries use the tuned text encoder. Plain texts, images, the projection and training code",
+        "         keep what the host loads; no file of the host is touched.",
+        f"Wrote    {tmp_path}/code-rtd-patch",
+        "",
+        "Next:",
+        f"  cd {root}",
+        f"  rtd-plugin run {tmp_path}/code-rtd-patch -- python src/validate.py --eval-type phi --dataset cirr …",
+        "or, for all Python started from a shell,",
+        f"  source {tmp_path}/code-rtd-patch/activate",
+    ]
+
+
+def test_options(rtd, finished, host, tmp_path):
+    host("pic2word")
+    options = ["--adapter", "pic2word", "--output", "out", "--blend", "0.5", "--force", "--no-shim", "distributed"]
+    done = rtd("patch", "code", "--weights", finished, *options)
+    assert done.exit_code == 0, done.output
+    assert "the host's CLIP is not checked (--force)" in done.stdout
+    assert "Composed queries use a blend, 0.5 of it tuned." in done.stdout
+    assert "distributed: the evaluation reads args.distributed, which is never set (left as it is)" in done.stdout
+    assert "PYTHONPATH=src:. rtd-plugin run " in done.stdout
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.blend, manifest.force, len(manifest.shims)) == (0.5, True, 2)
+
+
+def test_json(rtd, finished, host, tmp_path):
+    host("lincir")
+    found = json.loads(rtd("patch", "code", "--weights", finished, "--json").stdout)
+    assert found["patch"] == f"{tmp_path}/code-rtd-patch"
+    assert found["adapter"] == "lincir"
+    assert [point["file"] for point in found["points"]] == ["encode_with_pseudo_tokens.py", "genecis/eval_functions.py"]
+    assert found["weights"]["base"] == "model"
+    assert found["next"][0] == f"cd {tmp_path}/code"
+    assert json.loads(rtd("patch", "code", "--remove", "--json").stdout) == {"removed": f"{tmp_path}/code-rtd-patch"}
+    assert not (tmp_path / "code-rtd-patch").exists()
+
+
+def test_the_newest_run_is_used(rtd, finished, host, tmp_path):
+    host("searle")
+    done = rtd("patch", "code")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "there is no finished run in" in done.stderr
+    shutil.copytree(finished, tmp_path / "runs/mine")
+    assert "runs/mine/text_encoder.safetensors" in rtd("patch", "code").stdout
+
+
+def test_weights_of_unknown_origin(rtd, finished, host):
+    host("searle")
+    assert rtd("export", finished, "--layout", "rtd", "authors.pt").exit_code == 0
+    done = rtd("patch", "code", "--weights", "authors.pt")
+    assert "no base is recorded: that the host has the CLIP it was tuned from cannot be checked" in done.stdout
+
+
+def test_removing(rtd, finished, host, tmp_path):
+    host("searle")
+    rtd("patch", "code", "--weights", finished)
+    done = rtd("patch", "code", "--remove")
+    assert (done.exit_code, done.stdout) == (0, f"Removed {tmp_path}/code-rtd-patch.\n")
+    assert rtd("patch", "code", "--remove").exit_code == 1
+    rtd("patch", "code", "--weights", finished, "--output", "out")
+    assert rtd("patch", "out", "--remove").stdout == f"Removed {tmp_path}/out.\n"
+
+
+def test_nothing_is_written_when_it_fails(rtd, finished, host, tmp_path):
+    host("searle")
+    for options in (["--blend", "2"], ["--no-shim", "x"], ["--output", "code/inside"], ["--adapter", "lincir"]):
+        assert rtd("patch", "code", "--weights", finished, *options).exit_code in (1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["code"]
+
+
+def test_hook_rtd_host_patched(rtd, finished, host, tmp_path):
+    host("searle")
+    told = []
+
+    class Told:
+        @hookimpl
+        def rtd_host_patched(self, manifest):
+            assert read_manifest(manifest.folder) == manifest
+            told.append(manifest)
+
+    with plugins.registered(Told()):
+        rtd("patch", "code", "--weights", finished, "--blend", "3")
+        assert told == []
+        rtd("patch", "code", "--weights", finished)
+    (manifest,) = told
+    assert isinstance(manifest, Manifest)
+    assert manifest.folder == tmp_path / "code-rtd-patch"
+
+
+def test_doctor_finds_the_lost_causal_mask(rtd, host, tmp_path):
+    """This transformers swallows LinCIR's argument: no error, and wrong features."""
+    host("lincir")
+    (tmp_path / "code/extra.py").write_text(
+        "import json, no_such_package.part\ntry:\n    import no_other\nexcept: ...\n"
+    )
+    done = rtd("doctor", "code", "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert (found["right"], found["adapter"]) == (False, "lincir")
+    assert {point["outcome"] for point in found["points"]} == {"wrong"}
+    assert min(point["difference"] for point in found["points"]) > 0.1
+    assert [fault["package"] for fault in found["known_faults"]] == ["transformers"]
+    assert found["missing_packages"] == {"no_such_package": ["extra.py"]}
+    assert [shim["name"] for shim in found["shims"]] == ["causal-mask"]
+
+
+def test_doctor_of_hosts_that_are_right(rtd, host, tmp_path):
+    host("pic2word")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = rtd("doctor", "code")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("composes right here: as an exact causal encoding does, up to") == 2
+    assert f"Host     {tmp_path}/code (pic2word)" in done.stdout
+    assert "Shim     gallery-names: " in done.stdout
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_doctor_of_a_host_that_fails(rtd, host, tmp_path):
+    host("searle")
+    file = tmp_path / "code/src/encode_with_pseudo_tokens.py"
+    file.write_text(f"import no_such_package\n{file.read_text()}")
+    done = rtd("doctor", "code")
+    assert done.exit_code == 1
+    assert "fails here: ModuleNotFoundError: No module named 'no_such_package'" in done.stdout
+    assert "Do: install what is missing" in done.stdout

@@ -1,0 +1,148 @@
+"""Miniature hosts, a tiny CLIP and its tuned text encoder, and processes that run under a patch."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from clip.model import CLIP
+
+from rtd_plugin import __version__, plugins
+from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
+from rtd_plugin.clip.fingerprint import digest, probe
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.patching import in_force
+from rtd_plugin.patching.detection import find_host
+from rtd_plugin.patching.folder import write_patch
+from rtd_plugin.patching.manifest import Manifest
+from rtd_plugin.patching.weights import read_weights
+
+HOSTS = Path(__file__).parent / "hosts"
+
+
+@dataclass(frozen=True)
+class Files:
+    """A tiny CLIP in fp32 whose values fp16 holds: some hosts round them.
+
+    Attributes:
+        clip: its checkpoint in OpenAI's layout, of an image and a text tower.
+        run: a folder with the tuned text encoder.
+        other: a file with a text encoder that was tuned from another CLIP.
+        base, tuned: the text towers.
+    """
+
+    clip: Path
+    run: Path
+    other: Path
+    base: TextTower
+    tuned: TextTower
+
+
+def rounded(module):
+    for weight in module.parameters():
+        weight.data = weight.data.half().float()
+    return module
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, randomised) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    clip = rounded(randomised(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
+    torch.save(clip.state_dict(), folder / "clip.pt")
+    base = TextTower.from_state_dict(clip.state_dict()).eval().requires_grad_(False)
+    tuned = rounded(randomised(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
+    other = randomised(TextTower.from_state_dict(clip.state_dict()), seed=2)
+
+    def info(origin: TextTower, name: str) -> TextEncoderInfo:
+        return TextEncoderInfo(
+            version=__version__,
+            activation="quick_gelu",
+            heads=1,
+            backbone=name,
+            base_digest=digest(origin),
+            base_probe=probe(origin).tolist(),
+            adapter="searle",
+            projection_digest="ab" * 32,
+            triplets=["cd" * 32],
+            step=12,
+        )
+
+    save_text_encoder(folder / "run" / FILE_NAME, tuned, info(base, "ViT-Tiny (base)"))
+    save_text_encoder(folder / "other.safetensors", tuned, info(other, "ViT-Tiny (other)"))
+    return Files(folder / "clip.pt", folder / "run", folder / "other.safetensors", base, tuned)
+
+
+@pytest.fixture
+def host(tmp_path) -> Callable[[str], Path]:
+    """A fresh copy of a miniature host, in a folder whose name says nothing."""
+
+    def host(name: str) -> Path:
+        number = len(list(tmp_path.glob("checkout *")))
+        return shutil.copytree(HOSTS / name, tmp_path / f"checkout {number}")
+
+    return host
+
+
+@pytest.fixture
+def patched(tmp_path, files, host) -> Callable[..., Manifest]:
+    """Patches a host, given by name or folder."""
+
+    def patched(name: str | Path, weights: Path | None = None, folder: str = "patch", **settings) -> Manifest:
+        root = host(name) if isinstance(name, str) else name
+        found = find_host(root, plugins.adapters().values())
+        return write_patch(tmp_path / folder, found, read_weights(weights or files.run), **settings)
+
+    return patched
+
+
+@pytest.fixture
+def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command in the test's folder or another, with this environment's programs first."""
+
+    def command(*words: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        own["PYTHONWARNINGS"] = "ignore"  # clip's own, of pkg_resources
+        for name in ("PYTHONPATH", "RTD_PLUGIN_TALLY"):
+            own.pop(name, None)
+        arguments = list(map(str, words))
+        return subprocess.run(
+            arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return command
+
+
+@pytest.fixture
+def rtd(command) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line as a process of its own."""
+    return lambda *words, **more: command(sys.executable, "-m", "rtd_plugin", *words, **more)
+
+
+@pytest.fixture
+def python(tmp_path) -> Callable[[str], list[str]]:
+    """A command that runs a program in a file of the test's folder."""
+
+    def python(program: str, name: str = "program.py") -> list[str]:
+        (tmp_path / name).write_text(program)
+        return [sys.executable, str(tmp_path / name)]
+
+    return python
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path):
+    """No patch stays in force, and no module of a host stays imported."""
+    path = sys.path[:]
+    yield
+    for patch in list(in_force._in_force.values()):
+        patch.end()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+    sys.path[:] = path

@@ -1,0 +1,1 @@
+CARDS = 15  # of the host; the package of this name has none

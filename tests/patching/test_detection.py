@@ -1,0 +1,160 @@
+"""Hosts are recognised by their composition points, from their sources alone."""
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+
+import pytest
+
+from rtd_plugin import plugins
+from rtd_plugin.adapter import Adapter
+from rtd_plugin.composition import CompositionPoint
+from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.patching.detection import find_host
+
+
+def find(folder, *names):
+    chosen = [plugins.adapter(name) for name in names] or plugins.adapters().values()
+    return find_host(folder, chosen)
+
+
+POINTS = {
+    "searle": ["src/encode_with_pseudo_tokens.py"],
+    "lincir": ["encode_with_pseudo_tokens.py", "genecis/eval_functions.py"],
+    "pic2word": ["model/model.py", "model/model.py"],
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_a_host_under_any_name(host, name):
+    found = find(host(name))
+    assert found.adapter.name == name
+    assert [point.point.file for point in found.points] == POINTS[name]
+    assert found.commit is None
+    for point in found.points:
+        line = (found.root / point.point.file).read_text().splitlines()[point.line - 1]
+        assert line.lstrip().startswith(f"def {point.point.name.split('.')[-1]}(")
+
+
+@pytest.mark.parametrize(("name", "folder"), [("searle", "src"), ("lincir", "genecis/datasets"), ("pic2word", "model")])
+def test_whichever_folder_of_it_is_given(host, name, folder):
+    root = host(name)
+    found = find(root / folder)
+    assert found.root == root.resolve()
+    assert [point.point.file for point in found.points] == POINTS[name]
+
+
+def test_git_says_where_a_checkout_ends_and_which_commit_it_is(host):
+    root = host("lincir")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", root, *command], check=True)
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert find(root / "genecis").commit == head.strip()
+    (root / "inner/.git").mkdir(parents=True)
+    with pytest.raises(RTDError, match="no host of"):
+        find(root / "inner")
+
+
+def test_a_checkout_need_not_have_every_point(host):
+    root = host("lincir")
+    shutil.rmtree(root / "genecis")
+    assert [point.point.file for point in find(root).points] == ["encode_with_pseudo_tokens.py"]
+
+
+def test_nothing_of_the_host_runs(host):
+    root = host("searle")
+    file = root / "src/encode_with_pseudo_tokens.py"
+    file.write_text(f"raise RuntimeError\nif True:\n    import nothing\n{file.read_text()}")
+    assert find(root).points[0].line > 8
+
+
+def test_none(host, tmp_path):
+    root = host("searle")
+    file = root / "src/encode_with_pseudo_tokens.py"
+    file.write_text(file.read_text().replace("def encode_with_pseudo_tokens(", "def encode("))
+    with pytest.raises(RTDError) as error:
+        find(root)
+    message = str(error.value)
+    assert "no host of lincir, pic2word, searle: looked for" in message
+    assert "encode_with_pseudo_tokens in src/encode_with_pseudo_tokens.py" in message
+    assert f"found {file} has encode" in message
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RTDError, match=r"CLIP\.encode_text_img_retrieval in model/model\.py.*found none of these"):
+        find(tmp_path / "empty", "pic2word")
+    with pytest.raises(RTDError, match="no such folder"):
+        find(tmp_path / "none")
+    with pytest.raises(RTDError, match="a file, not the folder of a host"):
+        find(file)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ("clip_model, text, pseudo_tokens", "(clip_model, text, pseudo_tokens)"),
+        ("clip_model, text, pseudo_tokens, num_tokens: int = 2", "(clip_model, text, pseudo_tokens, num_tokens=2)"),
+        ("clip_model, tokens, pseudo_tokens, num_tokens=1", "(clip_model, tokens, pseudo_tokens, num_tokens=1)"),
+        ("clip_model, /, *texts, num_tokens=N + 1, **more", "(clip_model, /, *texts, num_tokens=N + 1, **more)"),
+    ],
+)
+def test_another_signature(host, parameters, shown):
+    root = host("searle")
+    (root / "src/encode_with_pseudo_tokens.py").write_text(f"\ndef encode_with_pseudo_tokens({parameters}): ...\n")
+    with pytest.raises(RTDError) as error:
+        find(root)
+    assert "line 2: encode_with_pseudo_tokens has another signature" in str(error.value)
+    assert "looked for encode_with_pseudo_tokens(clip_model, text, pseudo_tokens, num_tokens=1)" in str(error.value)
+    assert f"found encode_with_pseudo_tokens{shown}. A fork" in str(error.value)
+
+
+def test_annotations_make_no_difference(host):
+    root = host("searle")
+    parameters = "clip_model: X, text: 'Y', pseudo_tokens, num_tokens: int=1"
+    text = f"async def other(): ...\ndef encode_with_pseudo_tokens({parameters}) -> Z: ..."
+    (root / "src/encode_with_pseudo_tokens.py").write_text(text)
+    assert find(root).adapter.name == "searle"
+
+
+def test_a_broken_source(host):
+    root = host("searle")
+    (root / "src/encode_with_pseudo_tokens.py").write_text("def (")
+    with pytest.raises(RTDError, match=r"encode_with_pseudo_tokens\.py: not readable as Python source"):
+        find(root)
+
+
+def test_several_methods(host):
+    root = host("searle")
+    (root / "model").mkdir()
+    shutil.copy(host("pic2word") / "model/model.py", root / "model")
+    with pytest.raises(UsageError, match=r"several methods: pic2word \(model/model.py.*searle .*Pass --adapter NAME"):
+        find(root)
+    assert find(root, "searle").adapter.name == "searle"
+
+
+def test_third_parties(host, tmp_path):
+    """Whatever adapters are given are looked for, and no others; one without composition points is no host's."""
+    (tmp_path / "fork/lib").mkdir(parents=True)
+    (tmp_path / "fork/lib/fuse.py").write_text("class A:\n    class B:\n        def fuse(self, x, *, y=None): ...\n")
+
+    def read(self, x, *, y=None): ...
+
+    class Other(type(plugins.adapter("lincir"))):
+        name = "other"
+        composition_points = (CompositionPoint("lib/fuse.py", ("fuse",), "A.B.fuse", read),)
+
+    class Without(type(plugins.adapter("lincir"))):
+        name = "without"
+        composition_points = ()
+
+    adapters: Iterable[Adapter] = [Without(), Other()]
+    assert find_host(tmp_path / "fork", adapters).points[0].line == 3
+    with pytest.raises(RTDError, match="no host of other"):
+        find_host(host("searle"), adapters)
+
+
+def test_shims_of_functions_that_a_host_lacks_are_left_out(host):
+    root = host("pic2word")
+    names = [shim.name for shim in find(root).shims]
+    assert names == ["distributed", "gallery-names", "swallowed-errors"]
+    (root / "src/params.py").unlink()
+    assert [shim.name for shim in find(root).shims] == ["gallery-names"]
+    assert [shim.name for shim in find(host("lincir")).shims] == ["causal-mask"]
