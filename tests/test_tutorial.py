@@ -1,5 +1,6 @@
 """A third party's plugin: the tutorial's text, installed with pip into an environment of its own, as a user would."""
 
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,14 @@ import venv
 from pathlib import Path
 
 import pytest
+import torch
+
+from rtd_plugin import load_text_encoder
+from rtd_plugin.clip.tokens import Prompt
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "tests" / "third_party" / "trident"
+HOST = ROOT / "tests" / "third_party" / "host"
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 
@@ -25,7 +31,8 @@ def blocks(*languages: str) -> list[str]:
 def folder(tmp_path_factory):
     """The plugin's files, as the tutorial shows them."""
     folder = tmp_path_factory.mktemp("trident") / "trident"
-    return shutil.copytree(PLUGIN, folder)
+    shutil.copytree(HOST, folder / "path" / "to" / "trident")
+    return shutil.copytree(PLUGIN, folder, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +63,9 @@ def shell(folder):
 
 def test_the_files_are_those_of_the_tutorial():
     shown = blocks("toml", "python", "yaml")
-    files = [path.read_text(encoding="utf-8") for path in PLUGIN.rglob("*") if path.suffix in (".toml", ".py", ".yaml")]
-    assert sorted(shown) == sorted(file for file in files if "Trident under rtd-plugin" not in file)
+    files = [path for path in PLUGIN.rglob("*") if path.suffix in (".toml", ".py", ".yaml")]
+    files = [path for path in files if path.name != "__init__.py"] + [HOST / "trident" / "query.py"]
+    assert sorted(shown) == sorted(path.read_text(encoding="utf-8") for path in files)
 
 
 def test_the_adapter_is_short():
@@ -66,7 +74,7 @@ def test_the_adapter_is_short():
 
 @pytest.mark.timeout(1200)
 def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
-    install, train = blocks("sh")
+    install, train, patch = blocks("sh")
     said = shell(install)
     assert re.search(r"trident +│ a photo of \* , \{condition\}", said)
     assert "adapter: trident" in said
@@ -80,6 +88,16 @@ def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
     assert "journal" not in journal[0]
     assert said.splitlines()[-len(journal) - 1 : -1] == journal
     assert (folder / "trident-text-encoder.pt").is_file()
+    before = torch.tensor(json.loads(shell("python path/to/trident/search.py")))
+    said = shell(f"exec 2>&1; {patch}").splitlines()
+    after = torch.tensor(json.loads(next(line for line in said if line.startswith("[["))))
+    assert "rtd-plugin: 2 composed queries used the tuned text encoder" in said
+    assert said[-1] == "trident: tuned by 10 steps"
+    assert (after - before).abs().max() > 1e-3
+    tower = load_text_encoder(folder / "runs" / "trident")
+    texts = Prompt("a photo of * , {condition}", placeholder="*").tokenize(["is purple", "has a green background"])
+    tokens = torch.linspace(-0.1, 0.1, 2 * 3 * 128).reshape(2, 3, 128)
+    torch.testing.assert_close(after, tower.encode(texts, tokens, 265), rtol=1e-3, atol=1e-3)
 
 
 def test_a_plugin_left_out(shell):
