@@ -16,10 +16,17 @@ def reference() -> str:
         block(main.get_help(context)),
     ]
     for name in COMMANDS:
-        command = main.get_command(context, name)
-        inside = click.Context(command, context, name, max_content_width=WIDTH, terminal_width=WIDTH)
-        parts += [f"## rtd-plugin {name}\n", block(command.get_help(inside))]
+        parts += sections(main.get_command(context, name), context, name)
     return "\n".join(parts)
+
+
+def sections(command: click.Command, parent: click.Context, name: str) -> list[str]:
+    """A command's section, and after it those of its own commands."""
+    inside = click.Context(command, parent, name, max_content_width=WIDTH, terminal_width=WIDTH)
+    parts = [f"## {inside.command_path}\n", block(command.get_help(inside))]
+    for own in command.list_commands(inside) if isinstance(command, click.Group) else ():
+        parts += sections(command.get_command(inside, own), inside, own)
+    return parts
 
 
 def block(text: str) -> str:

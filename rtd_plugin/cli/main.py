@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "Run a command with a patch in force.",
     "doctor": "Examine a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
+    "triplets": "Make, check and describe text triplets.",
     "adapters": "List the adapters that are installed.",
     "recipes": "List the recipes that are installed, or show one.",
 }

@@ -18,6 +18,7 @@ from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
+from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.token_store import Advance, TokenStore, token_store
 
 RECIPE_FILE = "recipe.yaml"
@@ -34,7 +35,7 @@ class Run:
         adapter: the method.
         tower: ψ₀, the pre-trained text tower.
         projection: φ, frozen.
-        triplets: of all sources, one after the other, as tokens.
+        triplets: of all sources, one after the other, each with its share, as tokens.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file.
@@ -88,6 +89,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
     """
     adapter = plugins.adapter(recipe.adapter)
     sets = [source.load() for source in recipe.triplets]
+    mixture = Mixture([len(part.triplets) for part in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
     return Run(
@@ -96,7 +98,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         adapter=adapter,
         tower=tower,
         projection=projection,
-        triplets=token_store(sets, adapter.prompt, advance),
+        triplets=token_store(sets, adapter.prompt, advance).mixed(mixture),
         skipped=sum(part.skipped for part in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),

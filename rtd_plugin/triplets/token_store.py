@@ -9,6 +9,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ from filelock import FileLock
 from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import cache_folder, written_atomically
+from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
 
 FORMAT = 1
@@ -60,15 +62,24 @@ class TokenStore(Sequence[TokenTriplet]):
         self.key = folder.name
         self._tokens, self._starts = _mapped(folder / "tokens.u16"), _mapped(folder / "starts.i64")
         self._triplets = _mapped(folder / "triplets.u32").reshape(-1, 3)
+        self._order: Sequence[int] = range(len(self._triplets))
         self.texts = len(self._starts) - 1
         self.vocabulary: list[int] = _mapped(folder / "vocabulary.u16").tolist()
 
     def __len__(self) -> int:
-        return len(self._triplets)
+        return len(self._order)
 
     def __getitem__(self, index: int) -> TokenTriplet:
-        reference, condition, target = self._triplets[index].tolist()
+        reference, condition, target = self._triplets[self._order[index]].tolist()
         return TokenTriplet(*map(self._text, (reference, condition, target)), (reference, target))
+
+    def mixed(self, mixture: Mixture) -> "TokenStore":
+        """The same triplets, each as often as its source's share asks for."""
+        store = copy(self)
+        store._order = mixture
+        if mixture.name:
+            store.key = f"{self.key}-{mixture.name}"
+        return store
 
     def _text(self, number: int) -> list[int]:
         start, end = self._starts[number : number + 2]

@@ -1,10 +1,11 @@
 """What a text triplet is, and what a source of them must offer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Triplet(NamedTuple):
@@ -15,12 +16,29 @@ class Triplet(NamedTuple):
     target: str
 
 
-class TripletSet(NamedTuple):
-    """The triplets of one source, with what a run has to report about them."""
+class TripletSet:
+    """The triplets of one source, with what a run has to report about them.
 
-    triplets: Sequence[Triplet]
-    digest: str  # of the content: equal digests, equal triplets in equal order
-    skipped: int = 0
+    Args:
+        triplets: a sequence that need not be in memory: iterating, and slices in order, are always cheap.
+        digest: of the content: equal digests, equal triplets in equal order. A function is called when it is asked for.
+        skipped: broken records that were left out.
+    """
+
+    def __init__(self, triplets: Sequence[Triplet], digest: str | Callable[[], str], skipped: int = 0) -> None:
+        self.triplets = triplets
+        self.skipped = skipped
+        self._digest = digest
+
+    @cached_property
+    def digest(self) -> str:
+        return self._digest if isinstance(self._digest, str) else self._digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TripletSet) and (self.digest, self.skipped) == (other.digest, other.skipped)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 class TripletSource(BaseModel, ABC):
@@ -28,15 +46,20 @@ class TripletSource(BaseModel, ABC):
 
     A plugin subclasses it, sets `name` (the recipe's `source:`) and registers the class through the
     hook `rtd_triplet_sources`.
+
+    Attributes:
+        weight: the source's share of what a run visits, relative to the others'; None: each triplet counts alike.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     name: ClassVar[str]
 
+    weight: float | None = Field(None, gt=0, allow_inf_nan=False)
+
     @abstractmethod
     def load(self) -> TripletSet:
-        """Read all triplets.
+        """Open the triplets.
 
         Raises:
             RTDError: a file is missing or a record is broken; the message names file and record.

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.json_source import JsonTriplets, rtd_triplet_sources
+from rtd_plugin.triplets.json_source import InstructPix2PixTriplets, JsonTriplets, rtd_triplet_sources
 from rtd_plugin.triplets.triplet import Triplet
 
 TRIPLETS = [
@@ -62,12 +62,13 @@ SHAPES = {
 
 @pytest.mark.parametrize("content", SHAPES.values(), ids=SHAPES)
 def test_every_shape_gives_the_same_set(write, content):
-    triplets, digest, skipped = write(content).load()
-    assert list(triplets) == TRIPLETS
+    found = write(content).load()
+    assert list(found.triplets) == TRIPLETS
     assert (
-        digest == hashlib.sha256("".join(f"{text}\0" for triplet in TRIPLETS for text in triplet).encode()).hexdigest()
+        found.digest
+        == hashlib.sha256("".join(f"{text}\0" for triplet in TRIPLETS for text in triplet).encode()).hexdigest()
     )
-    assert skipped == 0
+    assert found.skipped == 0
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -145,7 +146,8 @@ def test_a_broken_record_of_a_whole_file_is_named_by_number(write, shape):
     source = write(content)
     with pytest.raises(RTDError, match=re.escape(f"{source.path}, record 4: `target_caption` is null (broken")):
         source.load()
-    assert write(content, skip_invalid=True).load()[::2] == (TRIPLETS, 1)
+    kept = write(content, skip_invalid=True).load()
+    assert (kept.triplets, kept.skipped) == (TRIPLETS, 1)
 
 
 UNREADABLE = {
@@ -185,10 +187,10 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     for path, says in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(RTDError) as raised:
             JsonTriplets(path=path).load()
-        assert str(raised.value) == f"cannot read the triplets {path}: {says}; check `path`"
+        assert str(raised.value) == f"cannot read {path}: {says}; check the path"
 
 
 def test_the_source_is_registered_without_importing_torch():
-    assert rtd_triplet_sources() == [JsonTriplets]
+    assert rtd_triplet_sources() == [JsonTriplets, InstructPix2PixTriplets]
     code = "import sys, rtd_plugin.triplets.json_source; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,1 @@
+"""Text triplets out of captions by rule: parse, edit, phrase."""

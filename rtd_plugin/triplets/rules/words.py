@@ -1,0 +1,162 @@
+"""What English words mean to the rules: kinds of attributes, who is who, what is the same thing under two names.
+
+Values and substitutes themselves come from the captions; these tables only say which words compare.
+"""
+
+from itertools import combinations
+
+
+def _groups(text: str) -> list[str]:
+    """What stands between bars, on however many lines."""
+    return " ".join(text.split()).split(" | ")
+
+
+# Attributes: each kind a list of values, a value the words that mean the same. Only values of one kind change places.
+_ATTRIBUTES = {
+    "colour": "black|white|red|brown|blue|navy|green|yellow|pink|orange|purple,violet|grey,gray|blond,blonde|"
+    "beige,tan,cream|golden,gold|silver|maroon,burgundy|turquoise,teal",
+    "size": "small,little,tiny,miniature|large,big,huge,giant,enormous",
+    "height": "tall,high|short,low",
+    "age": "young,younger,teenage|old,older,elderly",
+    "pattern": "striped|spotted,dotted|plaid,checkered,checked|floral,flowered|plain,solid",
+    "brightness": "dark|bright,light",
+    "material": "wooden|metal|plastic|brick|stone|concrete,cement|leather|denim",
+    "state": "open|closed",
+    "filling": "empty|full|crowded,busy",
+    "weather": "sunny|cloudy|foggy|rainy|snowy",
+    "ground": "grassy|snowy|rocky|sandy|muddy|icy|paved",
+    "hair": "bald|blond,blonde|bearded",
+    "fur": "fluffy,furry,shaggy|hairless",
+    "sleeves": "sleeveless|short-sleeved|long-sleeved",
+    "length": "long|short",
+    "fit": "tight,fitted|loose",
+    "side": "left|right",
+    "position": "upper|lower",
+    "degree": "mild|moderate|severe",
+}
+COMPARATIVES = {
+    "small": "smaller", "little": "smaller", "tiny": "smaller", "large": "larger", "big": "bigger",
+    "huge": "much larger", "giant": "much bigger", "tall": "taller", "high": "higher", "short": "shorter",
+    "low": "lower", "young": "younger", "old": "older", "elderly": "older", "dark": "darker", "bright": "brighter",
+    "light": "lighter", "long": "longer", "tight": "tighter", "loose": "looser",
+}  # fmt: skip
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+
+# People: what a word says of age, sex and occupation ("-": nothing). Words that do not contradict may be one person.
+_PEOPLE = {
+    "man": "adult male -", "guy": "adult male -", "gentleman": "adult male -", "male": "- male -",
+    "father": "adult male -", "dad": "adult male -", "woman": "adult female -", "lady": "adult female -",
+    "female": "- female -", "mother": "adult female -", "mom": "adult female -", "bride": "adult female bride",
+    "groom": "adult male groom", "boy": "child male -", "girl": "child female -", "child": "child - -",
+    "kid": "child - -", "toddler": "child - -", "baby": "child - -", "infant": "child - -", "adult": "adult - -",
+    "person": "- - -", "people": "- - -", "teenager": "child - -", "teen": "child - -", "couple": "- - -",
+    "family": "- - -", "friend": "- - -", "someone": "- - -", "individual": "- - -", "son": "child male -",
+    "daughter": "child female -", "brother": "- male -", "sister": "- female -", "youth": "child - -",
+}  # fmt: skip
+_SAME_ROLE = _groups("""
+    biker cyclist bicyclist rider | skateboarder skater | surfer | skier | snowboarder | climber hiker | swimmer
+    | diver | player | runner jogger racer | dancer | musician guitarist | worker | soldier | cowboy | policeman
+    | officer cop police | fisherman | athlete player | wrestler boxer | rollerblader | gymnast | cheerleader |
+    spectator | motorcyclist biker rider | kayaker | golfer | batter pitcher | clown | chef | doctor | nurse |
+    student | teacher | performer singer musician | goalie goalkeeper
+""")
+ROLES = frozenset(" ".join(_SAME_ROLE).split())
+
+# One thing under two names, or a kind of the other: never exchanged.
+_SAME = _groups("""
+    bike bicycle | motorcycle motorbike bike dirtbike | couch sofa seat | street road highway sidewalk path |
+    ocean sea water wave | lake pond river water stream pool puddle | dirt ground mud sand soil floor | grass
+    lawn field yard park meadow | rock stone boulder | mountain hill cliff peak slope | jacket coat | shirt
+    t-shirt tshirt top tee blouse shirts | cap hat | sunglass glass goggle | car vehicle truck van suv |
+    building house store shop | dog puppy pup greyhound animal poodle terrier retriever | cat kitten animal |
+    forest wood tree jungle | snow ice | path trail road track sidewalk | toy ball frisbee disc | uniform outfit
+    costume clothe clothing gear suit | bench chair seat | boat canoe kayak raft ship | shore beach ocean coast
+    sand sea | horse pony animal | bird duck goose animal seagull | city town street | fence gate railing | ramp
+    slope | pool water | bush tree plant | flower plant | playground park | picture photo | stair step | trail
+    path | cell phone cellphone phone | rope leash cord | bag backpack purse | rug carpet | drink beverage beer
+    water | stick branch log | snowsuit suit jacket | swimsuit bikini suit | skirt dress | pant jean short
+    trouser | scarf bandana | sweater sweatshirt shirt hoodie | air sky | sunset sun | pier dock | swing
+    swingset | statue sculpture | canyon cliff | hurdle obstacle pole bar | collar leash | crowd audience people
+    | stadium arena field | court field | river stream creek | fountain water | shoreline shore beach | tank
+    tanktop top | surfboard board | skateboard board | snowboard board | wave surf | area place | yard backyard
+    | restaurant cafe | wood log | wall building | table desk | frisbee disc | football ball | baseball ball |
+    basketball ball | trick stunt jump | rail railing bar | waterfall water | sandbox sand | game match | course
+    track | mouth tongue | boot shoe | sneaker shoe | sandal shoe | newspaper paper | book paper
+""")
+
+_SAME_ACTIONS = _groups("""
+    jumping leaping hopping bouncing bounding | lying laying resting relaxing sleeping | running jogging
+    sprinting racing dashing | walking strolling hiking wandering | looking staring gazing watching peering |
+    fighting wrestling scrambling tussling | talking chatting conversing speaking | splashing playing swimming
+    wading | standing posing waiting | sliding sledding | flying soaring | smiling laughing grinning | sitting
+    seated resting relaxing squatting | climbing scaling hiking | skiing snowboarding | riding biking cycling |
+    performing playing | moving going walking running | skating skateboarding
+""")
+# Places in other things, parts of a body, measures, pictures themselves: changing them alone makes no sense.
+FIXED = frozenset(
+    _groups("""
+    front side top middle back background edge air distance way camera picture photo photograph image group
+    couple pair bunch crowd number lot row line team member variety set type kind piece part end bottom center
+    corner inside outside midair mid-air other one each something someone anything nothing everything thing
+    object item foreground view scene mouth hand face head hair arm leg foot eye ear nose tongue finger shoulder
+    body neck tail paw lap knee tooth chest mid position action motion direction color colour size style leap
+    jump run walk ride climb play look smile stand pose swing turn catch race slide splash game trick stunt
+    match event time day night weather sun sunset shadow reflection sort while use name place area spot right
+    left self fun dance talk swim rest fight laugh wait ones others half hundred dozen male female short
+""")[0].split()
+)
+
+MALE, FEMALE = (
+    frozenset(word for word, says in _PEOPLE.items() if f" {sex} " in f" {says} ") for sex in ("male", "female")
+)
+PEOPLE = frozenset(_PEOPLE) | ROLES
+
+
+def _attribute_table() -> dict[str, list[tuple[str, int]]]:
+    table: dict[str, list[tuple[str, int]]] = {}
+    for kind, values in _ATTRIBUTES.items():
+        for number, words in enumerate(values.split("|")):
+            for word in words.split(","):
+                table.setdefault(word, []).append((kind, number))
+    return table
+
+
+ATTRIBUTES = _attribute_table()
+"""Word to its kinds, each with the number of its value."""
+
+
+def _pairs(groups: list[str]) -> frozenset[tuple[str, str]]:
+    return frozenset(pair for group in groups for a, b in combinations(group.split(), 2) for pair in ((a, b), (b, a)))
+
+
+_SAME_THING = _pairs([*_SAME, *_SAME_ROLE])
+_SAME_ACTION = _pairs(_SAME_ACTIONS)
+
+
+def may_be_same_action(one: str, other: str) -> bool:
+    """Whether two verbs (in the progressive) may name one action."""
+    return one == other or (one, other) in _SAME_ACTION
+
+
+def may_be_same(one: str, other: str) -> bool:
+    """Whether two nouns (singular) may name one thing."""
+    if one == other or (one, other) in _SAME_THING:
+        return True
+    if one in PEOPLE and other in PEOPLE:
+        if one in ROLES and other in ROLES:
+            return False
+        says = (_PEOPLE.get(word, "- - -").split() for word in (one, other))
+        return all(a == b or "-" in (a, b) for a, b in zip(*says, strict=True))
+    return False
+
+
+def other_values(word: str) -> dict[str, str]:
+    """Words that give another value of the same attribute, each with the attribute's kind."""
+    return {
+        other: kind
+        for kind, value in ATTRIBUTES.get(word, ())
+        for other, places in ATTRIBUTES.items()
+        for other_kind, other_value in places
+        if other_kind == kind and other_value != value
+    }

@@ -1,0 +1,127 @@
+"""`rtd-plugin triplets`: building, checking and describing triplets from the command line."""
+
+import json
+
+import pytest
+
+GOOD = [
+    {"reference_caption": "a red dog runs", "conditioning_caption": "is blue", "target_caption": "a blue dog runs"},
+    {"reference_caption": "two cats sit", "conditioning_caption": "only one", "target_caption": "one cat sits"},
+]
+CAPTIONS = [
+    f"A {look} {who} is {doing} {place} ."
+    for look in ("black", "white", "brown")
+    for who in ("dog", "cat", "horse")
+    for doing in ("running", "sitting")
+    for place in ("on the grass", "on the beach", "in the snow")
+]
+
+
+@pytest.fixture
+def triplets(tmp_path):
+    def triplets(*rows):
+        path = tmp_path / "t.jsonl"
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return path
+
+    return triplets
+
+
+def test_build_by_rule_then_check_then_stats(rtd, tmp_path):
+    (tmp_path / "captions.txt").write_text("".join(f"{caption}\n" for caption in CAPTIONS))
+    done = rtd("triplets", "build", "rules", "captions.txt", "--output", "t.jsonl", "--workers", 1, "--json")
+    assert done.exit_code == 0, done.output
+    built = json.loads(done.stdout)
+    assert (built["captions"], built["skipped"]) == (54, 0)
+    assert built["triplets"] == len((tmp_path / "t.jsonl").read_text().splitlines()) > 54
+    assert set(built["edits"]) >= {"attribute", "describe", "noun", "place"}
+    assert rtd("triplets", "check", "t.jsonl").exit_code == 0
+    done = rtd("triplets", "stats", "t.jsonl", "--json")
+    assert json.loads(done.stdout)["triplets"] == built["triplets"]
+
+
+def test_build_in_a_backbone_s_text_space(rtd, files, tmp_path):
+    (tmp_path / "captions.csv").write_text("title\n" + "".join(f"{caption}\n" for caption in CAPTIONS))
+    options = (
+        "--column",
+        "title",
+        "--workers",
+        1,
+        "--backbone",
+        files / "model.json",
+        "--checkpoint",
+        files / "clip.pt",
+    )
+    done = rtd("triplets", "build", "rules", "captions.csv", "--output", "t.jsonl", *options)
+    assert done.exit_code == 0, done.output
+    assert "rtd-plugin triplets check t.jsonl" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("build", "rules", "none.txt", "--output", "t.jsonl"), "cannot read none.txt: No such file"),
+        (("build", "rules", ".", "--output", "t.jsonl"), "cannot read .: Is a directory"),
+        (("build", "llm", "c", "--output", "t", "--endpoint", "nowhere", "--model", "m"), "--endpoint nowhere: not an"),
+        (("check", "."), "cannot read .: Is a directory"),
+        (("stats", "none.jsonl"), "cannot read none.jsonl: No such file"),
+        (("check", "t.csv", "--column", "x"), "--column x: expected TEXT=NAME"),
+        (("check", "t.csv", "--column", "x=y"), "'x' is none of reference, condition, target"),
+    ],
+)
+def test_errors_are_a_sentence(rtd, arguments, says):
+    done = rtd("triplets", *arguments)
+    assert done.exit_code in (1, 2)
+    assert says in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_check_names_each_problem(rtd, triplets):
+    path = triplets(*GOOD, GOOD[0], {"caption": "a", "edit": "is $", "output": "b"}, "{", "")
+    done = rtd("triplets", "check", path)
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{path}, record 3 (line 3): the triplet was there before"
+    assert lines[1] == f"{path}, record 4 (line 4): a text holds a placeholder character (condition holds $)"
+    assert lines[2].startswith(f"{path}, record 5 (line 5): no triplet can be read (broken JSON: ")
+    assert "5 records, 3 with problems" in done.stdout
+    found = json.loads(rtd("triplets", "check", path, "--json").stdout)
+    assert found["problems"] == {"broken": 1, "duplicate": 1, "placeholder": 1}
+    assert [problem["kind"] for problem in found["list"]] == ["duplicate", "placeholder", "broken"]
+
+
+def test_fix_writes_a_copy_that_is_sound(rtd, triplets, tmp_path):
+    path = triplets(*GOOD, GOOD[0], {"caption": "a", "edit": "is $ red", "output": "b"}, "{")
+    before = path.read_bytes()
+    done = rtd("triplets", "check", path, "--fix", "clean.jsonl", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["fixed"] == {"file": "clean.jsonl", "written": 3, "mended": 1, "left_out": 2}
+    assert path.read_bytes() == before
+    assert rtd("triplets", "check", "clean.jsonl").exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text().splitlines()]
+    assert rows == [*GOOD, dict(zip(GOOD[0], ("a", "is red", "b"), strict=True))]
+    assert rtd("triplets", "check", path, "--fix", path).exit_code == 2
+
+
+def test_check_of_a_table(rtd, tmp_path):
+    (tmp_path / "t.csv").write_text('before,edit,after\na dog,=HYPERLINK("x"),a cat\na dog,a cat,\n')
+    columns = ("--column", "reference=before", "--column", "condition=edit", "--column", "target=after")
+    found = json.loads(rtd("triplets", "check", "t.csv", *columns, "--json").stdout)
+    assert found["problems"] == {"empty": 1, "formula": 1}
+
+
+def test_an_empty_file_is_no_sound_one(rtd, triplets):
+    assert rtd("triplets", "check", triplets()).exit_code == 1
+
+
+def test_stats_writes_a_page(rtd, triplets, tmp_path):
+    (tmp_path / "real.json").write_text('[{"caption": "is blue"}, {"caption": "<b>show</b> two"}]')
+    odd = {"caption": "a dog", "edit": "<b>show</b> two <script>", "output": "a cat"}
+    done = rtd("triplets", "stats", triplets(*GOOD, odd, "{"), "--real", "real.json", "--page", "stats.html")
+    assert done.exit_code == 0, done.output
+    assert "Left out 1 records" in done.stdout
+    page = (tmp_path / "stats.html").read_text()
+    assert page.count("<svg") == 4
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "http" not in page.replace("http-equiv", "")

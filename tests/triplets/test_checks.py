@@ -1,0 +1,100 @@
+"""Every kind of problem is found, named and mended where it can be."""
+
+import json
+
+import pytest
+
+from rtd_plugin.triplets.checks import (
+    KINDS,
+    Problem,
+    check,
+    language_of,
+    problems_of,
+    repaired,
+)
+from rtd_plugin.triplets.json_source import ANY
+from rtd_plugin.triplets.reading import Fault, records, with_places
+from rtd_plugin.triplets.triplet import Triplet
+
+GOOD = Triplet("a red dog runs", "is blue", "a blue dog runs")
+LONG = " ".join(["dog"] * 80)
+
+
+@pytest.mark.parametrize(
+    ("triplet", "problems"),
+    [
+        (GOOD, []),
+        (GOOD._replace(target="A red dog runs ."), [("unchanged", "")]),
+        (GOOD._replace(condition="I want a blue dog, it runs"), []),
+        (GOOD._replace(condition="show: A blue dog runs."), [("repeats target", "")]),
+        (GOOD._replace(condition="has a blue dog, runs in it"), [("repeats target", "")]),
+        (GOOD._replace(condition="$5 more"), [("placeholder", "condition holds $")]),
+        (GOOD._replace(reference="a * $"), [("placeholder", "reference holds $ and *")]),
+        (GOOD._replace(reference=LONG), [("too long", "reference by 5")]),
+        (GOOD._replace(target=" ".join(["dog"] * 75)), []),
+        (GOOD._replace(condition="=HYPERLINK(\"x\")"), [("formula", "condition")]),
+        (GOOD._replace(condition="=cmd|' /C calc'!A0"), [("formula", "condition")]),
+        (GOOD._replace(condition="- more red"), []),
+    ],
+)  # fmt: skip
+def test_problems_of_a_triplet(triplet, problems):
+    assert problems_of(triplet) == [Problem(*problem) for problem in problems]
+
+
+def test_every_kind_of_problem_is_found_in_a_file(tmp_path):
+    rows = [
+        {"caption": "a red dog runs", "edit": "is blue", "output": "a blue dog runs"},
+        {"caption": "A red dog runs.", "edit": "Is blue", "output": "a blue dog runs"},
+        {"caption": "a", "edit": "b"},
+        {"caption": "a", "edit": 3, "output": ""},
+        {"caption": LONG, "edit": "$", "output": LONG},
+        {"caption": "b", "edit": "=A1(2) is c", "output": "c"},
+        {"caption": "b", "edit": "no b", "output": "b!"},
+    ]
+    path = tmp_path / "t.jsonl"
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(content + b'{"caption": "caf\xe9"}\n{"caption"\n')
+    found = [(place, {p.kind for p in problems}) for place, _, problems, _ in check(records(path, ANY), ANY, str)]
+    assert found == [
+        ("record 1 (line 1)", set()),
+        ("record 2 (line 2)", {"duplicate"}),
+        ("record 3 (line 3)", {"missing"}),
+        ("record 4 (line 4)", {"not text", "empty"}),
+        ("record 5 (line 5)", {"empty"}),
+        ("record 6 (line 6)", {"formula", "repeats target"}),
+        ("record 7 (line 7)", {"unchanged"}),
+        ("record 8 (line 8)", {"encoding"}),
+        ("record 9 (line 9)", {"broken"}),
+    ]
+    *_, (_, _, _, summary) = check(records(path, ANY), ANY, str)
+    assert (summary.records, summary.sound) == (9, 1)
+    assert set(summary.kinds) < set(KINDS)
+
+
+def test_placeholders_are_taken_out_and_the_rest_is_left_out():
+    odd = GOOD._replace(condition="is  $blue$ *")
+    assert repaired(odd, problems_of(odd)) == GOOD
+    for broken in (
+        GOOD._replace(condition="*"),
+        GOOD._replace(target=GOOD.reference),
+        GOOD._replace(target="a red $ dog runs"),
+    ):
+        assert repaired(broken, problems_of(broken)) is None
+    assert repaired(GOOD, [Problem("duplicate", "")]) is None
+
+
+def test_languages():
+    rows = [
+        {"caption": "a brown dog runs over the green grass", "edit": "b", "output": "c"},
+        {"caption": "ein brauner Hund läuft über das grüne Gras", "edit": "b", "output": "c"},
+        {"caption": "un chien brun court sur l'herbe verte", "edit": "b", "output": "c"},
+        {"caption": "grass", "edit": "b", "output": "c"},
+    ]
+    *_, (_, _, _, summary) = check(with_places(rows), ANY, language_of)
+    assert (summary.english, summary.other) == (1, 2)
+
+
+def test_a_fault_is_a_broken_record():
+    ((_, triplet, problems, _),) = check(iter([("line 1", Fault("longer than 3 bytes"))]), ANY, str)
+    assert triplet is None
+    assert problems == [Problem("broken", "longer than 3 bytes")]
