@@ -3,9 +3,11 @@
 In a causal tower what stands at a position depends on what stands left of it and on nothing else. So texts that begin
 alike share their states as far as they are alike: the start token and `a photo of` of all prompts, the whole of the
 prompt without a condition but its end token, captions of one phrasing. `pack` finds the nodes of a batch's prefix
-tree; `PackedTower` runs all that works position by position on these alone, without padding. Only attention looks at
-whole texts: it gathers queries, keys and values of the nodes on the way to each text's end, texts of similar lengths
-together.
+tree; `PackedTower` runs all that works position by position on these alone, without padding.
+
+Attention takes the nodes in blocks. In the order of the sorted texts, a tree's subtrees are contiguous: what a node of
+a block attends to is in the block, or left of the block's first node in that one's texts. So a block's keys are its own
+nodes and the first one's ancestors, with a mask of who descends from whom.
 
 The result is `TextTower.encode`'s up to rounding, gradients included.
 """
@@ -17,25 +19,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tower import Block, CausalAttention, TextTower, check_pseudo_tokens, find_placeholders, inject
+from rtd_plugin.clip.tower import Block, TextTower, check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.errors import RTDError
 
-STRETCH = 1.3  # longest over shortest text of those that attention takes together: more texts at once, more padding
+BLOCK = 32  # nodes that attention takes together, at most: larger blocks have more to mask, smaller ones are slower
 NOTHING = np.iinfo(np.int64).min  # stands right of a text's end
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """The prefix tree of a batch of B texts: N nodes, and U distinct texts, sorted by length into groups.
+    """The prefix tree of a batch of B texts, U of them distinct: its N nodes, in S blocks of T for attention.
 
     Attributes:
         tokens: (N,) token ids; of a node with a pseudo token any.
         positions: (N,) of each node in its texts.
         pseudo_nodes, pseudo_tokens: (K,) nodes that have a pseudo token, and which of all texts' in order it is.
-        shapes: of each group: its number of texts and its longest text's length.
-        paths: (M,) the nodes of each text from left to right, padded to the group's length, of all groups in turn.
-        inside: (M,) whether that is one of the text's nodes, and not padding.
-        owners: (N,) where in `paths` each node stands.
+        ancestors: (S, A) the nodes left of each block's first one in its texts, then any.
+        mask: (S, T, A + T) bool: to which of the ancestors and of the block's nodes each of the block's nodes attends;
+            the last block is filled up with copies of its last node.
         ends: (U,) the node of each distinct text's end token.
         texts: (B,) which of the distinct texts each text is.
     """
@@ -44,17 +45,13 @@ class Packing:
     positions: Tensor
     pseudo_nodes: Tensor
     pseudo_tokens: Tensor
-    shapes: tuple[tuple[int, int], ...]
-    paths: Tensor
-    inside: Tensor
-    owners: Tensor
+    ancestors: Tensor
+    mask: Tensor
     ends: Tensor
     texts: Tensor
 
     def to(self, device: torch.device) -> "Packing":
-        moved = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {name: value.to(device, non_blocking=True) for name, value in moved.items()}
-        return Packing(**{**vars(self), **moved})
+        return Packing(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
 def pack(tokens: Tensor, ends: Tensor) -> Packing:
@@ -65,53 +62,48 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
         ends: (B,) positions of the end tokens.
     """
     keys, lengths = tokens.numpy(), ends.numpy() + 1
-    length = int(lengths.max(initial=0))
+    length = int(lengths.max())
     keys = np.where(np.arange(length) < lengths[:, None], keys[:, :length], NOTHING)
     rows, texts = np.unique(keys, axis=0, return_inverse=True)  # (U, L), sorted: texts that begin alike are neighbours
-    inside = rows != NOTHING  # (U, L)
-    lengths = inside.sum(axis=1)  # (U,)
-    new = inside.copy()  # where a text has a node that those before it do not have
+    new = rows != NOTHING  # where a text has a node that those before it do not have
+    lengths = new.sum(axis=1)  # (U,)
     new[1:] &= ~np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1)
     numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
-    paths = np.maximum.accumulate(numbers, axis=0)  # (U, L), right where `inside`
-
-    order = np.argsort(lengths, kind="stable")
-    places = np.zeros_like(paths)  # in the groups' layout
-    shapes, flat_paths, flat_inside, size = [], [], [], 0
-    for group in _groups(lengths[order]):
-        chosen = order[group]
-        longest = int(lengths[chosen[-1]])
-        shapes.append((len(chosen), longest))
-        flat_paths.append(paths[chosen, :longest].ravel())
-        flat_inside.append(inside[chosen, :longest].ravel())
-        places[chosen, :longest] = size + np.arange(len(chosen) * longest).reshape(-1, longest)
-        size += len(chosen) * longest
-    ids, (_, positions) = rows[new], np.nonzero(new)
+    paths = np.maximum.accumulate(numbers, axis=0)  # (U, L) the nodes of each text, right up to its end
+    ids, (owners, positions) = rows[new], np.nonzero(new)  # of each node; one text that it is in
     (pseudo_nodes,) = np.nonzero(ids < 0)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
+    ancestors, mask = _blocks(paths, owners, positions)
     arrays = {
         "tokens": np.maximum(ids, 0),
         "positions": positions,
         "pseudo_nodes": pseudo_nodes,
         "pseudo_tokens": -1 - ids[pseudo_nodes],
-        "paths": np.concatenate(flat_paths),
-        "inside": np.concatenate(flat_inside),
-        "owners": places[new],
-        "ends": paths[order, lengths[order] - 1],
-        "texts": rank[texts.reshape(-1)],
+        "ancestors": ancestors,
+        "mask": mask,
+        "ends": paths[np.arange(len(rows)), lengths - 1],
+        "texts": texts.reshape(-1),
     }
-    return Packing(shapes=tuple(shapes), **{name: torch.from_numpy(array) for name, array in arrays.items()})
+    return Packing(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _groups(lengths: np.ndarray) -> list[slice]:
-    """Neighbours in ascending lengths of which none is much longer than the first."""
-    groups, start = [], 0
-    while start < len(lengths):
-        end = int(np.searchsorted(lengths, STRETCH * lengths[start], side="right"))
-        groups.append(slice(start, end))
-        start = end
-    return groups
+def _blocks(paths: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`ancestors` and `mask` of a packing."""
+    count = len(positions)
+    size = -(-count // -(-count // BLOCK))
+    blocks = -(-count // size)
+    own = np.arange(blocks * size).reshape(blocks, size)  # (S, T)
+    first = own[:, 0]
+    deepest = int(positions[first].max())
+    left = np.arange(deepest) < positions[first][:, None]
+    ancestors = paths[owners[first], :deepest]  # (S, A)
+    keys = np.concatenate([np.where(left, ancestors, count), own], axis=1)  # (S, A + T), `count` or more for none
+    nodes = np.minimum(own, count - 1)
+    place = positions[np.minimum(keys, count - 1)]  # (S, A + T)
+    # A key is on the way to a node if it is what the node's text has in the key's place, and that is not right of it.
+    mask = paths[owners[nodes][:, :, None], place[:, None, :]] == keys[:, None, :]
+    mask &= place[:, None, :] <= positions[nodes][:, :, None]
+    mask[:, np.arange(size), deepest + np.arange(size)] = True
+    return np.where(left, ancestors, 0), mask
 
 
 class PackedTower(nn.Module):
@@ -164,43 +156,37 @@ class PackedTower(nn.Module):
         x = x + F.embedding(packing.positions, tower.positional_embedding)
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = x + attend(block.attn, block.ln_1(x), packing)
-            x = x + block.mlp(block.ln_2(x))
+            x = transform(block, x, packing)
         x = read(last, x, packing)  # (U, W)
         return (tower.ln_final(x) @ tower.text_projection)[packing.texts]
 
 
-def attend(attention: CausalAttention, x: Tensor, packing: Packing) -> Tensor:
-    """What `attention` gives at each node of the tree, (N, W), from (N, W)."""
-    qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
-    parts = []
-    for group, (texts, length) in _grouped(qkv, packing):
-        query, key, value = group.view(texts, length, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
-        part = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (texts, heads, length, W / heads)
-        parts.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
-    return attention.out_proj(torch.cat(parts)[packing.owners])
+def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
+    """What a block gives at each node, (N, W), from (N, W)."""
+    attention, width = block.attn, x.shape[1]
+    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
+    x = x + attention.out_proj(attend(qkv[:, :width], qkv[:, width:], attention.heads, packing))
+    return x + block.mlp(block.ln_2(x))
 
 
 def read(block: Block, x: Tensor, packing: Packing) -> Tensor:
     """What a block gives at the end tokens, (U, W), where nothing else is read."""
-    attention, width = block.attn, x.shape[1]
-    normed, ends = block.ln_1(x), packing.ends
+    attention, width, ends = block.attn, x.shape[1], packing.ends
+    normed = block.ln_1(x)
     kv = F.linear(normed, attention.in_proj_weight[width:], attention.in_proj_bias[width:])  # (N, 2W)
     query = F.linear(normed[ends], attention.in_proj_weight[:width], attention.in_proj_bias[:width])  # (U, W)
-    sizes = [texts for texts, _ in packing.shapes]
-    inside = packing.inside.split([texts * length for texts, length in packing.shapes])
-    parts = []
-    for (group, (texts, length)), of_text, mask in zip(_grouped(kv, packing), query.split(sizes), inside, strict=True):
-        key, value = group.view(texts, length, 2, attention.heads, -1).permute(2, 0, 3, 1, 4)
-        q = of_text.view(texts, 1, attention.heads, -1).transpose(1, 2)  # (texts, heads, 1, W / heads)
-        part = F.scaled_dot_product_attention(q, key, value, attn_mask=mask.view(texts, 1, 1, length))
-        parts.append(part.transpose(1, 2).flatten(1))
-    x = x[ends] + attention.out_proj(torch.cat(parts))
+    query = query.new_zeros(x.shape).index_copy(0, ends, query)  # (N, W): that of other nodes does not matter
+    x = x[ends] + attention.out_proj(attend(query, kv, attention.heads, packing)[ends])
     return x + block.mlp(block.ln_2(x))
 
 
-def _grouped(states: Tensor, packing: Packing) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Each group's states along its texts, (texts · length, C), with its shape."""
-    along = F.embedding(packing.paths, states)  # (M, C): its gradient adds up the texts that share a node
-    sizes = [texts * length for texts, length in packing.shapes]
-    return list(zip(along.split(sizes), packing.shapes, strict=True))
+def attend(query: Tensor, kv: Tensor, heads: int, packing: Packing) -> Tensor:
+    """Each node's attention over itself and its ancestors, (N, W), of queries (N, W), keys and values (N, 2W)."""
+    nodes, (blocks, size, _) = len(kv), packing.mask.shape
+    filled = (0, 0, 0, blocks * size - nodes)
+    before = F.embedding(packing.ancestors, kv)  # (S, A, 2W)
+    kv = torch.cat([before, F.pad(kv, filled).unflatten(0, (blocks, size))], dim=1)  # (S, A + T, 2W)
+    key, value = kv.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # 2 × (S, heads, A + T, W / heads)
+    query = F.pad(query, filled).view(blocks, size, heads, -1).transpose(1, 2)  # (S, heads, T, W / heads)
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.mask.unsqueeze(1))
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)[:nodes]

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtd_plugin.clip.packing import STRETCH, PackedTower, pack
+from rtd_plugin.clip import packing
+from rtd_plugin.clip.packing import PackedTower, pack
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 
@@ -113,13 +114,31 @@ def test_a_prompt_costs_its_condition_and_one_end_token_more():
     assert packing.tokens[packing.ends[packing.texts]].tolist() == [END] * 10
 
 
-def test_attention_pads_little():
-    lengths = [2 + number // 3 for number in range(60)]
-    tokens = batch(*([number, *range(1, length)] for number, length in enumerate(lengths, 1)))
-    packing = pack(tokens, tokens.argmax(dim=1))
-    assert sum(texts for texts, _ in packing.shapes) == 60
-    assert len(packing.paths) < STRETCH * packing.inside.sum()
-    assert len(packing.shapes) < 10
+@pytest.mark.parametrize("size", [1, 2, 7, 32])
+def test_nodes_attend_to_their_ancestors(monkeypatch, size):
+    """Whatever the blocks: spread over all nodes, the mask is the one of who stands left of whom in a text."""
+    monkeypatch.setattr(packing, "BLOCK", size)
+    tokens = batch([1, 2, 3], [1, 2], [1, 2, 4, 5, 6], [7], [], [1, 8, 8, 8])
+    packed = pack(tokens, tokens.argmax(dim=1))
+    nodes, (blocks, size, _) = len(packed.tokens), packed.mask.shape
+    assert blocks * size - nodes < blocks
+    found = torch.zeros(blocks * size, nodes, dtype=torch.int64)
+    for block in range(blocks):
+        own = torch.arange(block * size, (block + 1) * size)
+        of_keys = torch.cat([packed.ancestors[block], own])
+        for node, attends in zip(own.tolist(), packed.mask[block], strict=True):
+            assert attends.any()
+            for key in of_keys[attends].tolist() if node < nodes else ():
+                found[node, key] += 1
+    expected = torch.zeros_like(found)
+    seen = {}
+    for row in ([START, *text, END] for text in ([1, 2, 3], [1, 2], [1, 2, 4, 5, 6], [7], [], [1, 8, 8, 8])):
+        for place in range(len(row)):
+            seen.setdefault(tuple(row[: place + 1]), None)
+    for number, prefix in enumerate(sorted(seen)):
+        for place in range(len(prefix)):
+            expected[number, sorted(seen).index(prefix[: place + 1])] = 1
+    assert torch.equal(found[:nodes], expected[:nodes])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
