@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from rtd_plugin.clip.tower import Block, TextTower, check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.errors import RTDError
@@ -111,11 +112,13 @@ class PackedTower(nn.Module):
 
     Args:
         tower: whose weights it works with; they stay its own.
+        checkpointing: keep only what goes into each block for the backward pass, and compute the rest again there.
     """
 
-    def __init__(self, tower: TextTower):
+    def __init__(self, tower: TextTower, checkpointing: bool = False):
         super().__init__()
         self.tower = tower
+        self.checkpointing = checkpointing
 
     def forward(
         self,
@@ -156,7 +159,10 @@ class PackedTower(nn.Module):
         x = x + F.embedding(packing.positions, tower.positional_embedding)
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = transform(block, x, packing)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(transform, block, x, packing, use_reentrant=False)
+            else:
+                x = transform(block, x, packing)
         x = read(last, x, packing)  # (U, W)
         return (tower.ln_final(x) @ tower.text_projection)[packing.texts]
 

@@ -51,8 +51,9 @@ class Stepper:
             keep_freed_memory()
         self.frozen = _frozen_side(run, accelerator)
         self.tower = _trainable(run).to(device)
+        packed = PackedTower(self.tower, checkpointing=recipe.activation_checkpointing)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
-        self.model, self.optimizer = accelerator.prepare(PackedTower(self.tower), optimizer)
+        self.model, self.optimizer = accelerator.prepare(packed, optimizer)
         self.order = BatchOrder(
             len(run.triplets),
             recipe.batch_size,

@@ -141,6 +141,20 @@ def test_nodes_attend_to_their_ancestors(monkeypatch, size):
     assert torch.equal(found[:nodes], expected[:nodes])
 
 
+def test_activation_checkpointing_changes_no_gradient(tower):
+    tokens, pseudo, gradients, passes = batch(*PROMPTS), torch.randn(5, 32), [], []
+    handle = tower.transformer.resblocks[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+    for checkpointing in (False, True):
+        tower.zero_grad()
+        PackedTower(tower, checkpointing)(tokens, pseudo).square().sum().backward()
+        gradients.append({name: weight.grad.clone() for name, weight in tower.named_parameters()})
+        passes.append(0)
+    handle.remove()
+    assert passes == [1, 0, 1, 1, 0]  # with it, each block is computed twice
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    assert gradients[1]["positional_embedding"].abs().max() > 0.1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(tower, randomised, dtype):
     tokens, pseudo = batch(*PROMPTS), torch.randn(5, 32)
