@@ -41,6 +41,7 @@ PUBLISHED = {
     "steps": 2000,
     "batch_size": 128,
     "accumulation": 1,
+    "activation_checkpointing": False,
     "precision": "fp16",
     "shuffle": True,
     "seed": 12345,
