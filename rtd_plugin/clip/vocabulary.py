@@ -21,6 +21,7 @@ class PartlyTrainedEmbedding(nn.Module):
         trained: token ids, ascending.
 
     Attributes:
+        trained: the token ids that are.
         weight: (len(trained), W) the parameter.
         decay: what weight decay has made of the others, as a factor.
     """
@@ -31,7 +32,7 @@ class PartlyTrainedEmbedding(nn.Module):
         rows = torch.full((len(whole),), -1, device=whole.device)
         rows[trained] = torch.arange(len(trained), device=whole.device)
         self.register_buffer("_whole", whole.detach(), persistent=False)
-        self.register_buffer("_trained", trained, persistent=False)
+        self.register_buffer("trained", trained, persistent=False)
         self.register_buffer("_rows", rows, persistent=False)  # of each token in `weight`, -1 for none
         self.weight = nn.Parameter(whole.detach()[trained])
         self.decay = 1.0
@@ -43,8 +44,8 @@ class PartlyTrainedEmbedding(nn.Module):
         return torch.where((rows < 0).unsqueeze(-1), self._whole[tokens] * self.decay, trained)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = (self._whole * self.decay).index_copy(0, self._trained, self.weight.detach())
+        destination[f"{prefix}weight"] = (self._whole * self.decay).index_copy(0, self.trained, self.weight.detach())
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, *lists: Any):
-        whole = {f"{prefix}weight": state[f"{prefix}weight"][self._trained.cpu()]}
+        whole = {f"{prefix}weight": state[f"{prefix}weight"][self.trained.cpu()]}
         super()._load_from_state_dict(whole, prefix, metadata, strict, *lists)
