@@ -17,7 +17,7 @@ class PartlyTrainedEmbedding(nn.Module):
     """Token embeddings of which some are trained; in a state dict, and to read, they are all there.
 
     Args:
-        whole: (V, W) the embeddings before training; kept as they are, not copied.
+        whole: (V, W) the embeddings before training, on the device to train on; kept as they are, not copied.
         trained: token ids, ascending.
 
     Attributes:
@@ -28,13 +28,12 @@ class PartlyTrainedEmbedding(nn.Module):
 
     def __init__(self, whole: Tensor, trained: Sequence[int]):
         super().__init__()
-        trained = torch.tensor(trained, device=whole.device)
-        rows = torch.full((len(whole),), -1, device=whole.device)
-        rows[trained] = torch.arange(len(trained), device=whole.device)
-        self.register_buffer("_whole", whole.detach(), persistent=False)
-        self.register_buffer("trained", trained, persistent=False)
-        self.register_buffer("_rows", rows, persistent=False)  # of each token in `weight`, -1 for none
-        self.weight = nn.Parameter(whole.detach()[trained])
+        # No buffers: data parallelism would send them around at every step.
+        self.trained = torch.tensor(trained, device=whole.device)
+        self._whole = whole.detach()
+        self._rows = torch.full((len(whole),), -1, device=whole.device)  # of each token in `weight`, -1 for none
+        self._rows[self.trained] = torch.arange(len(trained), device=whole.device)
+        self.weight = nn.Parameter(self._whole[self.trained])
         self.decay = 1.0
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Stepper:
         if device.type == "cpu":
             keep_freed_memory()
         self.frozen = _frozen_side(run, accelerator)
-        self.tower = _trainable(run).to(device)
+        self.tower = _trainable(run, device)
         packed = PackedTower(self.tower, checkpointing=recipe.activation_checkpointing)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(packed, optimizer)
@@ -136,19 +136,19 @@ class Stepper:
         return loss
 
 
-def _trainable(run: Run) -> TextTower:
-    """A copy of the run's tower to train, of its token embeddings those that occur.
+def _trainable(run: Run, device: torch.device) -> TextTower:
+    """A copy of the run's tower to train on a device, of its token embeddings those that occur.
 
     A plugin's objective may encode whatever it likes, so there all are trained.
     """
     if any(
         implementation.plugin is not objective for implementation in plugin_manager().hook.rtd_objective.get_hookimpls()
     ):
-        return copy.deepcopy(run.tower).requires_grad_(True)
+        return copy.deepcopy(run.tower).to(device).requires_grad_(True)
     prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
     tokens = sorted({START, END, *prompt, *unconditioned, *run.triplets.vocabulary})
-    embedding = PartlyTrainedEmbedding(run.tower.token_embedding.weight, tokens)
-    return copy.deepcopy(run.tower, {id(run.tower.token_embedding): embedding}).requires_grad_(True)
+    embedding = PartlyTrainedEmbedding(run.tower.token_embedding.weight.to(device), tokens)
+    return copy.deepcopy(run.tower, {id(run.tower.token_embedding): embedding}).to(device).requires_grad_(True)
 
 
 def _frozen_side(run: Run, accelerator: Accelerator) -> FrozenSide:

@@ -25,6 +25,7 @@ def test_all_embeddings_are_there(whole, partly):
     assert torch.equal(partly.state_dict()["weight"], whole.weight)
     assert list(partly.state_dict()) == ["weight"]
     assert [tuple(weight.shape) for weight in partly.parameters()] == [(4, 6)]
+    assert not list(partly.buffers())  # of which data parallelism would send a copy around at every step
 
 
 def test_a_state_dict_is_loaded(whole, partly):
