@@ -40,8 +40,8 @@ import torch  # noqa: E402
 from rtd_adapters.lincir import LinCIR, Phi  # noqa: E402
 
 from rtd_plugin.clip import packing  # noqa: E402
-from rtd_plugin.clip.artifact import digest, probe  # noqa: E402
 from rtd_plugin.clip.backbones import Backbone  # noqa: E402
+from rtd_plugin.clip.fingerprint import digest, probe  # noqa: E402
 from rtd_plugin.clip.layouts import write_state_dict  # noqa: E402
 from rtd_plugin.clip.tokens import END, START  # noqa: E402
 from rtd_plugin.clip.tower import TextTower  # noqa: E402
