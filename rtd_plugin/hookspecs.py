@@ -47,7 +47,7 @@ def rtd_triplet_sources() -> Iterable[type[TripletSource]]:
 
 @hookspec
 def rtd_benchmarks() -> Iterable[type[Benchmark]]:
-    """Kinds of benchmarks that a recipe can name: called when a recipe is read."""
+    """Kinds of benchmarks: called when a recipe or the command line names one."""
 
 
 @hookspec

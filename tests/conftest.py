@@ -1,7 +1,14 @@
-"""What all tests share: one thread, and small CLIPs whose every weight matters."""
+"""What all tests share: one thread, small CLIPs whose every weight matters, small benchmarks, a cache of their own."""
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 
@@ -41,3 +48,119 @@ def randomised():
         return module.eval()
 
     return randomised
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def draw(path: Path) -> None:
+    """A picture that its name alone decides."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(zlib.crc32(path.name.encode()))
+    pixels = torch.randint(256, (3, 3, 3), generator=generator).byte().numpy()
+    Image.fromarray(pixels).resize((40, 30 + 8 * (len(path.name) % 3))).save(path)
+
+
+def write_cirr(folder: Path) -> None:
+    """Three groups of six images for each split; two queries in each group."""
+    for split, prefix in (("val", "dev"), ("test1", "test1")):
+        groups = [[f"{prefix}-{group}-{number}-img0" for number in range(6)] for group in range(3)]
+        pairs = []
+        for number, members in enumerate(group for group in groups for _ in range(2)):
+            target = members[2 + number % 3]
+            pair = {
+                "pairid": 10 + number,
+                "reference": members[number % 2],
+                "caption": f"has {number + 2} red dogs",
+                "img_set": {"id": number // 2, "members": members, "reference_rank": 0},
+            }
+            hidden = {"target_hard": target, "target_soft": {target: 1.0}}
+            pairs.append(pair | (hidden if split == "val" else {}))
+        write_json(folder / "cirr/captions" / f"cap.rc2.{split}.json", pairs)
+        names = {name: f"./{prefix}/{name}.png" for group in groups for name in group}
+        write_json(folder / "cirr/image_splits" / f"split.rc2.{split}.json", names)
+        for path in names.values():
+            draw(folder / path)
+
+
+def write_circo(folder: Path, images: int = 60) -> None:
+    """Queries with one to three targets."""
+    for split in ("val", "test"):
+        queries = []
+        for number in range(5):
+            query = {"id": number, "reference_img_id": 100 + number, "relative_caption": f"shows {number + 2} boats"}
+            targets = [110 + number + 7 * more for more in range(1 + number % 3)]
+            aspects = ["cardinality", *["negation"] * (number % 2)]
+            hidden = {"target_img_id": targets[0], "gt_img_ids": targets, "semantic_aspects": aspects}
+            queries.append(query | {"shared_concept": "a boat"} | (hidden if split == "val" else {}))
+        write_json(folder / "annotations" / f"{split}.json", queries)
+    names = [{"id": 100 + number, "file_name": f"{100 + number:012d}.jpg", "license": 1} for number in range(images)]
+    coco = folder / "COCO2017_unlabeled"
+    write_json(coco / "annotations/image_info_unlabeled2017.json", {"info": {}, "images": names})
+    for image in names:
+        draw(coco / "unlabeled2017" / image["file_name"])
+
+
+def write_fashioniq(folder: Path, captions: str = "captions", suffix: str = ".jpg") -> None:
+    """Six queries and thirty images in each category; one image is in two categories."""
+    for start, category in enumerate(("dress", "shirt", "toptee")):
+        names = [f"B{100 * start + number:03d}" for number in range(30)] + (["B000"] if category == "shirt" else [])
+        pairs = [
+            {"candidate": names[number], "target": names[number + 9], "captions": ["is red.", f"has {number} dots, "]}
+            for number in range(6)
+        ]
+        write_json(folder / captions / f"cap.{category}.val.json", pairs)
+        write_json(folder / "image_splits" / f"split.{category}.val.json", names)
+        for name in names:
+            draw(folder / "images" / f"{name}{suffix}")
+
+
+def write_genecis(folder: Path) -> None:
+    """Three queries in each task; an attribute's image is a box of a picture."""
+
+    def whole(number: int) -> dict[str, Any]:
+        draw(folder / "val2017" / f"{number:012d}.jpg")
+        return {"val_image_id": number}
+
+    def crop(number: int) -> dict[str, Any]:
+        draw(folder / ("VG_100K" if number % 2 else "VG_100K_2") / f"{2_400_000 + number}.jpg")
+        return {"image_id": 2_400_000 + number, "instance_bbox": [3 + number % 5, 4, 12, 9.5], "instance_id": "7"}
+
+    for start, task in enumerate(("focus_attribute", "change_attribute", "focus_object", "change_object")):
+        picture = whole if task.endswith("object") else crop
+        queries = [
+            {
+                "reference": picture(100 * start + 20 * number),
+                "target": picture(100 * start + 20 * number + 1),
+                "gallery": [picture(100 * start + 20 * number + other) for other in range(2, 7)],
+                "condition": f"colour {number}",
+            }
+            for number in range(3)
+        ]
+        write_json(folder / f"{task}.json", queries)
+
+
+def write_folder(folder: Path) -> None:
+    """Images of one's own, some of them in a folder below, and queries as CSV."""
+    names = [*(f"{number}.png" for number in range(8)), *(f"more/{number}.jpg" for number in range(4))]
+    for name in names:
+        draw(folder / name)
+    lines = ["reference,condition,target,group", "0.png,is red,1.png,colour", '2.png,"big, and blue",3.png;more/1.jpg,']
+    (folder / "queries.csv").write_text("\n".join(lines) + "\n")
+
+
+WRITERS = {
+    "cirr": write_cirr,
+    "circo": write_circo,
+    "fashioniq": write_fashioniq,
+    "genecis": write_genecis,
+    "folder": write_folder,
+}
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., None]:
+    """Writes a small benchmark in its own format: `write_dataset("cirr", folder)`."""
+    return lambda name, folder, **options: WRITERS[name](folder, **options)

@@ -11,6 +11,8 @@ from rtd_plugin.errors import RTDError
 
 COMMANDS = {
     "train": "Tune a text encoder: the main job.",
+    "evaluate": "Measure retrieval before and after on a benchmark.",
+    "search": "Find images in a folder by a reference image and a condition.",
     "patch": "Put a tuned text encoder under a host, without editing it.",
     "run": "Run a command with a patch in force.",
     "doctor": "Examine a host in this environment.",

@@ -9,7 +9,7 @@ import click
 
 from rtd_plugin.cli.console import out
 from rtd_plugin.cli.main import print_json
-from rtd_plugin.cli.results import comparison_table
+from rtd_plugin.cli.results import comparison_tables
 
 
 @click.command()
@@ -44,7 +44,8 @@ def command(as_json: bool, **options: Any) -> None:
 def _show(result: dict[str, Any]) -> None:
     console = out()
     if result["evaluation"] is not None:
-        console.print(comparison_table(result["evaluation"]))
+        for table in comparison_tables(result["evaluation"]):
+            console.print(table)
     run = result["run"]
     in_python = f"import rtd_plugin; rtd_plugin.load_text_encoder({json.dumps(run, ensure_ascii=False)})"
     lines = (

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from accelerate.utils import broadcast_object_list
 
 from rtd_plugin import hookimpl, plugins
 from rtd_plugin.cli.console import Advance, err, progress
+from rtd_plugin.cli.folders import make_folder
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
+from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
-from rtd_plugin.files import write_text
+from rtd_plugin.files import cache_folder, write_text
 from rtd_plugin.training.batches import BatchOrder
 from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
@@ -59,7 +60,7 @@ def train_run(
     if main and resume:
         err().print(f"Going on with {folder}." if goes_on else "No run to resume: starting anew.", soft_wrap=True)
     # One process makes the folder for all; of several runs that look for a free name at once, each gets its own.
-    folder = Path(broadcast_object_list([str(_make_folder(folder, name)) if main else None])[0])
+    folder = Path(broadcast_object_list([str(make_folder(folder, RUNS, name)) if main else None])[0])
     with _removed_if_empty(folder):
         with progress("Tokenising triplets", shown=main) as tokenised:
             run = load_run(settings, folder, tokenised)
@@ -75,6 +76,8 @@ def train_run(
                 selected(validation.image_only().metrics(), settings.validation.select)
             same = settings.evaluation == validated
             evaluation = validation if same else _retrieval(run, settings.evaluation, accelerator.device)
+            if evaluation is not None:
+                evaluation.image_only().metrics()
             write_recipe(settings, folder)
         accelerator.wait_for_everyone()
 
@@ -88,7 +91,7 @@ def train_run(
     if not main:
         return None
     run.save(tower, step)
-    comparison = compare(evaluation, run.tower, tower, run.text_encoder) if evaluation else None
+    comparison = compare(evaluation, run.tower, {run.text_encoder: lambda: tower}) if evaluation else None
     result = {
         "run": str(folder),
         "text_encoder": str(run.text_encoder),
@@ -155,27 +158,6 @@ def _newest_run(name: str | None) -> Path | None:
     return max(recipes, key=lambda path: path.stat().st_mtime).parent if recipes else None
 
 
-def _make_folder(folder: Path | None, name: str | None) -> Path:
-    """Make the folder that was asked for, which may be there, or a new one named after the recipe."""
-    try:
-        if folder is None:
-            return _make_new_folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    except OSError as error:
-        problem = f"cannot be made ({error.strerror}): pass another --output"
-        raise RTDError(f"{error.filename}: {problem}") from error
-
-
-def _make_new_folder(name: str) -> Path:
-    for number in count(1):
-        folder = RUNS / (f"{name}-{number}" if number > 1 else name)
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise AssertionError("there is always one more number")
-
-
 @contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
     """A run that could not even be loaded leaves nothing behind."""
@@ -190,6 +172,6 @@ def _retrieval(run: Run, benchmark: Benchmark | None, device: Any) -> Retrieval 
     """A benchmark with its images encoded."""
     if benchmark is None:
         return None
-    encoder = run.recipe.backbone.load_image_encoder()
+    images = ImageFeatures(run.recipe.backbone.load_image_encoder(), device=device, folder=cache_folder())
     with progress("Encoding images") as advance:
-        return Retrieval(benchmark, run.adapter, encoder, run.projection, device, advance)
+        return Retrieval(benchmark, run.adapter, images, run.projection, advance)

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
+from rtd_plugin.clip.image_layouts import image_state_dict
 from rtd_plugin.clip.layouts import unwrapped
 from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
@@ -100,18 +101,18 @@ class Backbone:
         """The image tower in fp32, in eval mode, on the CPU, with open_clip's preprocessing for it.
 
         Raises:
-            RTDError: as `load_text_tower`, or the checkpoint lacks an image tower in open_clip's layout.
+            RTDError: as `load_text_tower`, or the checkpoint lacks an image tower.
         """
         source = self._weights()
         config, state = self._config(source), unwrapped(_read(source))
-        if config is None or "vision_cfg" not in config or not any(key.startswith("visual.") for key in state):
+        weights = image_state_dict(state)
+        if config is None or "vision_cfg" not in config or not weights:
             raise RTDError(
                 f"{source}: image features need an open_clip architecture (backbone.model) and an image tower in "
-                "OpenAI's or open_clip's layout"
+                "OpenAI's, open_clip's or Hugging Face's layout"
             )
         settings = _text_settings(config, self._tag(), state, source)
         visual = _image_tower(config, settings["activation"] == "quick_gelu", source)
-        weights = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
         try:
             visual.load_state_dict(weights)
         except RuntimeError as error:

@@ -1,11 +1,16 @@
-"""One benchmark, before and after: the pre-trained and a tuned text encoder, and what other queries would find."""
+"""One benchmark, before and after: the pre-trained and tuned text encoders, and what other queries would find."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rtd_plugin.clip.artifact import FILE_NAME
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.evaluation.retrieval import Ranks, Retrieval
+from rtd_plugin.evaluation.images import Report
+from rtd_plugin.evaluation.retrieval import Found, Retrieval
+
+PRE_TRAINED = "pre-trained"
 
 
 @dataclass(frozen=True)
@@ -15,61 +20,96 @@ class Row:
     Attributes:
         query: "image only", "text only", "composed" or "target caption".
         weights: the tuned text encoder, None for the pre-trained one.
-        ranks: where the targets came.
+        found: what came of it.
+        name: of the text encoder, unlike those of the others.
     """
 
     query: str
     weights: Path | None
-    ranks: Ranks
+    found: Found
+    name: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ranks of every way to query on one benchmark."""
+    """Every way to query on one benchmark.
+
+    Attributes:
+        retrieval: the benchmark.
+        results: composed queries by each text encoder, the pre-trained one first.
+        baselines: queries by one half of the composed query, or by the target's caption.
+    """
 
     retrieval: Retrieval
-    rows: list[Row]
-
-    def gain(self) -> dict[str, Any]:
-        """What tuning gained on composed queries, as `Ranks.gain_over`."""
-        before, after = (row.ranks for row in self.rows if row.query == "composed")
-        return after.gain_over(before)
+    results: list[Row]
+    baselines: list[Row] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain values, metrics in percent."""
+        """All figures as plain values, metrics in percent, each with its interval; a gain is over the first result."""
         benchmark = self.retrieval.benchmark
         return {
             "benchmark": benchmark.name,
+            "split": None,
             **benchmark.model_dump(mode="json"),
             "queries": len(self.retrieval.queries),
             "gallery": len(self.retrieval.names),
-            "results": [
-                {
-                    "query": row.query,
-                    "weights": str(row.weights) if row.weights else None,
-                    "metrics": {benchmark.name: row.ranks.metrics()},
-                }
-                for row in self.rows
-            ],
-            "gain": {benchmark.name: self.gain()},
+            "results": [self._row(row) for row in self.results],
+            "baselines": [self._row(row) for row in self.baselines],
         }
 
+    def _row(self, row: Row) -> dict[str, Any]:
+        name = self.retrieval.benchmark.name
+        figures, before = row.found.figures, self.results[0].found.figures
+        weights = str(row.weights) if row.weights else None
+        values: dict[str, Any] = {"query": row.query, "name": row.name, "weights": weights}
+        if figures is None or before is None:
+            return values
+        values |= {"metrics": {name: figures.metrics()}, "intervals": {name: figures.intervals()}}
+        if row.weights is not None:
+            values["gain"] = {name: figures.gain_over(before)}
+        return values
 
-def compare(retrieval: Retrieval, frozen: TextTower, tuned: TextTower, weights: Path) -> Comparison:
+
+def compare(
+    retrieval: Retrieval,
+    frozen: TextTower,
+    tuned: Mapping[Path, Callable[[], TextTower]],
+    report: Report = lambda done, total: None,
+    baselines: bool = True,
+) -> Comparison:
     """Query a benchmark in every way.
 
     Args:
         retrieval: the benchmark, its images encoded.
         frozen: ψ₀, the pre-trained text encoder.
-        tuned: ψ.
-        weights: the file ψ is in.
+        tuned: files of tuned text encoders, and what loads each: one at a time is kept.
+        report: called with how many ways to query are done, and of how many.
+        baselines: whether to query also with what is no composed query.
     """
-    rows = [
-        Row("image only", None, retrieval.image_only()),
-        Row("text only", None, retrieval.text_only(frozen)),
-        Row("composed", None, retrieval.composed(frozen)),
-        Row("composed", weights, retrieval.composed(tuned)),
+    ways: list[tuple[str, Path | None, str, Callable[[], Found | None]]] = [
+        ("composed", None, PRE_TRAINED, lambda: retrieval.composed(frozen)),
+        *(
+            ("composed", path, name, lambda load=load: retrieval.composed(load()))
+            for name, (path, load) in zip(_names(tuned), tuned.items(), strict=True)
+        ),
     ]
-    if (ranks := retrieval.target_captions(frozen)) is not None:
-        rows.append(Row("target caption", None, ranks))
-    return Comparison(retrieval, rows)
+    if baselines:
+        ways += [
+            ("image only", None, PRE_TRAINED, retrieval.image_only),
+            ("text only", None, PRE_TRAINED, lambda: retrieval.text_only(frozen)),
+            ("target caption", None, PRE_TRAINED, lambda: retrieval.target_captions(frozen)),
+        ]
+    results, others = [], []
+    for number, (query, weights, name, find) in enumerate(ways, start=1):
+        if (found := find()) is not None:
+            (results if query == "composed" else others).append(Row(query, weights, found, name))
+        report(number, len(ways))
+    return Comparison(retrieval, results, others)
+
+
+def _names(paths: Iterable[Path]) -> list[str]:
+    """Short names of tuned text encoders: their run's, as long as no two are alike."""
+    paths = list(paths)
+    files = (path.parent if path.name == FILE_NAME else path for path in paths)
+    short = [path.name if path.is_dir() else path.stem for path in files]
+    return [name if name and short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]

@@ -1,7 +1,8 @@
 """Retrieval on a benchmark: the image side once, then as many text encoders as one likes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,80 +10,89 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rtd_plugin.adapter import Adapter
-from rtd_plugin.clip.backbones import ImageEncoder
-from rtd_plugin.clip.tokens import tokenize
+from rtd_plugin.clip.packing import PackedTower
+from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.metrics import bootstrap_interval, recall_at, subset_ranks, target_ranks
+from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
+from rtd_plugin.evaluation.figures import Figures, figures_of
+from rtd_plugin.evaluation.images import ImageFeatures, Report
+from rtd_plugin.evaluation.ranking import Gallery, Rankings
 
-RECALL_AT = (1, 5, 10)
-SUBSET_RECALL_AT = (1,)
-BATCH = 64
+BATCH = 256  # texts at a time: the more, the more of them begin alike
+DEPTH = 50  # of the rankings that submissions and reports show
+SUBSET_DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Where each query's target came.
+class Found:
+    """What one way to query found.
 
     Attributes:
-        overall: (Q,) int64 ranks in the gallery, from 1.
-        subset: (Q,) int64 ranks in the query's subset, None where the benchmark has none.
-        groups: Q names; metrics are also given for each apart.
+        benchmark, queries, names: the benchmark, its queries, and its gallery by name.
+        rankings: in the gallery, or among each query's candidates.
+        subset: in each query's subset; None where the benchmark has none.
     """
 
-    overall: Tensor
-    subset: Tensor | None
-    groups: Sequence[str]
+    benchmark: Benchmark
+    queries: Sequence[Query]
+    names: Sequence[str]
+    rankings: Rankings
+    subset: Rankings | None
 
-    def _metrics(self) -> dict[str, tuple[Tensor, int]]:
-        metrics = {f"recall_at_{k}": (self.overall, k) for k in RECALL_AT}
-        if self.subset is not None:
-            metrics |= {f"subset_recall_at_{k}": (self.subset, k) for k in SUBSET_RECALL_AT}
-        return metrics
-
-    def _selections(self) -> dict[str, Tensor]:
-        names = sorted(set(self.groups) - {""})
-        return {name: torch.tensor([group == name for group in self.groups]) for name in names}
+    @cached_property
+    def figures(self) -> Figures | None:
+        """What the metrics are made of; None where targets are not known."""
+        if not self.queries[0].targets:
+            return None
+        kind = self.benchmark
+        return figures_of(
+            self.rankings,
+            self.subset,
+            [query.groups for query in self.queries],
+            recall_at=kind.recall_at,
+            subset_recall_at=kind.subset_recall_at,
+            map_at=kind.map_at,
+            averages_groups=kind.averages_groups,
+        )
 
     def metrics(self) -> dict[str, Any]:
-        """Each metric in percent, over all queries and, nested, over each group's."""
+        """As `Figures.metrics`.
 
-        def over(chosen: Tensor | slice) -> dict[str, float]:
-            return {name: recall_at(ranks[chosen], k) for name, (ranks, k) in self._metrics().items()}
-
-        return over(slice(None)) | {name: over(chosen) for name, chosen in self._selections().items()}
-
-    def gain_over(self, other: "Ranks") -> dict[str, Any]:
-        """Difference of each metric to another encoder's on the same queries, in points.
-
-        Returns:
-            As `metrics`, with `{"difference", "low", "high"}` for each: the interval is a paired bootstrap's, 95 %.
+        Raises:
+            RTDError: targets are not known.
         """
+        if self.figures is None:
+            raise RTDError(f"{self.benchmark.name}: there are no metrics: the targets of this split are kept secret")
+        return self.figures.metrics()
 
-        def over(chosen: Tensor | slice) -> dict[str, dict[str, float]]:
-            gains = {}
-            for name, (ranks, k) in self._metrics().items():
-                hits = ranks[chosen] <= k
-                others = other._metrics()[name][0][chosen] <= k
-                low, high = bootstrap_interval(hits.float(), other=others.float())
-                difference = 100 * (hits.double().mean() - others.double().mean()).item()
-                gains[name] = {"difference": difference, "low": low, "high": high}
-            return gains
+    def ranked_names(self) -> list[RankedNames]:
+        """The best images of each query by name."""
 
-        return over(slice(None)) | {name: over(chosen) for name, chosen in self._selections().items()}
+        def named(rankings: Rankings | None, number: int) -> list[str]:
+            return [self.names[row] for row in rankings.top[number].tolist() if row >= 0] if rankings else []
+
+        return [
+            RankedNames(query, named(self.rankings, number), named(self.subset, number))
+            for number, query in enumerate(self.queries)
+        ]
 
 
 class Retrieval:
     """A benchmark with its image features and pseudo tokens computed: ready for any text encoder.
 
     Args:
-        benchmark: queries and gallery.
-        adapter: the method whose prompt makes composed queries.
-        image_encoder: CLIP's image tower with its preprocessing.
-        projection: φ, features (B, D) to pseudo tokens.
-        device: where to compute.
+        benchmark: what to search, and for what.
+        adapter: the method, for its prompts.
+        images: the backbone's image side.
+        projection: the method's φ.
         report: called with (done, total) while images are encoded.
+
+    Attributes:
+        queries: Q of them.
+        names: of the N images in the gallery.
+        references: (Q, D) features of the reference images, not normalised.
+        pseudo_tokens: (Q, W) or (Q, n, W).
 
     Raises:
         RTDError: there are no queries, an image is missing or cannot be read, or the gallery names one twice.
@@ -92,89 +102,98 @@ class Retrieval:
         self,
         benchmark: Benchmark,
         adapter: Adapter,
-        image_encoder: ImageEncoder,
+        images: ImageFeatures,
         projection: nn.Module,
-        device: torch.device | str = "cpu",
-        report: Callable[[int, int], None] = lambda done, total: None,
+        report: Report = lambda done, total: None,
     ):
         self.benchmark = benchmark
         self.adapter = adapter
-        self.device = device
+        self.device = images.device
         self.queries = benchmark.queries()
         self.names = benchmark.gallery()
         place = _places(benchmark, self.queries, self.names)
-        self.targets = torch.tensor([place[query.target] for query in self.queries])
-        self.subsets = [[place[name] for name in query.subset] for query in self.queries]
-        references = [place.get(query.reference, -1) for query in self.queries]
-        self.excluded = torch.tensor(references) if benchmark.excludes_reference else None
+        self._targets = _rows(place, [query.targets for query in self.queries]) or [[]] * len(self.queries)
+        self._candidates = _rows(place, [query.candidates for query in self.queries])
+        self._subsets = _rows(place, [query.subset for query in self.queries])
+        if self._subsets is not None and not all(self._subsets):
+            raise RTDError(f"{benchmark.name}: some queries have a subset and some have none; check its files")
+        self._excluded = None
+        if benchmark.excludes_reference:
+            self._excluded = [place.get(query.reference, -1) for query in self.queries]
 
         extra = sorted({query.reference for query in self.queries} - place.keys())
-        features = self._encode_images(image_encoder, [*self.names, *extra], report)
-        place |= {name: len(self.names) + number for number, name in enumerate(extra)}
-        self.gallery = F.normalize(features[: len(self.names)], dim=-1)  # (N, D)
-        self.references = features[[place[query.reference] for query in self.queries]]  # (Q, D), not normalised
-        with torch.no_grad():
-            self.pseudo_tokens = projection.to(device)(self.references.to(device))  # (Q, W) or (Q, n, W)
+        names = [*self.names, *extra]
+        features = images.features(benchmark, names, report)
+        place |= {name: number for number, name in enumerate(extra, start=len(self.names))}
+        self.references = features[[place[query.reference] for query in self.queries]]
+        distinct = {query.reference: number for number, query in enumerate(self.queries)}
+        tokens = images.pseudo_tokens(projection, benchmark, list(distinct), self.references[list(distinct.values())])
+        token_of = {name: number for number, name in enumerate(distinct)}
+        self.pseudo_tokens = tokens[[token_of[query.reference] for query in self.queries]].to(self.device)
+        self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
 
-    def image_only(self) -> Ranks:
+    def image_only(self) -> Found:
         """The reference image as the query."""
         return self.rank(self.references)
 
-    def text_only(self, tower: TextTower) -> Ranks:
-        """The condition as the query, as any text."""
-        return self.rank(self._encode_texts(tower, [query.condition for query in self.queries]))
+    def text_only(self, tower: TextTower) -> Found:
+        """The condition as the query, as any text; of two conditions, both in one text."""
+        return self.rank(self._encode_captions(tower, [" and ".join(query.conditions) for query in self.queries]))
 
-    def target_captions(self, tower: TextTower) -> Ranks | None:
+    def target_captions(self, tower: TextTower) -> Found | None:
         """The target's caption as the query; None where the benchmark has none."""
         captions = [query.target_caption for query in self.queries]
-        return self.rank(self._encode_texts(tower, captions)) if all(captions) else None
+        return self.rank(self._encode_captions(tower, captions)) if all(captions) else None
 
-    @torch.no_grad()
-    def composed(self, tower: TextTower) -> Ranks:
-        """The composed query: the method's prompt with condition and pseudo token."""
-        tower = tower.to(self.device)
-        features = []
-        for start in range(0, len(self.queries), BATCH):
-            conditions = [query.condition for query in self.queries[start : start + BATCH]]
-            tokens = self.adapter.prompt.tokenize(conditions, tower.context_length).to(self.device)
-            pseudo_tokens = self.pseudo_tokens[start : start + BATCH]
-            features.append(tower.encode(tokens, pseudo_tokens, self.adapter.prompt.placeholder_id))
-        return self.rank(torch.cat(features))
+    def composed(self, tower: TextTower) -> Found:
+        """The composed query: the method's prompt with condition and pseudo token.
 
-    def rank(self, features: Tensor) -> Ranks:
+        Two conditions make one prompt or, for a method that wants both orders, two, whose normalised features are
+        averaged.
+        """
+        prompt = self.adapter.prompt
+        one = [prompt.encode(condition=query.conditions[0]) for query in self.queries if len(query.conditions) == 1]
+        if len(one) == len(self.queries):
+            return self.rank(self._encode(tower, one, self.pseudo_tokens))
+        pairs = [query.conditions for query in self.queries]
+        if set(map(len, pairs)) != {2}:
+            raise RTDError(f"{self.benchmark.name}: each query needs one condition, or each two; check its files")
+        two = [self.adapter.encode_two(first, second) for first, second in pairs]
+        features = self._encode(tower, two, self.pseudo_tokens)
+        if self.adapter.both_orders:
+            turned = [self.adapter.encode_two(second, first) for first, second in pairs]
+            other = self._encode(tower, turned, self.pseudo_tokens)
+            features = (F.normalize(features, dim=-1) + F.normalize(other, dim=-1)) / 2
+        return self.rank(features)
+
+    def rank(self, features: Tensor) -> Found:
         """Rank the gallery for query features (Q, D), which need not be normalised."""
-        features = F.normalize(features.float().cpu(), dim=-1)
+        features = F.normalize(features.float().to(self.device), dim=-1)
         subset = None
-        if all(self.subsets):
-            subset = subset_ranks(features, self.gallery, self.targets, self.subsets)
-        overall = target_ranks(features, self.gallery, self.targets, self.excluded)
-        return Ranks(overall, subset, [query.group for query in self.queries])
+        if self._subsets is not None:
+            subset = self.gallery.rank(
+                features, self._targets, excluded=self._excluded, candidates=self._subsets, depth=SUBSET_DEPTH
+            )
+        rankings = self.gallery.rank(
+            features, self._targets, excluded=self._excluded, candidates=self._candidates, depth=DEPTH
+        )
+        return Found(self.benchmark, self.queries, self.names, rankings, subset)
+
+    def _encode_captions(self, tower: TextTower, captions: Sequence[str]) -> Tensor:
+        return self._encode(tower, [encode_text(clean_caption(caption)) for caption in captions])
 
     @torch.no_grad()
-    def _encode_images(
-        self, image_encoder: ImageEncoder, names: Sequence[str], report: Callable[[int, int], None]
-    ) -> Tensor:
-        image_encoder.visual.to(self.device)
-        features = []
-        for start in range(0, len(names), BATCH):
-            images = [self._image(image_encoder, name) for name in names[start : start + BATCH]]
-            features.append(image_encoder(torch.stack(images).to(self.device)).float().cpu())
-            report(min(start + BATCH, len(names)), len(names))
-        return torch.cat(features)
-
-    def _image(self, image_encoder: ImageEncoder, name: str) -> Tensor:
-        try:
-            return image_encoder.preprocess(self.benchmark.image(name))
-        except Exception as error:  # Pillow fails in many ways on a broken file, and a benchmark may be anybody's
-            reason = f"{type(error).__name__}: {error}"
-            raise RTDError(f"{self.benchmark.name}: the image {name} cannot be read ({reason})") from error
-
-    @torch.no_grad()
-    def _encode_texts(self, tower: TextTower, texts: Sequence[str]) -> Tensor:
-        tower = tower.to(self.device)
-        starts = range(0, len(texts), BATCH)
-        tokens = (tokenize(texts[start : start + BATCH], tower.context_length) for start in starts)
-        return torch.cat([tower.encode(batch.to(self.device)) for batch in tokens])
+    def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
+        """Texts as token ids, with a pseudo token for each or none, to features (Q, D)."""
+        packed = PackedTower(tower.to(self.device))
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # alike in length: little padding
+        features = torch.empty(len(texts), tower.features, device=self.device)
+        for start in range(0, len(order), BATCH):
+            numbers = order[start : start + BATCH]
+            tokens = pad([texts[number] for number in numbers], tower.context_length)
+            batch = None if pseudo_tokens is None else pseudo_tokens[numbers]
+            features[numbers] = packed(tokens, batch, self.adapter.prompt.placeholder_id).float()
+        return features
 
 
 def _places(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> dict[str, int]:
@@ -182,14 +201,30 @@ def _places(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]
     remedy = "check the benchmark's files"
     if not queries:
         raise RTDError(f"{benchmark.name}: there are no queries; {remedy}")
+    if len({bool(query.targets) for query in queries}) > 1:
+        raise RTDError(f"{benchmark.name}: some queries have targets and some have none; {remedy}")
     places: dict[str, int] = {}
     for number, name in enumerate(names):
         if places.setdefault(name, number) != number:
             raise RTDError(f"{benchmark.name}: {name} is in the gallery more than once; {remedy}")
+    checked: set[int] = set()  # of lists of candidates that many queries share
     for query in queries:
-        for name in (query.target, *query.subset):
-            if name not in places:
-                raise RTDError(
-                    f"{benchmark.name}: {name}, a query's target or candidate, is not in the gallery; {remedy}"
-                )
+        for listed in (query.targets, query.subset, query.candidates):
+            if id(listed) in checked:
+                continue
+            checked.add(id(listed))
+            for name in listed:
+                if name not in places:
+                    raise RTDError(
+                        f"{benchmark.name}: {name}, a query's target or candidate, is not in the gallery; {remedy}"
+                    )
     return places
+
+
+def _rows(places: Mapping[str, int], listed: Sequence[tuple[str, ...]]) -> list[list[int]] | None:
+    """Gallery rows of names, one list for all queries that share their tuple; None if no query has any."""
+    rows: dict[int, list[int]] = {}
+    for names in listed:
+        if id(names) not in rows:
+            rows[id(names)] = [places[name] for name in names]
+    return [rows[id(names)] for names in listed] if any(listed) else None

@@ -22,6 +22,7 @@ class MiniatureBenchmark(Benchmark):
 
     name: ClassVar[str] = "miniature"
     excludes_reference: ClassVar[bool] = True
+    subset_recall_at: ClassVar[tuple[int, ...]] = (1,)
 
     split: Literal["development", "test"] = "test"
 
@@ -44,9 +45,9 @@ def _query(task: Task, rng: random.Random) -> Query:
     siblings = (edit.apply(task.reference) for edit in task.siblings)
     return Query(
         reference=str(task.reference),
-        condition=condition(task.edit, task.reference, rng, task.group),
-        target=str(target),
+        conditions=(condition(task.edit, task.reference, rng, task.group),),
+        targets=(str(target),),
         subset=tuple(map(str, (target, *siblings))),
-        group=task.group,
+        groups=(task.group,),
         target_caption=caption(target, rng),
     )

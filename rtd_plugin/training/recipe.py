@@ -238,13 +238,7 @@ def _sentence(problem: Mapping[str, Any], location: Location) -> str:
 
 def _overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
     """A recipe's values with one of them replaced."""
-    name, equals, text = override.partition("=")
-    if not equals or not name:
-        raise UsageError(f"--set {override}: expected key=value")
-    try:
-        value = _from_command_line(load_yaml(text))
-    except NotYAML as error:
-        raise UsageError(f"--set {override}: the value is not YAML: {error}") from error
+    name, value = parse_override(override)
 
     def replaced(place: Any, keys: Sequence[str]) -> Any:
         # Copies on the way: an alias in the YAML file makes one object of two places.
@@ -261,6 +255,21 @@ def _overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
         return {**(place or {}), key: replaced((place or {}).get(key), rest)}
 
     return replaced(values, name.split("."))
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """The key and value of `--set key=value`, the value in YAML.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--set {override}: expected key=value")
+    try:
+        return name, _from_command_line(load_yaml(text))
+    except NotYAML as error:
+        raise UsageError(f"--set {override}: the value is not YAML: {error}") from error
 
 
 def _from_command_line(value: Any) -> Any:

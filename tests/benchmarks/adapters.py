@@ -24,6 +24,7 @@ from miniature import GROUPS, figures, run_of, tuned
 from torch import Tensor
 
 from rtd_plugin import hookimpl, plugins
+from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.training import objective
@@ -81,7 +82,8 @@ class Cell:
 def retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, Any]]:
     """The test split for one projection, and its figures before training."""
     run = Cell(backbone, adapter, 0).run(Path())
-    retrieval = Retrieval(run.recipe.evaluation, run.adapter, run.recipe.backbone.load_image_encoder(), run.projection)
+    images = ImageFeatures(run.recipe.backbone.load_image_encoder())
+    retrieval = Retrieval(run.recipe.evaluation, run.adapter, images, run.projection)
     before = {"image only": figures(retrieval.image_only()), "before": figures(retrieval.composed(run.tower))}
     return retrieval, before
 

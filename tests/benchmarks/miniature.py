@@ -20,7 +20,8 @@ from rtd_plugin import plugins
 from rtd_plugin.cli.console import progress
 from rtd_plugin.cli.training import ProgressBar
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.evaluation.retrieval import Ranks, Retrieval
+from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.retrieval import Found, Retrieval
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
 from rtd_plugin.training.run import Run, load_run
@@ -57,8 +58,8 @@ def shuffled_conditions(recipe: str, file: Path) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def figures(ranks: Ranks) -> dict[str, dict[str, float]]:
-    metrics = ranks.metrics()
+def figures(found: Found) -> dict[str, dict[str, float]]:
+    metrics = found.metrics()
     return {group: metrics if group == "all" else metrics[group] for group in GROUPS}
 
 
@@ -84,7 +85,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = run_of(args.recipe, 0, Path(folder) / "base")
         adapter = plugins.adapter(run.recipe.adapter)
-        retrieval = Retrieval(run.recipe.evaluation, adapter, run.recipe.backbone.load_image_encoder(), run.projection)
+        images = ImageFeatures(run.recipe.backbone.load_image_encoder())
+        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
         rows: dict[str, list[dict[str, Any]]] = {
             "image only": [figures(retrieval.image_only())],
             "text only": [figures(retrieval.text_only(run.tower))],

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from rtd_plugin import hookimpl, plugins
-from rtd_plugin.cli.results import comparison_table
+from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 
 WORDS = [
@@ -34,13 +34,21 @@ class Swatches(Benchmark):
 
     name = "swatches"
     excludes_reference = True
+    subset_recall_at = (1,)
 
     missing: str = ""
 
     def queries(self):
         groups = ("seen", "unseen")
         return [
-            Query(str(n), f"as a {WORDS[n]}", str(n + 1), (str(n + 1), str(n + 3)), groups[n % 2], f"colour {n + 1}")
+            Query(
+                reference=str(n),
+                conditions=(f"as a {WORDS[n]}",),
+                targets=(str(n + 1),),
+                subset=(str(n + 1), str(n + 3)),
+                groups=(groups[n % 2],),
+                target_caption=f"colour {n + 1}",
+            )
             for n in range(12)
         ]
 
@@ -89,13 +97,13 @@ def test_validation_chooses_and_evaluation_shows(rtd, recipe, tmp_path):
     assert len(set(values.values())) > 1
     evaluation = result["evaluation"]
     assert [evaluation[key] for key in ("benchmark", "queries", "gallery")] == ["swatches", 12, 16]
-    frozen, tuned = (row for row in evaluation["results"] if row["query"] == "composed")
+    frozen, tuned = evaluation["results"]
     assert tuned["weights"] == result["text_encoder"]
     assert frozen["weights"] is None
     assert tuned["metrics"]["swatches"]["seen"]["recall_at_5"] == max(values.values())
     for group in ("seen", "unseen"):
         before, after = (row["metrics"]["swatches"][group]["recall_at_5"] for row in (frozen, tuned))
-        gain = evaluation["gain"]["swatches"][group]["recall_at_5"]
+        gain = tuned["gain"]["swatches"][group]["recall_at_5"]
         assert gain["difference"] == pytest.approx(after - before)
         assert gain["low"] <= gain["difference"] <= gain["high"]
     again = rtd("train", "--recipe", recipe, "--resume")
@@ -127,6 +135,34 @@ def test_faults_are_found_before_training(rtd, recipe, tmp_path, overrides, says
     assert not (tmp_path / "run").exists()
 
 
+def test_validation_by_a_metric_of_any_benchmark(rtd, recipe, write_dataset, tmp_path):
+    """The same metrics as `evaluate` gives of the same encoders; paths are relative to where the command runs."""
+    write_dataset("circo", tmp_path / "circo")
+    validation = "validation={benchmark: circo, data: circo, every: 1, select: negation.map_at_50}"
+    options = ("--set", validation, "--set", "evaluation=null", "--set", "steps=3", "--output", "run")
+    done = rtd("train", "--recipe", recipe, *options)
+    assert done.exit_code == 0, done.stderr
+    log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    values = {line["step"]: line["validation"] for line in log if "validation" in line}
+    evaluated = rtd("evaluate", "--benchmark", "circo", "--data", "circo", "--weights", "run", "--json")
+    assert evaluated.exit_code == 0, evaluated.stderr
+    assert "Encoding" not in evaluated.stderr
+    result = json.loads(evaluated.stdout)
+    best = max(list(values)[1:], key=lambda step: values[step]["negation"]["map_at_50"])
+    assert values[0] == result["results"][0]["metrics"]["circo"]
+    assert values[best] == result["results"][1]["metrics"]["circo"]
+
+
+def test_validation_needs_targets(rtd, recipe, write_dataset, tmp_path):
+    write_dataset("circo", tmp_path / "circo")
+    for part in ("validation", "evaluation"):
+        secret = f"{part}={{benchmark: circo, data: circo, split: test}}"
+        done = rtd("train", "--recipe", recipe, "--set", f"{part}=null", "--set", secret, "--output", "run")
+        assert done.exit_code == 1
+        assert "circo: there are no metrics: the targets of this split are kept secret" in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 
 
@@ -141,16 +177,57 @@ def over_groups(value, all_queries, seen):
 
 def test_table():
     """Exact, on a console of the usual width: nothing wraps."""
-    rows = [("image only", None, 2, 4), ("composed", None, 20, 25), ("composed", "run/t", 30.06, 25)]
-    metrics = [(query, weights, over_groups(float, *values)) for query, weights, *values in rows]
-    comparison = {
-        "benchmark": "town",
-        "results": [{"query": query, "weights": weights, "metrics": {"town": m}} for query, weights, m in metrics],
-        "gain": {"town": over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)},
-    }
+    rows = [("composed", None, 20, 25), ("composed", "run/t", 30.06, 25), ("image only", None, 2, 4)]
+    frozen, tuned, image = (
+        {"query": query, "name": "", "weights": weights, "metrics": {"town": over_groups(float, *values)}}
+        for query, weights, *values in rows
+    )
+    gain = over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)
+    comparison = {"benchmark": "town", "results": [frozen, tuned | {"gain": {"town": gain}}], "baselines": [image]}
+    assert printed(comparison) == TABLE.splitlines()
+
+
+def printed(comparison):
     shown = StringIO()
-    Console(width=80, file=shown).print(comparison_table(comparison))
-    assert [line.rstrip() for line in shown.getvalue().splitlines()] == TABLE.splitlines()
+    console = Console(width=80, file=shown)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    return [line.rstrip() for line in shown.getvalue().splitlines()]
+
+
+def test_many_metrics_groups_and_weights():
+    """A table for each kind of metric, no section of a group, and a gain of each of the tuned encoders."""
+    metrics = {f"{kind}_at_{k}": 10.0 * k for kind in ("recall", "map") for k in (1, 2, 3)}
+    groups = {str(number): metrics for number in range(5)}
+    gain = {name: {"difference": -1.0, "low": -2.0, "high": 0.04} for name in metrics}
+    rows = [
+        {"query": "composed", "name": name, "weights": weights, "metrics": {"town": metrics | groups}}
+        for name, weights in (("pre-trained", None), ("a", "runs/a"), ("b", "runs/b"))
+    ]
+    rows[1]["gain"] = rows[2]["gain"] = {"town": gain | dict.fromkeys(groups, gain)}
+    lines = printed({"benchmark": "town", "results": rows, "baselines": []})
+    assert [line for line in lines if line.startswith("town")] == ["town: recall in percent", "town: mAP in percent"]
+    labels = [line.split("│")[1].rstrip() for line in lines if line.startswith("│")]
+    assert (
+        labels[:8]
+        == labels[8:]
+        == [
+            " all queries",
+            "   composed, frozen",
+            "   composed, a",
+            "   composed, b",
+            "   gain of a",
+            "     95 % interval",
+            "   gain of b",
+            "     95 % interval",
+        ]
+    )
+    assert "mAP@3" in lines[lines.index("town: mAP in percent") + 2]
+
+
+def test_secret_targets_have_no_table():
+    row = {"query": "composed", "name": "pre-trained", "weights": None}
+    assert comparison_tables({"benchmark": "town", "results": [row], "baselines": []}) == []
 
 
 TABLE = """\

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from rtd_plugin import hookimpl, plugins
 from rtd_plugin.cli import training
+from rtd_plugin.cli.folders import make_folder
 
 
 def losses(run) -> list[tuple[int, float]]:
@@ -101,7 +102,7 @@ def test_what_it_says_to_type_next_works(rtd, files, tmp_path):
 def test_runs_at_the_same_time_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: training._make_folder(None, "tiny"), range(20)))
+        folders = list(pool.map(lambda _: make_folder(None, training.RUNS, "tiny"), range(20)))
     assert len(set(folders)) == 20
     assert all(folder.is_dir() for folder in folders)
 

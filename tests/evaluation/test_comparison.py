@@ -9,21 +9,24 @@ import torch
 
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.retrieval import Ranks
+from rtd_plugin.evaluation.ranking import Rankings
+from rtd_plugin.evaluation.retrieval import Found
 
-FROZEN, TUNED = object(), object()
-WEIGHTS = Path("run/text_encoder.safetensors")
+FROZEN, TUNED, OTHER = object(), object(), object()
+WEIGHTS, ELSEWHERE = Path("runs/a/text_encoder.safetensors"), Path("runs/b/text_encoder.safetensors")
 
 
 class Files(Benchmark):
     name: ClassVar[str] = "files"
     excludes_reference: ClassVar[bool] = True
+    recall_at: ClassVar[tuple[int, ...]] = (1,)
 
     data: Path
     split: str = "val"
 
     def queries(self):
-        return [Query("a", "is red", "b")] * 4
+        groups = ("seen", "seen", "unseen", "unseen")
+        return [Query("a", ("is red",), ("b",), groups=(group,)) for group in groups]
 
     def gallery(self):
         return ["a", "b", "c"]
@@ -32,54 +35,65 @@ class Files(Benchmark):
         raise NotImplementedError
 
 
-def ranks(*overall: int) -> Ranks:
-    return Ranks(torch.tensor(overall), None, ["seen", "seen", "unseen", "unseen"])
-
-
 class Retrieval:
-    """Every query's ranks, made up."""
+    """Every query's rank, made up."""
 
     benchmark = Files(data="somewhere")
     queries = benchmark.queries()
     names = benchmark.gallery()
 
+    def found(self, *first):
+        ranks = torch.tensor(first)
+        rankings = Rankings(ranks[:, None], ranks, torch.zeros(4, 0), torch.zeros(4, 0))
+        return Found(self.benchmark, self.queries, self.names, rankings, None)
+
     def image_only(self):
-        return ranks(3, 3, 3, 3)
+        return self.found(3, 3, 3, 3)
 
     def text_only(self, tower):
         assert tower is FROZEN
-        return ranks(1, 3, 3, 3)
+        return self.found(1, 3, 3, 3)
 
     def composed(self, tower):
-        return ranks(1, 1, 1, 2) if tower is TUNED else ranks(1, 2, 2, 2)
+        return self.found(*{FROZEN: (1, 2, 2, 2), TUNED: (1, 1, 1, 2), OTHER: (2, 2, 2, 2)}[tower])
 
     def target_captions(self, tower):
         assert tower is FROZEN
-        return ranks(1, 1, 1, 1)
+        return self.found(1, 1, 1, 1)
 
 
 @pytest.fixture
 def figures():
-    return compare(Retrieval(), FROZEN, TUNED, WEIGHTS).to_dict()
+    return compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED, ELSEWHERE: lambda: OTHER}).to_dict()
+
+
+def recall(rows):
+    return [(row["query"], row["weights"], row["metrics"]["files"]["recall_at_1"]) for row in rows]
 
 
 def test_every_way_to_query(figures):
-    rows = [(row["query"], row["weights"], row["metrics"]["files"]["recall_at_1"]) for row in figures["results"]]
-    assert rows == [
-        ("image only", None, 0.0),
-        ("text only", None, 25.0),
+    assert recall(figures["results"]) == [
         ("composed", None, 25.0),
         ("composed", str(WEIGHTS), 75.0),
+        ("composed", str(ELSEWHERE), 0.0),
+    ]
+    assert recall(figures["baselines"]) == [
+        ("image only", None, 0.0),
+        ("text only", None, 25.0),
         ("target caption", None, 100.0),
     ]
+    assert [row["name"] for row in figures["results"]] == ["pre-trained", "a", "b"]
 
 
-def test_gain_is_that_of_composed_queries(figures):
-    gain = figures["gain"]["files"]
+def test_gain_is_over_the_pre_trained_encoder(figures):
+    frozen, tuned, other = figures["results"]
+    assert "gain" not in frozen
+    gain = tuned["gain"]["files"]
     assert gain["recall_at_1"]["difference"] == 50.0
     assert gain["seen"]["recall_at_1"]["difference"] == 50.0
     assert gain["unseen"]["recall_at_1"]["difference"] == 50.0
     assert gain["recall_at_1"]["low"] <= 50 <= gain["recall_at_1"]["high"]
+    assert other["gain"]["files"]["recall_at_1"]["difference"] == -25.0
 
 
 def test_says_what_was_measured(figures):
@@ -93,7 +107,31 @@ def test_says_what_was_measured(figures):
     assert json.loads(json.dumps(figures)) == figures
 
 
+def test_one_tuned_tower_at_a_time():
+    """Each is loaded when its turn comes."""
+    loaded = []
+    compare(
+        Retrieval(), FROZEN, {WEIGHTS: lambda: loaded.append(1) or TUNED, ELSEWHERE: lambda: OTHER if loaded else 0}
+    )
+
+
+def test_names_of_equal_runs_are_their_paths():
+    both = {
+        Path("x/run/text_encoder.safetensors"): lambda: TUNED,
+        Path("y/run/text_encoder.safetensors"): lambda: OTHER,
+    }
+    names = [row.name for row in compare(Retrieval(), FROZEN, both).results]
+    assert names == ["pre-trained", *map(str, both)]
+
+
+def test_progress():
+    told = []
+    compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED}, lambda done, total: told.append((done, total)))
+    assert told == [(number, 5) for number in range(1, 6)]
+
+
 def test_without_target_captions(monkeypatch):
     monkeypatch.setattr(Retrieval, "target_captions", lambda self, tower: None)
-    rows = compare(Retrieval(), FROZEN, TUNED, WEIGHTS).rows
-    assert [row.query for row in rows] == ["image only", "text only", "composed", "composed"]
+    comparison = compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED})
+    assert [row.query for row in comparison.baselines] == ["image only", "text only"]
+    assert compare(Retrieval(), FROZEN, {}, baselines=False).baselines == []

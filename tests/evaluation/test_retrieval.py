@@ -8,14 +8,16 @@ import pytest
 import torch
 from PIL import Image
 from rtd_adapters.lincir import LinCIR, Phi
+from rtd_adapters.pic2word import Pic2Word
 from torch.nn import functional as F
 
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import retrieval
+from rtd_plugin.evaluation import images, retrieval
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.retrieval import Ranks, Retrieval
+from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.retrieval import Retrieval
 
 WIDTH = 64
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -29,6 +31,7 @@ class Noise(Benchmark):
 
     name = "noise"
     excludes_reference = True
+    subset_recall_at = (1,)
 
     broken: str = ""
 
@@ -39,10 +42,10 @@ class Noise(Benchmark):
             queries.append(
                 Query(
                     reference=str(11 if number % 2 == 0 else 12 + number),
-                    condition=condition,
-                    target=str(target),
+                    conditions=(condition,),
+                    targets=(str(target),),
                     subset=(str(target), str(target + 1), str(target + 2)),
-                    group="odd" if number % 2 else "even",
+                    groups=("odd" if number % 2 else "even",),
                     target_caption=f"noise number {target}",
                 )
             )
@@ -85,10 +88,14 @@ def tower(clip):
 
 @pytest.fixture
 def retrieve(clip, phi, preprocess, monkeypatch):
-    monkeypatch.setattr(retrieval, "BATCH", 5)  # neither the images nor the queries fill their last batch
-    return lambda benchmark, **options: Retrieval(
-        benchmark, LinCIR(), ImageEncoder(clip.visual, preprocess), phi, **options
-    )
+    for module in (retrieval, images):
+        monkeypatch.setattr(module, "BATCH", 5)  # neither the images nor the queries fill their last batch
+
+    def retrieve(benchmark, adapter=None, **options):
+        encoder = ImageFeatures(ImageEncoder(clip.visual, preprocess))
+        return Retrieval(benchmark, adapter or LinCIR(), encoder, phi, **options)
+
+    return retrieve
 
 
 @torch.no_grad()
@@ -97,16 +104,15 @@ def image_features(clip, preprocess, names):
 
 
 @torch.no_grad()
-def composed_features(clip, phi, preprocess):
+def composed_features(clip, phi, preprocess, prompts, placeholder=PLACEHOLDER):
     """open_clip's own text forward, with the placeholder's embedding replaced on the way."""
     tokenizer, features = open_clip.get_tokenizer("ViT-B-32"), []
-    for query in Noise().queries():
+    for query, prompt in zip(Noise().queries(), prompts, strict=True):
         pseudo_token = phi(image_features(clip, preprocess, [query.reference]))[0]
-        condition = query.condition.replace("$", " ")
-        tokens = tokenizer([f"a photo of $ that {condition}"])
+        tokens = tokenizer([prompt])
 
         def replace_placeholder(module, inputs, output, pseudo_token=pseudo_token):
-            return torch.where((inputs[0] == PLACEHOLDER)[..., None], pseudo_token, output)
+            return torch.where((inputs[0] == placeholder)[..., None], pseudo_token, output)
 
         hook = clip.token_embedding.register_forward_hook(replace_placeholder)
         features.append(clip.encode_text(tokens)[0])
@@ -119,22 +125,25 @@ def ranks_one_by_one(queries, gallery, exclude):
     overall, subset = [], []
     for feature, query in zip(queries, Noise().queries(), strict=True):
         score = {str(n): float(F.cosine_similarity(feature, image, dim=0)) for n, image in enumerate(gallery)}
-        rivals = [name for name in score if name != query.target and not (exclude and name == query.reference)]
-        overall.append(1 + sum(score[name] >= score[query.target] for name in rivals))
-        subset.append(1 + sum(score[name] > score[query.target] for name in query.subset))
+        (target,) = query.targets
+        rivals = [name for name in score if name != target and not (exclude and name == query.reference)]
+        overall.append(1 + sum(score[name] >= score[target] for name in rivals))
+        subset.append(1 + sum(score[name] > score[target] for name in query.subset))
     return overall, subset
 
 
-def assert_ranks(ranks, expected):
-    assert (ranks.overall.tolist(), ranks.subset.tolist()) == expected
-    assert len(set(ranks.overall.tolist())) > 2  # not all alike
+def assert_ranks(found, expected):
+    assert (found.rankings.first.tolist(), found.subset.first.tolist()) == expected
+    assert len(set(found.rankings.first.tolist())) > 2  # not all alike
 
 
 def test_image_features(retrieve, clip, preprocess):
     found = retrieve(Noise())
     gallery = image_features(clip, preprocess, Noise().gallery())
     references = image_features(clip, preprocess, [query.reference for query in Noise().queries()])
-    torch.testing.assert_close(found.gallery, F.normalize(gallery, dim=-1), atol=1e-5, rtol=1e-5)
+    cosines = F.normalize(references, dim=-1) @ F.normalize(gallery, dim=-1).T
+    scores = found.gallery.rank(F.normalize(references, dim=-1), [[]] * 8, depth=12)
+    torch.testing.assert_close(scores.scores, cosines.gather(1, scores.top), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.references, references, atol=1e-5, rtol=1e-5)
 
 
@@ -158,7 +167,8 @@ def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
         with torch.no_grad():
             return clip.encode_text(tokenizer([text.replace("$", "") for text in texts]))
 
-    assert_ranks(found.composed(tower), expected(composed_features(clip, phi, preprocess)))
+    prompts = [f"a photo of $ that {condition.replace('$', ' ')}" for condition in CONDITIONS]
+    assert_ranks(found.composed(tower), expected(composed_features(clip, phi, preprocess, prompts)))
     assert_ranks(found.text_only(tower), expected(texts(*CONDITIONS)))
     assert_ranks(found.target_captions(tower), expected(texts(*(query.target_caption for query in queries))))
     references = image_features(clip, preprocess, [query.reference for query in queries])
@@ -167,7 +177,7 @@ def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
 
 def test_a_reference_that_is_kept_comes_first(retrieve):
     with_reference, without = retrieve(Kept()).image_only(), retrieve(Noise()).image_only()
-    assert (with_reference.overall - without.overall).tolist() == [1, 0] * 4
+    assert (with_reference.rankings.first - without.rankings.first).tolist() == [1, 0] * 4
 
 
 def test_progress_counts_references_outside_the_gallery(retrieve):
@@ -193,11 +203,16 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("benchmark", "says"),
     [
-        (changed(query={"target": "99"}), "noise: 99, a query's target or candidate, is not in the gallery"),
+        (changed(query={"targets": ("99",)}), "noise: 99, a query's target or candidate, is not in the gallery"),
         (changed(query={"subset": ("0", "98")}), "noise: 98, a query's target or candidate, is not in the gallery"),
-        (changed(query={"subset": ("1", "2")}), "the subset of query 0 lacks its target"),
-        (changed(query={"reference": "0"}), "the target of query 0 is excluded from its ranking"),
+        (
+            changed(query={"subset": ("1", "2")}),
+            r"a target of query 0 \(image 0 of the gallery\) is excluded from its ranking or no candidate",
+        ),
+        (changed(query={"reference": "0"}), "a target of query 0 .* is excluded from its ranking"),
         (changed(query={"reference": "cat.jpg"}), "noise: the image cat.jpg cannot be read"),
+        (changed(query={"targets": ()}), "noise: some queries have targets and some have none"),
+        (changed(query={"subset": ()}), "noise: some queries have a subset and some have none"),
         (changed(queries=[]), "noise: there are no queries"),
         (changed(gallery=[*Noise().gallery(), "3"]), "noise: 3 is in the gallery more than once"),
         (Noise(broken="7"), r"noise: the image 7 cannot be read \(OSError: image file is truncated\)"),
@@ -222,40 +237,86 @@ def test_a_file_that_breaks_while_it_is_decoded(retrieve):
         retrieve(Lazy())
 
 
+def test_all_broken_images_are_named(retrieve):
+    class Broken(Noise):
+        def image(self, name):
+            if int(name) % 2:
+                raise OSError("no header")
+            return super().image(name)
+
+    says = r"noise: 10 images cannot be read: 1, 3, 5, 7, 9, … \(1: no header\)"
+    with pytest.raises(RTDError, match=says):
+        retrieve(Broken())
+
+
 def test_benchmarks_without_subsets_captions_and_groups(retrieve, tower):
-    queries = [replace(query, subset=(), target_caption="", group="") for query in Noise().queries()]
+    queries = [replace(query, subset=(), target_caption="", groups=()) for query in Noise().queries()]
     found = retrieve(changed(queries=queries))
     assert found.target_captions(tower) is None
     assert found.image_only().metrics().keys() == {"recall_at_1", "recall_at_5", "recall_at_10"}
 
 
-RANKS = Ranks(torch.tensor([1, 2, 6, 11]), torch.tensor([1, 1, 2, 1]), ["a", "b", "", "b"])
-WORSE = Ranks(torch.tensor([2, 2, 11, 11]), torch.tensor([1, 2, 2, 2]), ["a", "b", "", "b"])
+def test_a_split_without_targets_is_ranked_all_the_same(retrieve, tower):
+    queries = [replace(query, targets=(), id=str(number)) for number, query in enumerate(Noise().queries())]
+    secret, known = retrieve(changed(queries=queries)).composed(tower), retrieve(Noise()).composed(tower)
+    assert torch.equal(secret.rankings.top, known.rankings.top)
+    ranked = secret.ranked_names()
+    assert [each.query.id for each in ranked] == [str(number) for number in range(8)]
+    assert len(ranked[0].names) == 11  # of 12, the reference is left out
+    assert len(ranked[1].names) == 12
+    assert set(ranked[0].subset) == set(queries[0].subset)
+    assert ranked[0].subset == sorted(ranked[0].subset, key=ranked[0].names.index)
+    assert secret.figures is None
+    with pytest.raises(RTDError, match="noise: there are no metrics: the targets of this split are kept secret"):
+        secret.metrics()
 
 
-def test_metrics():
-    """By hand; a query without a group counts in the whole alone."""
-    assert RANKS.metrics() == {
-        "recall_at_1": 25.0,
-        "recall_at_5": 50.0,
-        "recall_at_10": 75.0,
-        "subset_recall_at_1": 75.0,
-        "a": {"recall_at_1": 100.0, "recall_at_5": 100.0, "recall_at_10": 100.0, "subset_recall_at_1": 100.0},
-        "b": {"recall_at_1": 0.0, "recall_at_5": 50.0, "recall_at_10": 50.0, "subset_recall_at_1": 100.0},
-    }
+def test_candidates_stand_for_a_gallery(retrieve, tower):
+    """Ranks among a query's candidates are those in a benchmark with no other images."""
+
+    class Few(Noise):
+        def gallery(self):
+            return ["0", "2", "4", "6", "8", "10", "1", "3", "5"]
+
+    few = tuple(Few().gallery())
+    queries = [replace(query, subset=(), candidates=few) for query in Noise().queries()]
+    plain = [replace(query, subset=()) for query in Noise().queries()]
+    among = retrieve(changed(queries=queries)).composed(tower)
+    alone = retrieve(type("Alone", (Few,), {"queries": lambda self: plain})()).composed(tower)
+    assert torch.equal(among.rankings.first, alone.rankings.first)
+    assert max(map(len, (each.names for each in among.ranked_names()))) == len(few)
 
 
-def test_gain():
-    """The interval is paired: where every query gains the same, it has no width."""
-    gain = RANKS.gain_over(WORSE)
-    assert {name: value["difference"] for name, value in gain.items() if name not in "ab"} == {
-        "recall_at_1": 25.0,
-        "recall_at_5": 0.0,
-        "recall_at_10": 25.0,
-        "subset_recall_at_1": 50.0,
-    }
-    assert gain["recall_at_1"]["low"] == 0 < 25 < gain["recall_at_1"]["high"] <= 100
-    assert gain["recall_at_5"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
-    assert gain["a"]["recall_at_1"] == {"difference": 100.0, "low": 100.0, "high": 100.0}
-    assert gain["b"]["subset_recall_at_1"] == {"difference": 100.0, "low": 100.0, "high": 100.0}
-    assert WORSE.gain_over(RANKS)["recall_at_1"]["difference"] == -25.0
+PAIRS = [("is red.", "has a dog?"), ("darker", "two of them, "), *[("wider", "no stripes")] * 6]
+
+
+@pytest.mark.parametrize("adapter", [LinCIR, Pic2Word])
+def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
+    """Both orders averaged after normalising, or the second condition first."""
+    queries = [replace(query, conditions=pair) for query, pair in zip(Noise().queries(), PAIRS, strict=True)]
+    found = retrieve(changed(queries=queries), adapter()).composed(tower)
+    if adapter is LinCIR:
+        stripped = [[part.strip(".?, ") for part in pair] for pair in PAIRS]
+        orders = [[f"a photo of $ that {one} and {two}" for one, two in stripped]]
+        orders += [[f"a photo of $ that {two} and {one}" for one, two in stripped]]
+        features = sum(F.normalize(composed_features(clip, phi, preprocess, order), dim=-1) for order in orders)
+    else:
+        prompts = [f"a photo of * , {two} and {one}" for one, two in PAIRS]
+        features = composed_features(clip, phi, preprocess, prompts, 265)
+    gallery = F.normalize(image_features(clip, preprocess, Noise().gallery()), dim=-1)
+    cosines = F.normalize(features, dim=-1) @ gallery.T
+    rows = found.rankings.top.clamp(min=0)
+    there = found.rankings.top >= 0
+    torch.testing.assert_close(found.rankings.scores[there], cosines.gather(1, rows)[there], atol=1e-5, rtol=1e-5)
+
+
+def test_two_conditions_for_some_queries_alone(retrieve, tower):
+    with pytest.raises(RTDError, match="noise: each query needs one condition, or each two"):
+        retrieve(changed(query={"conditions": ("is red", "is big")})).composed(tower)
+
+
+def test_text_only_has_both_conditions(retrieve, tower):
+    queries = [replace(query, conditions=("is red", "is big")) for query in Noise().queries()]
+    joined = [replace(query, conditions=("is red and is big",)) for query in Noise().queries()]
+    two, one = (retrieve(changed(queries=some)).text_only(tower).rankings for some in (queries, joined))
+    assert torch.equal(two.top, one.top)

@@ -27,15 +27,15 @@ def test_targets_are_in_the_gallery_and_references_are_not(benchmark):
     assert len(queries) == 1000
     assert len(gallery) > 3000
     assert len(set(gallery)) == len(gallery)
-    assert {query.target for query in queries} <= set(gallery)
+    assert {target for query in queries for target in query.targets} <= set(gallery)
     assert not {query.reference for query in queries} & set(gallery)
 
 
 def test_condition_leads_from_reference_to_target(benchmark):
     tasks = split(benchmark.split).tasks
     for query, task in zip(benchmark.queries(), tasks, strict=True):
-        assert str(task.edit.apply(Scene.parse(query.reference))) == query.target
-        assert query.group == task.group
+        assert (str(task.edit.apply(Scene.parse(query.reference))),) == query.targets
+        assert query.groups == (task.group,)
     assert {task.edit.kind for task in tasks} == set(KINDS)
 
 
@@ -44,7 +44,7 @@ def test_subset_is_the_target_and_two_siblings(benchmark):
     for query, task in zip(benchmark.queries(), split(benchmark.split).tasks, strict=True):
         assert len(set(query.subset)) == 3
         assert set(query.subset) <= gallery
-        assert query.target in query.subset
+        assert query.targets[0] in query.subset
         assert query.reference not in query.subset
         assert {str(edit.apply(task.reference)) for edit in (task.edit, *task.siblings)} == set(query.subset)
 
@@ -62,13 +62,13 @@ def one_edit_apart(one, other):
 def test_every_target_has_a_distractor_one_edit_away(benchmark):
     gallery = [Scene.parse(name) for name in benchmark.gallery()]
     for query in benchmark.queries()[:200]:
-        target = Scene.parse(query.target)
+        target = Scene.parse(query.targets[0])
         assert any(one_edit_apart(target, scene) for scene in gallery)
 
 
 def test_both_phrasings_of_one_reference(benchmark):
     queries = benchmark.queries()
-    assert [query.group for query in queries] == ["seen", "unseen"] * 500
+    assert [query.groups for query in queries] == [("seen",), ("unseen",)] * 500
     assert [query.reference for query in queries[::2]] == [query.reference for query in queries[1::2]]
 
 
@@ -83,7 +83,7 @@ def test_image_of_a_name(benchmark):
 
 
 def test_held_out_pairs_are_asked_for():
-    targets = [Scene.parse(query.target) for query in MiniatureBenchmark().queries()]
+    targets = [Scene.parse(query.targets[0]) for query in MiniatureBenchmark().queries()]
     pairs = {(thing.colour, thing.shape) for scene in targets for thing in scene.things}
     assert pairs >= HELD_OUT
     assert sum(scene.is_held_out for scene in targets) > 100
@@ -113,7 +113,9 @@ def test_triplets_share_no_unseen_phrasing(triplets):
     conditions = {triplet.condition for triplet in triplets}
     assert len(conditions) > len(triplets) / 2
     for name in ("development", "test"):
-        unseen = {query.condition for query in MiniatureBenchmark(split=name).queries() if query.group == "unseen"}
+        unseen = {
+            query.conditions[0] for query in MiniatureBenchmark(split=name).queries() if query.groups == ("unseen",)
+        }
         assert len(unseen) > 400
         assert not conditions & unseen
 

@@ -67,7 +67,7 @@ def test_clip_finds_pictures_by_their_captions(clip):
     tokens = open_clip.get_tokenizer("rtd-miniature")([query.target_caption for query in queries])
     with torch.no_grad():
         images = model.encode_image(
-            torch.stack([preprocess(benchmark.image(q.target)) for q in queries]), normalize=True
+            torch.stack([preprocess(benchmark.image(q.targets[0])) for q in queries]), normalize=True
         )
         texts = model.encode_text(tokens, normalize=True)
     hits = (texts @ images.T).argmax(dim=1) == torch.arange(len(queries))

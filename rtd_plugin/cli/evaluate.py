@@ -1,0 +1,53 @@
+"""`rtd-plugin evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtd_plugin.cli.console import out
+from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.options import FILE, setup_options
+from rtd_plugin.cli.results import comparison_tables
+
+
+@click.command()
+@click.option("--benchmark", required=True, help="cirr, circo, fashioniq, genecis, folder, miniature, or a plugin's.")
+@click.option("--data", type=FILE, help="The benchmark's folder.")
+@click.option("--split", help="val, test1, … Default: the one with targets.")
+@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Another option of the benchmark.")
+@setup_options
+@click.option("--output", type=FILE, help="Where results go. Default: a new folder in ./evaluations.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the queries that the report shows.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(as_json: bool, **options: Any) -> None:
+    """Measure retrieval before and after: the pre-trained text encoder, and each of --weights.
+
+    Writes results.json, a report with pictures, and, of a split whose targets are secret, the files for its server.
+
+    \b
+    Examples:
+      rtd-plugin evaluate --adapter lincir --benchmark miniature --weights runs/lincir-miniature
+      rtd-plugin evaluate --adapter searle --model ViT-L-14 --pretrained openai --projection searle_xl.pt \\
+          --benchmark cirr --data CIRR --weights runs/searle-vit-l-14
+      torchrun --nproc-per-node 4 -m rtd_plugin evaluate --weights runs/mine --benchmark circo --data CIRCO
+    """
+    from rtd_plugin.cli.evaluation import evaluate_run  # brings torch along, which `--help` does not wait for
+
+    result = evaluate_run(**options)
+    if result is None:
+        return
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = out()
+    for table in comparison_tables(result):
+        console.print(table)
+    output = Path(result["output"])
+    for what, name in (("submission", file) for file in result["submissions"]):
+        console.print(f"Wrote {output / name} ({what}).", soft_wrap=True)
+    console.print(f"Wrote {output / result['report']}.", soft_wrap=True)

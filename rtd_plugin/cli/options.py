@@ -1,0 +1,41 @@
+"""Options that several commands have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+
+def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What composes queries, and how images are encoded."""
+    options = (
+        click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them)."),
+        click.option("--projection", type=FILE, help="The method's own projection checkpoint."),
+        click.option("--model", help="The backbone: an open_clip architecture, such as ViT-L-14."),
+        click.option("--pretrained", help="open_clip's tag of the backbone's weights, such as openai."),
+        click.option("--checkpoint", type=FILE, help="The backbone's weights on this machine instead."),
+        click.option("--recipe", help="A recipe, by name or file, that names adapter, backbone and projection."),
+        click.option(
+            "--weights",
+            type=FILE,
+            multiple=True,
+            help="A tuned text encoder: a run's folder, or a file in any layout. May be repeated. A run also says "
+            "which adapter, backbone and projection it was tuned for.",
+        ),
+        click.option(
+            "--preprocess",
+            type=click.Choice(["clip", "targetpad"]),
+            default="clip",
+            show_default=True,
+            help="How images are prepared: as CLIP does, or padded before where they are long.",
+        ),
+        click.option("--cache", type=FILE, help="Where image features are kept. Default: ~/.cache/rtd-plugin."),
+        click.option("--workers", type=click.IntRange(1), default=4, show_default=True, help="Threads to read images."),
+        click.option("--device", help="Where to encode: cpu, cuda, cuda:1, … Default: a GPU if there is one."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

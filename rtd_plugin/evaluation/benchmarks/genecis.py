@@ -1,0 +1,146 @@
+"""GeneCIS: A Benchmark for General Conditional Image Similarity (Vaze et al., CVPR 2023)."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from PIL import Image
+from pydantic import Field
+
+from rtd_plugin.evaluation.benchmark import Query
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record
+from rtd_plugin.paths import RecipePath
+
+Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
+TASKS: tuple[Task, ...] = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+DILATION = 0.7  # of a box, by which the crop around an attribute's object is larger
+
+
+class _Whole(Record):
+    val_image_id: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.val_image_id:012d}"
+
+
+class _Crop(Record):
+    image_id: int
+    instance_bbox: tuple[float, float, float, float]  # left, top, width, height
+
+    @property
+    def name(self) -> str:
+        return " ".join(map(str, (self.image_id, *self.instance_bbox)))
+
+
+Picture = TypeVar("Picture", _Whole, _Crop)
+
+
+class _Query(Record, Generic[Picture]):
+    reference: Picture
+    target: Picture
+    gallery: list[Picture]
+    condition: str
+
+
+class GeneCIS(FileBenchmark):
+    """Four tasks, each query with a dozen candidates of its own; the condition is one or two words.
+
+    A candidate that a query lists twice, as one does its target, is one candidate.
+
+    `data` has `TASK.json` for each task, the images of COCO's 2017 validation set in `val2017/`, and those of Visual
+    Genome in `VG_100K/` and `VG_100K_2/`, or all in `VG_100K_all/`. The figures of all are the mean of the tasks'.
+
+    Attributes:
+        tasks: which of the four.
+        coco: where COCO's images are, if not in `data`.
+        visual_genome: where Visual Genome's images are, in one folder, if not in `data`.
+    """
+
+    name: ClassVar[str] = "genecis"
+    home: ClassVar[str] = (
+        "https://github.com/facebookresearch/genecis (tasks), https://cocodataset.org (2017 Val) and "
+        "https://homes.cs.washington.edu/~ranjay/visualgenome (images)"
+    )
+    averages_groups: ClassVar[bool] = True
+    recall_at: ClassVar[tuple[int, ...]] = (1, 2, 3)
+
+    # A query's own candidates stand in the place of a gallery's images.
+    published: ClassVar[Mapping[str, tuple[int, int]]] = {"focus_object": (1960, 15), "change_object": (1960, 15)}
+
+    tasks: tuple[Task, ...] = Field(TASKS, min_length=1)
+    coco: RecipePath | None = None
+    visual_genome: RecipePath | None = None
+
+    @cached_property
+    def _queries(self) -> dict[Task, list[_Query[Any]]]:
+        kinds = {task: _Query[_Whole] if task.endswith("object") else _Query[_Crop] for task in self.tasks}
+        return {task: self.read(self.data / f"{task}.json", list[kind], task) for task, kind in kinds.items()}
+
+    @cached_property
+    def _pictures(self) -> dict[str, _Whole | _Crop]:
+        """Of all queries, by name; references last, as long as they are no candidates."""
+        queries = [query for queries in self._queries.values() for query in queries]
+        ranked = [picture for query in queries for picture in (query.target, *query.gallery)]
+        return {picture.name: picture for picture in (*ranked, *(query.reference for query in queries))}
+
+    def queries(self) -> Sequence[Query]:
+        return [
+            Query(
+                reference=query.reference.name,
+                conditions=(query.condition,),
+                targets=(query.target.name,),
+                candidates=tuple(dict.fromkeys(picture.name for picture in (query.target, *query.gallery))),
+                groups=(task,),
+            )
+            for task, queries in self._queries.items()
+            for query in queries
+        ]
+
+    def gallery(self) -> Sequence[str]:
+        """All candidates of all queries."""
+        return list(dict.fromkeys(name for query in self.queries() for name in query.candidates))
+
+    def path(self, name: str) -> Path:
+        picture = self._pictures[name]
+        if isinstance(picture, _Whole):
+            return (self.coco or self.data / "val2017") / f"{name}.jpg"
+        folders = [self.data / folder for folder in ("VG_100K_all", "VG_100K", "VG_100K_2")]
+        folders = [self.visual_genome] if self.visual_genome else folders
+        files = [
+            folder / f"{picture.image_id}.jpg" for folder in ([self.visual_genome] if self.visual_genome else folders)
+        ]
+        return next((file for file in files if file.is_file()), files[0])
+
+    def stamp(self, name: str) -> str | None:
+        picture = self._pictures[name]
+        box = picture.instance_bbox if isinstance(picture, _Crop) else ""
+        return f"{super().stamp(name)} {box}"
+
+    def image(self, name: str) -> Image.Image:
+        """The whole picture, or what is around an object in it, made square with black."""
+        picture, image = self._pictures[name], super().image(name)
+        return image if isinstance(picture, _Whole) else _around(image, picture.instance_bbox)
+
+    def remarks(self) -> Sequence[str]:
+        return [
+            remark
+            for task, queries in self._queries.items()
+            for remark in self.differs(task, len(queries), 1 + len(queries[0].gallery) if queries else 0)
+        ]
+
+
+def _around(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """A box of the picture with more of it around, in the middle of a black square."""
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    left, top, width, height = box
+    left, top = max(0, left - DILATION * width), max(0, top - DILATION * height)
+    right = min(image.width, left + (1 + DILATION) * width)
+    bottom = min(image.height, top + (1 + DILATION) * height)
+    crop = image.crop((left, top, right, bottom))
+    side = max(crop.size)
+    square = Image.new(crop.mode, (side, side))
+    square.paste(crop, ((side - crop.width) // 2, (side - crop.height) // 2))
+    return square

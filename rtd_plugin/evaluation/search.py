@@ -1,0 +1,41 @@
+"""One composed query against the images of a folder."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from rtd_plugin.evaluation.benchmark import Query
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
+from rtd_plugin.evaluation.benchmarks.folder import images_in
+from rtd_plugin.paths import RecipePath
+
+
+class Search(FileBenchmark):
+    """The images in a folder and below, and a reference image in it or elsewhere, which is not found itself.
+
+    Attributes:
+        reference: the reference image.
+        condition: what is to change.
+    """
+
+    name: ClassVar[str] = "search"
+    excludes_reference: ClassVar[bool] = True
+
+    reference: RecipePath
+    condition: str
+
+    def queries(self) -> Sequence[Query]:
+        return [Query(reference=self.reference_name, conditions=(self.condition,))]
+
+    def gallery(self) -> Sequence[str]:
+        return images_in(self.data)
+
+    def path(self, name: str) -> Path:
+        return self.data / name
+
+    @cached_property
+    def reference_name(self) -> str:
+        """Its path in the folder, or else its own."""
+        file, folder = self.reference.resolve(), self.data.resolve()
+        return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)

@@ -1,0 +1,143 @@
+"""What evaluation costs: retrieval at the size of CIRCO, and before and after against one evaluation.
+
+    python tests/benchmarks/evaluation.py retrieval [--queries 800] [--images 123403] [--features 768]
+    python tests/benchmarks/evaluation.py cost [--model ViT-B-32] [--images 200] [--queries-per-image 1.82]
+
+Random features and weights: the time does not depend on them. `cost` has the proportions of CIRR's validation split
+(4181 queries, 2297 images; conditions of 4 to 18 words, on average 11), and of pictures of 600 × 450 pixels; each
+evaluation starts with an empty cache. Seconds are those of the processor, all threads together.
+"""
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import open_clip
+import torch
+from PIL import Image
+from rtd_adapters.lincir import LinCIR, Phi
+from torch.nn import functional as F
+
+from rtd_plugin.clip.backbones import ImageEncoder
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.evaluation.benchmark import Query
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
+from rtd_plugin.evaluation.comparison import compare
+from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.ranking import Gallery
+from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval
+
+WORDS = (
+    "make",
+    "two",
+    "dogs",
+    "stand",
+    "on a",
+    "small",
+    "red",
+    "boat",
+    "and",
+    "remove",
+    "people",
+    "with",
+    "blue",
+    "hats",
+)
+
+
+def peak() -> float:
+    """Largest memory of this process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def retrieval(queries: int, images: int, features: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gallery = F.normalize(torch.randn(images, features, generator=generator), dim=-1)
+    asked = F.normalize(torch.randn(queries, features, generator=generator), dim=-1)
+    targets = [[number % images, (7 * number + 1) % images] for number in range(queries)]
+    before = peak()
+    began, wall = time.process_time(), time.monotonic()
+    prepared = Gallery(gallery)
+    ready = time.process_time() - began
+    prepared.rank(asked, targets, depth=DEPTH)
+    taken = time.process_time() - began
+    print(f"{queries} queries × {images} images × {features}, the first {DEPTH} and all targets' ranks:")
+    print(f"  {taken:.1f} s of the processor ({ready:.1f} s for what each gallery needs once), ", end="")
+    print(f"{time.monotonic() - wall:.1f} s in all")
+    print(f"  memory: {before:.2f} GiB with the features, {peak():.2f} GiB at most")
+
+
+class Photographs(FileBenchmark):
+    """Queries in the proportions of CIRR."""
+
+    name = "photographs"
+    excludes_reference = True
+
+    asked: int
+
+    def queries(self) -> list[Query]:
+        rng, names = random.Random(0), self.gallery()
+        conditions = (" ".join(rng.choices(WORDS, k=rng.randint(4, 18))) for _ in range(self.asked))
+        return [Query(*self._pair(rng, names, condition)) for condition in conditions]
+
+    def _pair(self, rng: random.Random, names: list[str], condition: str) -> tuple:
+        reference, target = rng.sample(names, 2)
+        return reference, (condition,), (target,)
+
+    def gallery(self) -> list[str]:
+        return sorted(path.name for path in self.data.iterdir())
+
+    def path(self, name: str) -> Path:
+        return self.data / name
+
+
+def cost(model: str, images: int, queries_per_image: float) -> None:
+    torch.manual_seed(0)
+    clip, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=None)
+    config = open_clip.get_model_config(model)
+    heads = config["text_cfg"]["heads"]
+    towers = [TextTower.from_state_dict(clip.state_dict(), activation="gelu", heads=heads).eval() for _ in range(2)]
+    phi = Phi(towers[0].features, towers[0].width).eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory() as folder:
+        pixels = torch.randint(256, (images, 12, 16, 3), dtype=torch.uint8).numpy()
+        for number, picture in enumerate(pixels):
+            Image.fromarray(picture).resize((600, 450)).save(Path(folder) / f"{number:06d}.jpg")
+        benchmark = Photographs(data=folder, asked=round(images * queries_per_image))
+        seconds = {}
+        for weights in (0, 1):
+            began = time.process_time()
+            encoder = ImageFeatures(ImageEncoder(clip.visual.eval(), preprocess), workers=2)
+            found = Retrieval(benchmark, LinCIR(), encoder, phi)
+            imaged = time.process_time() - began
+            compare(found, towers[0], {Path("tuned"): lambda: towers[1]} if weights else {}).to_dict()
+            seconds[weights] = time.process_time() - began
+            print(
+                f"{weights} tuned: {seconds[weights]:.1f} s of the processor, of which images {imaged:.1f} s",
+                flush=True,
+            )
+    print(f"{model}, {images} images, {benchmark.asked} queries: ", end="")
+    print(f"before and after costs {seconds[1] / seconds[0]:.3f} times one evaluation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("retrieval")
+    command.add_argument("--queries", type=int, default=800)
+    command.add_argument("--images", type=int, default=123_403)
+    command.add_argument("--features", type=int, default=768)
+    command.set_defaults(run=retrieval)
+    command = commands.add_parser("cost")
+    command.add_argument("--model", default="ViT-B-32")
+    command.add_argument("--images", type=int, default=200)
+    command.add_argument("--queries-per-image", type=float, default=4181 / 2297)
+    command.set_defaults(run=cost)
+    options = vars(parser.parse_args())
+    options.pop("run")(**options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,398 @@
+"""`rtd-plugin evaluate`, on small benchmarks in their own formats."""
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from rtd_plugin.clip.artifact import load_text_encoder
+from rtd_plugin.clip.layouts import write_state_dict
+
+
+@pytest.fixture(scope="session")
+def setup(files):
+    """The options that name the tiny CLIP and its projection."""
+    return (
+        *("--adapter", "lincir", "--model", files / "model.json"),
+        *("--checkpoint", files / "clip.pt", "--projection", files / "phi.pt"),
+    )
+
+
+@pytest.fixture
+def evaluate(rtd, setup, write_dataset, tmp_path):
+    """Runs the command on a small benchmark; gives what it printed as JSON."""
+
+    def evaluate(name, *options, fails=False):
+        if not (tmp_path / name).exists():
+            write_dataset(name, tmp_path / name)
+        done = rtd("evaluate", *setup, "--benchmark", name, "--data", name, "--cache", "cache", "--json", *options)
+        if fails:
+            return done
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return evaluate
+
+
+METRICS = {
+    "cirr": [*(f"recall_at_{k}" for k in (1, 5, 10, 50)), *(f"subset_recall_at_{k}" for k in (1, 2, 3))],
+    "circo": [f"{kind}_at_{k}" for kind in ("recall", "map") for k in (5, 10, 25, 50)] + ["cardinality", "negation"],
+    "fashioniq": ["recall_at_10", "recall_at_50", "dress", "shirt", "toptee"],
+    "genecis": [
+        *(f"recall_at_{k}" for k in (1, 2, 3)),
+        *("change_attribute", "change_object", "focus_attribute", "focus_object"),
+    ],
+    "folder": ["recall_at_1", "recall_at_5", "recall_at_10", "recall_at_50", "map_at_5", "map_at_10", "colour"],
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_before_and_after(evaluate, finished, name):
+    result = evaluate(name, "--weights", finished)
+    before, after = result["results"]
+    assert (before["weights"], after["weights"]) == (None, str(finished))
+    assert list(result)[:3] == ["benchmark", "split", "data"]
+    assert result["split"] == (None if name in ("folder", "genecis") else "val")
+    for row in (before, after, *result["baselines"]):
+        assert list(row["metrics"][name]) == list(row["intervals"][name]) == METRICS[name]
+    assert list(after["gain"][name]) == METRICS[name]
+    assert before["metrics"] != after["metrics"] or name in ("fashioniq", "folder")  # of which there is little here
+    for metric, value in after["metrics"][name].items():
+        if isinstance(value, float):
+            assert after["gain"][name][metric]["difference"] == pytest.approx(value - before["metrics"][name][metric])
+            assert after["intervals"][name][metric]["low"] <= value <= after["intervals"][name][metric]["high"]
+    output = Path(result["output"])
+    assert output == Path("evaluations", f"{name}-val" if result["split"] else name)
+    assert json.loads((output / "results.json").read_text()) == result
+    assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
+    if name in ("fashioniq", "genecis"):
+        groups = [value["recall_at_1" if name == "genecis" else "recall_at_10"] for value in groups_of(before, name)]
+        mean = before["metrics"][name]["recall_at_1" if name == "genecis" else "recall_at_10"]
+        assert mean == pytest.approx(sum(groups) / len(groups))
+
+
+def groups_of(row, name):
+    return [value for value in row["metrics"][name].values() if isinstance(value, dict)]
+
+
+def test_the_second_time_no_image_is_read(evaluate, finished, tmp_path, monkeypatch):
+    """With another encoder, or another adapter of the same projection, or anything else but the image side."""
+    first = evaluate("cirr")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", None)
+        patch.setattr("rtd_plugin.cli.evaluation.write_report", lambda *args: None)  # which shows pictures
+        second = evaluate("cirr", "--weights", finished, "--adapter", "searle")
+        assert second["results"][0]["metrics"] == first["results"][0]["metrics"]
+        failed = evaluate("cirr", "--preprocess", "targetpad", fails=True)
+        assert "18 images cannot be read" in failed.stderr
+
+
+def test_weights_in_any_layout(evaluate, finished, tmp_path):
+    """A run, its file, and what `export` makes of it."""
+    tower = load_text_encoder(finished)
+    save_file(write_state_dict(tower.state_dict(), "huggingface"), tmp_path / "hf.safetensors", {"format": "pt"})
+    torch.save(write_state_dict(tower.state_dict(), "rtd"), tmp_path / "rtd.pt")
+    torch.save(write_state_dict(tower.state_dict(), "openai"), tmp_path / "openai.pt")
+    weights = [finished, finished / "text_encoder.safetensors", "hf.safetensors", "rtd.pt", "openai.pt"]
+    result = evaluate("cirr", *(part for path in weights for part in ("--weights", path)))
+    assert [row["weights"] for row in result["results"]] == [None, *map(str, weights)]
+    before, *after = (row["metrics"] for row in result["results"])
+    assert all(metrics == after[0] for metrics in after)
+    assert before != after[0]
+    assert len({row["name"] for row in result["results"]}) == 6
+
+
+def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished, files, tmp_path):
+    """Adapter, backbone and projection come from its recipe; options replace them."""
+    write_dataset("cirr", tmp_path / "cirr")
+    done = rtd("evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["adapter"], result["projection"]) == ("lincir", str(files / "phi.pt"))
+    done = rtd(
+        "evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished, "--adapter", "searle", "--json"
+    )
+    assert done.stderr.startswith(f"{finished}: was tuned for lincir, and is used with searle.\n")
+    assert json.loads(done.stdout)["adapter"] == "searle"
+
+
+def test_submissions(evaluate, finished):
+    """Of a split whose targets are secret: a file for each text encoder, and no metrics."""
+    result = evaluate("circo", "--split", "test", "--weights", finished)
+    assert result["submissions"] == ["submissions/pre-trained/circo.json", f"submissions/{finished.name}/circo.json"]
+    assert all("metrics" not in row for row in result["results"])
+    rankings = [json.loads((Path(result["output"]) / name).read_text()) for name in result["submissions"]]
+    for ranking in rankings:
+        assert list(ranking) == ["0", "1", "2", "3", "4"]
+        assert all(
+            len(set(images)) == 50 and all(isinstance(image, int) for image in images) for images in ranking.values()
+        )
+    assert rankings[0] != rankings[1]
+    page = (Path(result["output"]) / "report.html").read_text()
+    assert "kept secret" in page
+    assert "<table" not in page
+
+
+def test_a_submission_that_would_be_refused_is_not_written(evaluate, tmp_path):
+    done = evaluate("cirr", "--split", "test1", "--output", "out", fails=True)
+    assert done.exit_code == 1
+    assert "the server of CIRR would refuse the submission: query 10 has 17 images and needs 50" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_it_prints(rtd, setup, write_dataset, finished, tmp_path):
+    write_dataset("cirr", tmp_path / "cirr")
+    done = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
+    assert done.exit_code == 0, done.stderr
+    assert "Encoding images 18/18" in done.stderr
+    assert "cirr val has 6 queries and 18 images here, but 4181 queries and 2297 images as published" in done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.rstrip() for line in lines if line.startswith("cirr: ")] == ["cirr: recall in percent"] * 2
+    assert sum("gain of tuning" in line for line in lines) == 2
+    assert lines[-1] == "Wrote evaluations/cirr-val/report.html."
+    assert all(len(line) <= 80 for line in lines)
+    again = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
+    assert again.stdout.splitlines()[-1] == "Wrote evaluations/cirr-val-2/report.html."
+    there = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--output", "evaluations/cirr-val")
+    assert there.exit_code == 2
+    assert "evaluations/cirr-val: already holds results: pass another --output" in there.stderr
+
+
+def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
+    benchmark = "rtd_plugin.miniature.benchmark.MiniatureBenchmark"
+    from rtd_plugin.miniature.benchmark import MiniatureBenchmark as Whole
+
+    queries = Whole().queries()[:6]
+    gallery = sorted({name for query in queries for name in (*query.targets, *query.subset)})
+    monkeypatch.setattr(f"{benchmark}.queries", lambda self: queries)
+    monkeypatch.setattr(f"{benchmark}.gallery", lambda self: gallery)
+    done = rtd("evaluate", "--adapter", "lincir", "--benchmark", "miniature", "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [row["query"] for row in result["baselines"]] == ["image only", "text only", "target caption"]
+    assert result["split"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--benchmark", "flickr"], 2, "there is no benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
+        (["--benchmark", "cirr"], 2, "cirr needs --data"),
+        (["--benchmark", "cirr", "--data", "nowhere"], 1, "cap.rc2.val.json is missing (val has 4181 queries, 2297"),
+        (["--benchmark", "cirr", "--data", "x", "--split", "test"], 2, "--split: input should be 'val' or 'test1'"),
+        (["--benchmark", "cirr", "--data", "x", "--set", "colour=red"], 2, "--set colour: cirr has no such option"),
+        (
+            ["--benchmark", "genecis", "--data", "x", "--set", "tasks=[a]"],
+            2,
+            "--set tasks: input should be",
+        ),
+        (
+            ["--benchmark", "genecis", "--data", "x", "--set", "tasks=[change_object]"],
+            1,
+            "change_object.json is missing",
+        ),
+        (["--benchmark", "cirr", "--data", "x", "--set", "colour"], 2, "--set colour: expected key=value"),
+        (["--benchmark", "miniature", "--adapter", "none"], 2, "there is no adapter 'none'"),
+        (["--benchmark", "miniature", "--projection", "no.pt"], 1, "no.pt: no such file"),
+        (["--benchmark", "miniature", "--weights", "no"], 1, "no: no such file or folder"),
+        (["--benchmark", "miniature", "--device", "tpu9"], 2, "--device tpu9: torch cannot use it here"),
+    ],
+)
+def test_wrong_options(rtd, setup, options, code, says):
+    done = rtd("evaluate", *setup, *options)
+    assert done.exit_code == code
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_nothing_named(rtd, files, write_dataset, tmp_path):
+    write_dataset("folder", tmp_path / "x")
+    for options, says in (
+        ([], "no adapter is named: pass --adapter NAME"),
+        (["--adapter", "lincir"], "no backbone is named: pass --model and --pretrained, or --checkpoint"),
+        (["--adapter", "lincir", "--model", "ViT-B-32"], "no projection is named: pass --projection FILE"),
+        (["--recipe", "none.yaml"], "none.yaml: no such recipe file"),
+        (["--recipe", "lincir-vit-l-14"], "lincir-vit-l-14.yaml: no projection: pass --projection FILE"),
+    ):
+        done = rtd("evaluate", "--benchmark", "folder", "--data", "x", *options)
+        assert done.exit_code == 2
+        assert says in done.stderr
+
+
+def test_weights_that_were_tuned_from_another_clip(evaluate, finished, files, randomised, tmp_path):
+    import open_clip
+
+    model = json.loads((files / "model.json").read_text())
+    torch.save(randomised(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
+    done = evaluate("cirr", "--weights", finished, "--checkpoint", "other.pt", fails=True)
+    assert done.exit_code == 1
+    assert "was tuned from model, which is not the backbone given here" in done.stderr
+    small = {**model, "text_cfg": {**model["text_cfg"], "layers": 1}}
+    torch.save(randomised(open_clip.CLIP(**small)).state_dict(), tmp_path / "small.pt")
+    done = evaluate("cirr", "--weights", "small.pt", fails=True)
+    assert "small.pt: a text encoder of another size than the backbone's" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda folder: (folder / "dev/dev-1-2-img0.png").unlink(), "cirr: the image dev-1-2-img0 cannot be read"),
+        (lambda folder: (folder / "dev/dev-1-2-img0.png").write_bytes(b"x"), "cirr: the image dev-1-2-img0 cannot be"),
+        (
+            lambda folder: without(folder, "dev-1-2-img0"),
+            "cirr: dev-1-2-img0, a query's target or candidate, is not in",
+        ),
+        (lambda folder: without(folder, "dev-1-1-img0"), "cirr: dev-1-1-img0, a query's target or candidate, is not"),
+    ],
+)
+def test_a_benchmark_that_is_not_whole(evaluate, write_dataset, tmp_path, change, says):
+    """No figures and no folder, rather than figures of what is there."""
+    write_dataset("cirr", tmp_path / "cirr")
+    change(tmp_path / "cirr")
+    done = evaluate("cirr", "--output", "out", fails=True)
+    assert done.exit_code == 1
+    assert says in done.stderr
+    assert "they are from https" in done.stderr or "check the benchmark's files" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def without(folder, name):
+    file = folder / "cirr/image_splits/split.rc2.val.json"
+    names = json.loads(file.read_text())
+    del names[name]
+    file.write_text(json.dumps(names))
+
+
+def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomised, tmp_path):
+    import open_clip
+
+    model = json.loads((files / "model.json").read_text())
+    torch.save(randomised(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
+    clean = evaluate("cirr", "--checkpoint", "other.pt", "--cache", "elsewhere")
+    evaluate("cirr")
+    mixed = evaluate("cirr", "--checkpoint", "other.pt")
+    assert mixed["results"][0]["metrics"] == clean["results"][0]["metrics"]
+    assert len(list((tmp_path / "cache/images").iterdir())) == 2
+
+
+def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
+    """Of torchrun's processes the others only help to encode images."""
+    write_dataset("cirr", tmp_path / "cirr")
+    monkeypatch.setenv("RANK", "1")
+    done = evaluate("cirr", fails=True)
+    assert (done.exit_code, done.output) == (0, "")
+    assert not (tmp_path / "evaluations").exists()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("rtd_plugin.evaluation.images.ImageFeatures._encode", None)  # there is nothing left to encode
+    assert evaluate("cirr")["gallery"] == 18
+
+
+class Page(HTMLParser):
+    """What a page consists of: whether its elements close in order, and what it refers to."""
+
+    EMPTY = ("meta", "link", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.wrong, self.references = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.references += [named[name] for name in ("src", "href", "srcset", "data", "action") if name in named]
+        if tag == "img":
+            self.images.append(named)
+        if tag in ("script", "iframe", "object", "base"):
+            self.wrong.append(tag)
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(f"/{tag}")
+
+
+def check_page(text):
+    page = Page(text)
+    assert page.wrong == []
+    assert page.open == []
+    assert all(reference.startswith("data:") for reference in page.references)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert all(image["alt"] for image in page.images)
+    return page
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_report_is_one_sound_page(evaluate, finished, name):
+    """Every element is closed, every picture is in it, nothing is fetched, and its figures are those of the JSON."""
+    result = evaluate(name, "--weights", finished)
+    text = (Path(result["output"]) / "report.html").read_text()
+    page = check_page(text)
+    assert len(page.images) >= 5
+    for row in result["results"]:
+        for value in row["metrics"][name].values():
+            if isinstance(value, float):
+                assert f"<td>{value:.2f}<small>" in text
+    assert text.count("<polyline") == 4
+    groups = len(groups_of(result["results"][0], name))
+    assert text.count("<rect") == 2 * groups
+    assert text.count('class="hit"') <= len(page.images)
+
+
+def test_texts_in_the_report_are_no_markup(evaluate, write_dataset, tmp_path):
+    write_dataset("cirr", tmp_path / "cirr")
+    file = tmp_path / "cirr/cirr/captions/cap.rc2.val.json"
+    pairs = json.loads(file.read_text())
+    for pair in pairs:
+        pair["caption"] = '<script>alert("x")</script> & <b>'
+    file.write_text(json.dumps(pairs))
+    text = (Path(evaluate("cirr")["output"]) / "report.html").read_text()
+    check_page(text)
+    assert "&lt;script&gt;" in text
+
+
+def test_the_seed_chooses_the_queries(evaluate, monkeypatch):
+    monkeypatch.setattr("rtd_plugin.evaluation.report.QUERIES", 2)
+    pages = [
+        (Path(evaluate("cirr", "--seed", seed)["output"]) / "report.html").read_text() for seed in (0, 0, *range(1, 5))
+    ]
+    assert pages[0] == pages[1]
+    assert len(set(pages)) > 1
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_opens_without_errors(evaluate, finished, tmp_path, width):
+    """Laid out by a real browser: nothing on its console, every picture decoded, no wider than the window."""
+    page = Path(evaluate("circo", "--weights", finished)["output"]) / "report.html"
+    probe = (
+        "<script>onload=()=>{document.title=JSON.stringify({wide:document.documentElement.scrollWidth,"
+        "window:innerWidth,broken:[...document.images].filter(i=>!i.naturalWidth).length,"
+        "images:document.images.length,curves:document.querySelectorAll('polyline').length})}</script>"
+    )
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("</head>", f"{probe}</head>"))
+    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom")
+    places = (f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}", probed.as_uri())
+    done = subprocess.run([BROWSER, *options, *places], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    seen = json.loads(done.stdout.partition("<title>")[2].partition("</title>")[0])
+    assert seen["broken"] == 0
+    assert seen["images"] > 10
+    assert seen["curves"] == 4
+    assert seen["wide"] <= seen["window"]

@@ -1,0 +1,74 @@
+"""`rtd-plugin search`."""
+
+import json
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def search(rtd, files, write_dataset, tmp_path):
+    write_dataset("folder", tmp_path / "gallery")
+    (tmp_path / "gallery/more/notes.txt").touch()
+
+    def search(*options, image="gallery/2.png", condition="is a kettle"):
+        setup = ("--adapter", "lincir", "--model", files / "model.json", "--checkpoint", files / "clip.pt")
+        named = (*setup, "--projection", files / "phi.pt", "--images", "gallery")
+        return rtd("search", image, condition, *named, *options)
+
+    return search
+
+
+def found(done):
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_best_images_first(search):
+    """All of the folder and below but the reference itself."""
+    result = found(search("--top", 50, "--json"))
+    (row,) = result["results"]
+    images = [each["image"] for each in row["images"]]
+    assert sorted(images) == [*(f"{n}.png" for n in (0, 1, 3, 4, 5, 6, 7)), *(f"more/{n}.jpg" for n in range(4))]
+    scores = [each["score"] for each in row["images"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1 <= score <= 1 for score in scores)
+    assert (result["reference"], result["condition"], result["gallery"]) == ("gallery/2.png", "is a kettle", 12)
+    other = found(search("--top", 3, "--json", condition="has more children"))
+    assert [len(row["images"]) for row in other["results"]] == [3]
+    assert other["results"][0]["images"][0]["score"] != scores[0]
+
+
+def test_a_reference_from_elsewhere(search, tmp_path):
+    """Then all images of the folder are there to be found."""
+    Image.open(tmp_path / "gallery/2.png").convert("L").save(tmp_path / "mine.bmp")
+    (row,) = found(search("--top", 50, "--json", image="mine.bmp"))["results"]
+    assert len(row["images"]) == 12
+
+
+def test_before_and_after(search, finished, tmp_path):
+    done = search("--weights", finished, "--top", 4, "--page", "found.html")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "composed, frozen" in lines[1]
+    assert "composed, tuned" in lines[1]
+    assert len([line for line in lines if line.startswith("│")]) == 4
+    assert lines[-1] == "Wrote found.html."
+    page = (tmp_path / "found.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 9
+    assert "“is a kettle”" in page
+    assert page.count("src=") == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "image", "says"),
+    [
+        ((), "no.png", "search: the image "),
+        (("--images", "nowhere"), "gallery/2.png", "nowhere: no such folder of images"),
+        (("--top", "0"), "gallery/2.png", "Invalid value for '--top'"),
+    ],
+)
+def test_what_is_not_there(search, options, image, says):
+    done = search(*options, image=image)
+    assert done.exit_code in (1, 2)
+    assert says in done.stderr

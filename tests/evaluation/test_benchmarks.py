@@ -1,0 +1,343 @@
+"""The field's benchmarks: what is read from their files, and what is said of files that are not right."""
+
+import json
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from rtd_plugin import plugins
+from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation.benchmark import RankedNames
+from rtd_plugin.evaluation.benchmarks.genecis import _around
+
+NAMES = ("cirr", "circo", "fashioniq", "genecis", "folder")
+
+
+@pytest.fixture
+def make(tmp_path, write_dataset):
+    """Writes a small benchmark and gives the object that reads it."""
+
+    def make(name, *, written=None, **options):
+        write_dataset(name, tmp_path / name, **(written or {}))
+        return plugins.benchmark(name)(data=str(tmp_path / name), **options)
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_images_are_there(make, name):
+    """Of every gallery and query, each with a stamp that changes with its file."""
+    benchmark = make(name)
+    gallery, queries = benchmark.gallery(), benchmark.queries()
+    assert len(set(gallery)) == len(gallery)
+    used = {each for query in queries for each in (query.reference, *query.targets, *query.candidates, *query.subset)}
+    for image in used | set(gallery):
+        assert benchmark.image(image).width > 2
+    for query in queries:
+        assert set(query.targets) <= set(query.candidates or gallery)
+    stamps = {image: benchmark.stamp(image) for image in gallery}
+    assert len(set(stamps.values())) == len(gallery)
+    path = benchmark.path(gallery[0])
+    path.write_bytes(path.read_bytes() + b" ")
+    assert next(image for image in gallery if benchmark.stamp(image) != stamps[image]) == gallery[0]
+
+
+def test_cirr(make):
+    benchmark = make("cirr")
+    query = benchmark.queries()[3]
+    assert (query.reference, query.conditions) == ("dev-1-1-img0", ("has 5 red dogs",))
+    assert query.targets == ("dev-1-2-img0",)
+    assert query.subset == tuple(f"dev-1-{number}-img0" for number in (0, 2, 3, 4, 5))
+    assert len(benchmark.queries()) == 6
+    assert len(benchmark.gallery()) == 18
+    assert benchmark.excludes_reference
+    assert benchmark.remarks() == (
+        "cirr val has 6 queries and 18 images here, but 4181 queries and 2297 images as published: "
+        "figures do not compare with published ones",
+    )
+    test = make("cirr", split="test1")
+    assert [query.targets for query in test.queries()] == [()] * 6
+    assert [query.id for query in test.queries()] == ["10", "11", "12", "13", "14", "15"]
+    assert test.gallery()[0] == "test1-0-0-img0"
+
+
+def test_cirr_as_its_repository_has_it(make, tmp_path):
+    """The annotations right in the folder, without `cirr/` around them."""
+    benchmark = make("cirr")
+    before = benchmark.queries()
+    for folder in ("captions", "image_splits"):
+        (tmp_path / "cirr/cirr" / folder).rename(tmp_path / "cirr" / folder)
+    (tmp_path / "cirr/cirr").rmdir()
+    assert plugins.benchmark("cirr")(data=str(tmp_path / "cirr")).queries() == before
+
+
+def test_circo(make):
+    benchmark = make("circo")
+    query = benchmark.queries()[1]
+    assert (query.reference, query.conditions) == ("101", ("shows 3 boats",))
+    assert query.targets == ("111", "118")
+    assert query.groups == ("cardinality", "negation")
+    assert not benchmark.excludes_reference
+    assert benchmark.path("100").name == "000000000100.jpg"
+    assert "but 220 queries and 123403 images as published" in benchmark.remarks()[0]
+    test = make("circo", split="test")
+    assert {query.targets for query in test.queries()} == {query.groups for query in test.queries()} == {()}
+
+
+@pytest.mark.parametrize("written", [{}, {"captions": "json", "suffix": ".png"}])
+def test_fashioniq(make, written):
+    benchmark = make("fashioniq", written=written)
+    queries = benchmark.queries()
+    assert Counter(query.groups for query in queries) == {("dress",): 6, ("shirt",): 6, ("toptee",): 6}
+    query = queries[7]
+    assert (query.reference, query.targets) == ("B101", ("B110",))
+    assert query.conditions == ("is red.", "has 1 dots, ")
+    assert query.candidates == (*(f"B{100 + number:03d}" for number in range(30)), "B000")
+    assert len(benchmark.gallery()) == 90  # the image of two categories once
+    assert benchmark.averages_groups
+    assert len(benchmark.remarks()) == 3
+
+
+def test_genecis(make):
+    benchmark = make("genecis")
+    queries = benchmark.queries()
+    assert Counter(query.groups for query in queries).keys() == {
+        ("focus_attribute",),
+        ("change_attribute",),
+        ("focus_object",),
+        ("change_object",),
+    }
+    query = queries[-1]
+    assert (query.reference, query.conditions) == ("000000000340", ("colour 2",))
+    assert query.targets == query.candidates[:1] == ("000000000341",)
+    assert len(query.candidates) == 6
+    assert benchmark.path(queries[0].targets[0]).name == "2400001.jpg"
+    objects = make("genecis", tasks=["focus_object", "change_object"])
+    assert len(objects.queries()) == 6
+    assert [remark.partition(" has")[0] for remark in objects.remarks()] == [
+        "genecis focus_object",
+        "genecis change_object",
+    ]
+
+
+def test_genecis_from_other_folders(make, tmp_path):
+    benchmark = make("genecis")
+    name = benchmark.queries()[0].targets[0]
+    image = benchmark.image(name)
+    (tmp_path / "genecis/VG_100K").rename(tmp_path / "pictures")
+    moved = plugins.benchmark("genecis")(data=str(tmp_path / "genecis"), visual_genome=str(tmp_path / "pictures"))
+    assert moved.image(name).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_crop_by_hand(mode):
+    """A box of 10 × 20 at (30, 10): 7 more on its left and 14 above, of which the picture has 10; 17 × 34 in all."""
+    image = Image.new("RGB", (100, 60), "white")
+    image.paste("red", (23, 0, 40, 34))
+    crop = _around(image.convert(mode), (30, 10, 10, 20))
+    assert crop.size == (34, 34)
+    background, red = (0, 76) if mode == "L" else ((0, 0, 0), (255, 0, 0))
+    colours = {crop.getpixel((x, y)) for x in range(8, 25) for y in range(34)}
+    assert colours == {red}
+    assert {crop.getpixel((x, y)) for x in (0, 7, 25, 33) for y in range(34)} == {background}
+
+
+def test_a_crop_at_the_edge():
+    """What lies outside the picture is not there, rather than black."""
+    crop = _around(Image.new("RGB", (50, 50), "white"), (0, 20, 40, 10))
+    assert crop.size == (50, 50)
+    rows = [y for y in range(50) if crop.getpixel((25, y)) == (255, 255, 255)]
+    assert len(rows) == 17  # from 13 to 30
+    assert {crop.getpixel((x, rows[0])) for x in range(50)} == {(255, 255, 255)}
+
+
+def test_folder(make):
+    benchmark = make("folder")
+    one, two = benchmark.queries()
+    assert (one.reference, one.conditions, one.targets, one.groups) == ("0.png", ("is red",), ("1.png",), ("colour",))
+    assert (two.conditions, two.targets, two.groups) == (("big, and blue",), ("3.png", "more/1.jpg"), ())
+    assert benchmark.gallery() == [*(f"{n}.png" for n in range(8)), *(f"more/{n}.jpg" for n in range(4))]
+
+
+def test_folder_with_json_lines(make, tmp_path):
+    benchmark = make("folder")
+    expected = benchmark.queries()
+    lines = [
+        {"reference": "0.png", "condition": "is red", "target": "1.png", "group": ["colour"]},
+        {"reference": "2.png", "condition": ["big, and blue"], "target": ["3.png", "more/1.jpg"]},
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n\n".join(map(json.dumps, lines)))
+    assert plugins.benchmark("folder")(data=str(tmp_path / "folder"), queries_file=str(file)).queries() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("queries.csv", "reference,condition\n0.png,is red\n", "queries.csv, line 2: target: field required"),
+        ("queries.csv", "reference,condition,target\n0.png,,1.png\n", "line 2: condition: field required"),
+        ("queries.csv", "reference,condition,target\n0.png,a,1.png,x\n", "line 2: more cells than the header has"),
+        ("queries.csv", "reference,condition,target\n0.png,a,9.png\n", "line 2: there is no image 9.png in"),
+        ("queries.csv", "reference;condition\n0.png;a\n", "line 2: reference: field required"),
+        ("queries.jsonl", '{"reference": "0.png"\n', "queries.jsonl, line 1: not JSON"),
+        ("queries.jsonl", "[1]", "line 1: not a JSON object"),
+        (
+            "queries.jsonl",
+            '{"reference": "0.png", "condition": ["a", "b", "c"], "target": "1.png"}',
+            "line 1: condition",
+        ),
+        ("queries.csv", "reference,condition,target\n0.png,a,;\n", "line 2: target"),
+    ],
+)
+def test_queries_that_are_not_right(make, tmp_path, name, content, says):
+    benchmark = make("folder")
+    (tmp_path / "folder/queries.csv").unlink()
+    (tmp_path / "folder" / name).write_text(content)
+    with pytest.raises(RTDError) as error:
+        benchmark.queries()
+    assert says in str(error.value)
+
+
+def test_a_folder_without_queries_or_images(make, tmp_path):
+    benchmark = make("folder")
+    (tmp_path / "folder/queries.jsonl").write_text("")
+    with pytest.raises(RTDError, match=r"needs queries.csv or queries.jsonl, and has both"):
+        benchmark.queries()
+    (tmp_path / "empty").mkdir()
+    for folder, says in (("empty", "there is no image in this folder"), ("nowhere", "no such folder of images")):
+        with pytest.raises(RTDError, match=says):
+            plugins.benchmark("folder")(data=str(tmp_path / folder)).gallery()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "says"),
+    [
+        ("cirr", "cirr/captions/cap.rc2.val.json", r"is missing \(val has 4181 queries, 2297 images\); the files are"),
+        ("cirr", "cirr/image_splits/split.rc2.val.json", r"is missing \(val has 4181 queries, 2297 images\)"),
+        ("circo", "annotations/val.json", r"is missing \(val has 220 queries, 123403 images\)"),
+        ("circo", "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", "from https://github.com/miccunifi"),
+        ("fashioniq", "captions/cap.shirt.val.json", r"is missing \(shirt has 2038 queries, 6346 images\)"),
+        ("fashioniq", "image_splits/split.dress.val.json", r"is missing \(dress has 2017 queries, 3817 images\)"),
+        ("genecis", "focus_attribute.json", r"focus_attribute.json is missing; the files are from https://github.com"),
+        ("genecis", "change_object.json", r"is missing \(change_object has 1960 queries, 15 images\)"),
+    ],
+)
+def test_what_is_missing_and_where_it_comes_from(make, tmp_path, name, file, says):
+    make(name)
+    (tmp_path / name / file).unlink()
+    with pytest.raises(RTDError, match=says):
+        read(plugins.benchmark(name)(data=str(tmp_path / name)))
+
+
+def read(benchmark):
+    return benchmark.queries(), benchmark.gallery()
+
+
+ANNOTATIONS = {
+    "cirr": "cirr/captions/cap.rc2.val.json",
+    "circo": "annotations/val.json",
+    "fashioniq": "captions/cap.dress.val.json",
+    "genecis": "focus_object.json",
+}
+
+
+@pytest.mark.parametrize("other", ANNOTATIONS)
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_the_captions_of_another_dataset(make, tmp_path, write_dataset, name, other):
+    make(name)
+    write_dataset(other, tmp_path / "other")
+    file = tmp_path / name / ANNOTATIONS[name]
+    file.write_bytes((tmp_path / "other" / ANNOTATIONS[other]).read_bytes())
+    benchmark = plugins.benchmark(name)(data=str(tmp_path / name))
+    if name == other:
+        read(benchmark)
+        return
+    with pytest.raises(RTDError, match=rf"{file.name}: not a file of {name} \w+: \[0\]\.\w+: (field|input)"):
+        read(benchmark)
+
+
+@pytest.mark.parametrize("name", ["cirr", "circo"])
+def test_the_captions_of_a_split_without_targets(make, tmp_path, name):
+    make(name)
+    file = tmp_path / name / ANNOTATIONS[name]
+    file.write_bytes(file.with_name(file.name.replace("val", "test1" if name == "cirr" else "test")).read_bytes())
+    with pytest.raises(RTDError, match=rf"not the (captions|annotations) of {name} val"):
+        read(plugins.benchmark(name)(data=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"[{", "it: invalid JSON"), (b"{}", "it: input should be a valid")])
+def test_files_that_are_broken(make, tmp_path, content, says):
+    make("cirr")
+    (tmp_path / "cirr" / ANNOTATIONS["cirr"]).write_bytes(content)
+    with pytest.raises(RTDError, match=f"cap.rc2.val.json: not a file of cirr val: {says}"):
+        read(plugins.benchmark("cirr")(data=str(tmp_path / "cirr")))
+
+
+def ranked(benchmark, length=50, subset=3):
+    """Rankings that a server accepts, of images in the gallery's order."""
+    return [
+        RankedNames(
+            query,
+            [name for name in benchmark.gallery() if name != query.reference][:length],
+            query.subset[:subset],
+        )
+        for query in benchmark.queries()
+    ]
+
+
+@pytest.fixture
+def cirr(make, monkeypatch):
+    """A split whose gallery is large enough for a submission."""
+    benchmark = make("cirr", split="test1")
+    monkeypatch.setattr("rtd_plugin.evaluation.benchmarks.cirr.RECALL", 10)
+    return benchmark
+
+
+def test_submission_of_cirr(cirr):
+    files = cirr.submissions(ranked(cirr))
+    assert list(files) == ["recall.json", "recall_subset.json"]
+    recall, subset = files.values()
+    assert (recall["version"], recall["metric"]) == ("rc2", "recall")
+    assert (subset["version"], subset["metric"]) == ("rc2", "recall_subset")
+    assert list(recall) == ["version", "metric", *map(str, range(10, 16))]
+    assert recall["11"] == ["test1-0-0-img0", *cirr.gallery()[2:11]]
+    assert list(subset["11"]) == ["test1-0-0-img0", "test1-0-2-img0", "test1-0-3-img0"]
+
+
+def test_submission_of_circo(make):
+    benchmark = make("circo", split="test")
+    (content,) = benchmark.submissions(ranked(benchmark)).values()
+    assert list(content) == ["0", "1", "2", "3", "4"]
+    assert content["1"] == [100, *range(102, 151)]
+
+
+def spoilt(rankings, **changes):
+    first, *rest = rankings
+    values = {"query": first.query, "names": first.names, "subset": first.subset} | changes
+    return [RankedNames(**values), *rest]
+
+
+def test_submissions_that_a_server_refuses(cirr, make):
+    good = ranked(cirr)
+    names = list(good[0].names)
+    for bad, says in (
+        (spoilt(good, names=names[:9]), "query 10 has 9 images and needs 10"),
+        (spoilt(good, names=[names[0], *names[:9]]), "query 10 has an image twice"),
+        (spoilt(good, names=["dog.png", *names[:9]]), "query 10 has an image that is not in the gallery"),
+        (spoilt(good, names=[good[0].query.reference, *names[:9]]), "wants rankings without the reference image"),
+        (spoilt(good, subset=()), "query 10 has 0 images and needs 3"),
+        (spoilt(good, query=good[1].query), "6 queries have 5 different ids"),
+    ):
+        with pytest.raises(RTDError, match=says) as error:
+            cirr.submissions(bad)
+        assert "nothing was written" in str(error.value)
+    few = make("circo", split="test", written={"images": 40})
+    with pytest.raises(RTDError, match="CIRCO would refuse the submission: query 0 has 39 images and needs 50"):
+        few.submissions(ranked(few))
+
+
+def test_submissions_are_not_too_large(cirr, monkeypatch):
+    monkeypatch.setattr("rtd_plugin.evaluation.benchmarks.cirr.LARGEST", 500)
+    with pytest.raises(RTDError, match=r"takes 500 bytes, not \d+"):
+        cirr.submissions(ranked(cirr))

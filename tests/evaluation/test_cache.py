@@ -1,0 +1,151 @@
+"""Vectors that are computed once: by several processes, and after one of them was killed."""
+
+import multiprocessing
+import runpy
+import signal
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation import cache
+from rtd_plugin.evaluation.cache import FeatureCache, digest_of, key_of
+
+KEYS = [key_of(str(number)) for number in range(23)]
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr(cache, "SHARD", 5)
+    monkeypatch.setattr(cache, "POLL", 0.01)
+
+
+def vector(number):
+    return torch.tensor([number, number**2, 0.1])
+
+
+class Compute:
+    """Vectors by number, counting what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, numbers):
+        self.asked.append(list(numbers))
+        return {number: vector(number) for number in numbers}
+
+
+WHOLE = torch.stack([vector(number) for number in range(23)])
+
+
+def test_computed_once(tmp_path):
+    first, second = Compute(), Compute()
+    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, first), WHOLE)
+    assert first.asked == [[*range(start, min(start + 5, 23))] for start in range(0, 23, 5)]
+    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, second), WHOLE)
+    assert second.asked == []
+
+
+def test_only_what_is_missing(tmp_path):
+    """Whatever list of images asks next, and in whatever order."""
+    FeatureCache(tmp_path).vectors(KEYS[3:9], lambda numbers: {number: vector(3 + number) for number in numbers})
+    compute = Compute()
+    kept = FeatureCache(tmp_path)
+    assert kept.missing(KEYS) == 17
+    assert torch.equal(kept.vectors(KEYS, compute), WHOLE)
+    assert sorted(chain.from_iterable(compute.asked)) == [0, 1, 2, *range(9, 23)]
+    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS[::-1], Compute()), WHOLE.flip(0))
+
+
+def test_equal_keys_are_computed_once():
+    compute = Compute()
+    twice = FeatureCache(None).vectors([KEYS[0], KEYS[1], KEYS[0]], compute)
+    assert len(list(chain.from_iterable(compute.asked))) == 2
+    assert torch.equal(twice[0], twice[2])
+
+
+def test_without_a_folder_for_this_process_alone():
+    kept, compute = FeatureCache(None), Compute()
+    assert torch.equal(kept.vectors(KEYS, compute), WHOLE)
+    assert torch.equal(kept.vectors(KEYS, compute), WHOLE)
+    assert len(compute.asked) == 5
+
+
+def test_what_was_left_out_is_said_and_the_rest_kept(tmp_path):
+    def all_but_7(numbers):
+        return {number: vector(number) for number in numbers if number != 7}
+
+    with pytest.raises(RTDError, match="no features of 1 of 23, the first of them number 7"):
+        FeatureCache(tmp_path).vectors(KEYS, all_but_7)
+    compute = Compute()
+    FeatureCache(tmp_path).vectors(KEYS, compute)
+    assert compute.asked == [[7]]
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_a_broken_file_is_written_anew(tmp_path, content):
+    FeatureCache(tmp_path).vectors(KEYS, Compute())
+    file = sorted(tmp_path.glob("*.safetensors"))[2]
+    file.write_bytes(file.read_bytes()[:-20] if content is None else content)
+    compute = Compute()
+    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, compute), WHOLE)
+    assert len(list(chain.from_iterable(compute.asked))) in (3, 5)
+    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, Compute()), WHOLE)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RTDError, match=r"features cannot be kept there .*: pass another --cache"):
+        FeatureCache(tmp_path / "file" / "images").vectors(KEYS, Compute())
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts the program beside this file in a process of its own, which costs no imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rtd_plugin.evaluation.cache"])
+    program = str(Path(__file__).with_name("fill_cache.py"))
+
+    def start(folder, before):
+        names = {"FOLDER": folder, "BEFORE": before}
+        process = context.Process(target=runpy.run_path, args=(program,), kwargs={"init_globals": names})
+        process.start()
+        return process
+
+    return start
+
+
+def test_killed_it_goes_on_where_it_was(start, tmp_path):
+    process = start(tmp_path, "die at 10")
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
+    compute = Compute()
+    assert torch.equal(FeatureCache(tmp_path / "cache").vectors(KEYS, compute), WHOLE)
+    assert compute.asked == [[*range(start, min(start + 5, 23))] for start in range(10, 23, 5)]
+
+
+def test_two_processes_share_the_work(start, tmp_path):
+    started = [start(tmp_path, "wait") for _ in range(2)]
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0, 0]
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(23))
+
+
+def test_a_digest_is_of_all_that_matters():
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(3, 2), nn.GELU())
+    same, other = nn.Sequential(nn.Linear(3, 2), nn.GELU()), nn.Sequential(nn.Linear(3, 2), nn.GELU())
+    same.load_state_dict(one.state_dict())
+    assert digest_of(one) == digest_of(same)
+    assert digest_of(one) == digest_of(same.train()) == digest_of(same.eval())
+    wider = nn.Sequential(nn.Linear(3, 2), nn.GELU(approximate="tanh"))
+    wider.load_state_dict(one.state_dict())
+    digests = {*map(digest_of, (one, other, wider)), digest_of(one, "clip"), digest_of(one, "targetpad")}
+    with torch.no_grad():
+        one[0].bias[1] += 1e-6
+    assert len({*digests, digest_of(one)}) == 6

@@ -1,0 +1,198 @@
+"""Images to features: preprocessing, stamps, and pictures that cannot be read."""
+
+import os
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as transforms
+
+from rtd_plugin.clip.backbones import ImageEncoder
+from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation import images
+from rtd_plugin.evaluation.benchmark import Query
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
+from rtd_plugin.evaluation.images import ImageFeatures, padded_to_ratio
+
+NAMES = [f"{number}.png" for number in range(7)]
+VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+TEXT = {"context_length": 77, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
+
+
+class Pictures(FileBenchmark):
+    name = "pictures"
+    home = "a drawer"
+
+    def queries(self):
+        return [Query("0.png", ("is red",), ("1.png",))]
+
+    def gallery(self):
+        return NAMES
+
+    def path(self, name):
+        return self.data / name
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for number, name in enumerate(NAMES):
+        pixels = torch.randint(256, (36, 20 + 8 * number, 3), generator=torch.Generator().manual_seed(number))
+        Image.fromarray(pixels.byte().numpy()).save(tmp_path / name)
+    return Pictures(data=str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def clip(randomised):
+    return randomised(open_clip.CLIP(24, VISION, TEXT))
+
+
+@pytest.fixture
+def encoder(clip):
+    """Counts the images that it encodes."""
+    seen = []
+
+    class Counting(ImageEncoder):
+        def __call__(self, images):
+            seen.append(len(images))
+            return super().__call__(images)
+
+    counting = Counting(clip.visual, open_clip.image_transform(32, is_train=False))
+    object.__setattr__(counting, "seen", seen)
+    return counting
+
+
+def encoded(encoder):
+    total = sum(encoder.seen)
+    encoder.seen.clear()
+    return total
+
+
+@pytest.mark.parametrize("size", [(40, 40), (40, 32), (40, 31), (31, 40), (100, 7), (7, 100), (333, 100), (1, 50)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
+def test_padding_is_that_of_the_hosts(size, mode):
+    """Against torchvision's padding with the number of pixels that the hosts' transform computes."""
+    pixels = torch.randint(256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(0))
+    image = Image.fromarray(pixels.byte().numpy()).convert(mode)
+    wide, high = size
+    if max(size) / min(size) < 1.25:
+        assert padded_to_ratio(image) is image
+        return
+    across, down = (max(int((max(size) / 1.25 - side) / 2), 0) for side in size)
+    expected = transforms.pad(image, [across, down, across, down], 0, "constant")
+    found = padded_to_ratio(image)
+    assert found.size == expected.size == (wide + 2 * across, high + 2 * down)
+    assert max(found.size) / min(found.size) == pytest.approx(1.25, abs=0.1) or max(size) < 60
+    assert found.convert("RGB").tobytes() == expected.convert("RGB").tobytes()
+
+
+def test_features_are_the_towers_own(pictures, clip, encoder, monkeypatch):
+    monkeypatch.setattr(images, "BATCH", 3)
+    found = ImageFeatures(encoder).features(pictures, NAMES)
+    with torch.no_grad():
+        expected = [clip.encode_image(encoder.preprocess(pictures.image(name))[None]) for name in NAMES]
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
+    assert torch.pdist(found).min() > 0.1
+
+
+def test_preprocessings_differ_where_pictures_are_long(pictures, encoder):
+    clip, padded = (ImageFeatures(encoder, kind).features(pictures, NAMES) for kind in ("clip", "targetpad"))
+    changed = [not torch.allclose(one, other, atol=1e-4) for one, other in zip(clip, padded, strict=True)]
+    whole = [pictures.image(name) for name in NAMES]
+    assert changed == [padded_to_ratio(image).size != image.size for image in whole]
+    assert 0 < sum(changed) < len(changed)
+
+
+def test_kept_by_what_they_are_of(pictures, encoder, clip, randomised, tmp_path):
+    """Another encoder, preprocessing or file is computed, and only that; another list of images is not."""
+    folder = tmp_path / "cache"
+    first = ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    assert encoded(encoder) == 7
+    assert torch.equal(ImageFeatures(encoder, folder=folder).features(pictures, NAMES[2:5]), first[2:5])
+    assert encoded(encoder) == 0
+    ImageFeatures(encoder, "targetpad", folder=folder).features(pictures, NAMES)
+    assert encoded(encoder) == 7
+    pictures.image("3.png").rotate(180).save(pictures.path("3.png"))
+    os.utime(pictures.path("3.png"), ns=(1, 1))
+    again = ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    assert encoded(encoder) == 1
+    assert [torch.equal(one, other) for one, other in zip(first, again, strict=True)] == [
+        number != 3 for number in range(7)
+    ]
+    other = ImageEncoder(randomised(open_clip.CLIP(24, VISION, TEXT), seed=1).visual, encoder.preprocess)
+    features = ImageFeatures(other, folder=folder).features(pictures, NAMES)
+    assert torch.equal(features, ImageFeatures(other).features(pictures, NAMES))
+    assert not torch.allclose(features, again, atol=0.1)
+
+
+@pytest.mark.parametrize("change", [{"quick_gelu": True}, {"vision_cfg": VISION | {"head_width": 8}}])
+def test_equal_weights_are_not_all(pictures, encoder, clip, tmp_path, change):
+    """Another activation or number of heads makes another encoder of them."""
+    other = open_clip.CLIP(**{"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT} | change).eval()
+    other.load_state_dict(clip.state_dict())
+    changed = ImageEncoder(other.visual, encoder.preprocess)
+    one, two = (ImageFeatures(each, folder=tmp_path / "cache").features(pictures, NAMES) for each in (encoder, changed))
+    assert not torch.allclose(one, two, atol=1e-3)
+
+
+def test_the_preprocessing_is_described_alike_in_each_process(encoder):
+    """A function's address is no description."""
+    other = ImageEncoder(encoder.visual, open_clip.image_transform(32, is_train=False))
+    assert ImageFeatures(encoder).digest == ImageFeatures(other).digest
+    smaller = ImageEncoder(encoder.visual, open_clip.image_transform(24, is_train=False))
+    assert ImageFeatures(smaller).digest != ImageFeatures(other).digest
+
+
+def test_pseudo_tokens_are_kept_by_projection(pictures, encoder, tmp_path):
+    calls = []
+
+    class Projection(torch.nn.Linear):
+        def forward(self, features):
+            calls.append(len(features))
+            return super().forward(features)
+
+    one, other = Projection(24, 8), Projection(24, 8)
+    features = ImageFeatures(encoder).features(pictures, NAMES)
+    for projection, computed in ((one, [7]), (one, []), (other, [7]), (other, [])):
+        tokens = ImageFeatures(encoder, folder=tmp_path / "cache").pseudo_tokens(projection, pictures, NAMES, features)
+        assert calls == computed
+        calls.clear()
+        with torch.no_grad():
+            torch.testing.assert_close(tokens, torch.nn.Linear.forward(projection, features))
+
+
+def test_all_missing_images_are_named_before_any_is_encoded(pictures, encoder):
+    for name in ("2.png", "5.png"):
+        pictures.path(name).unlink()
+    says = r"pictures: 2 images cannot be read: 2.png, 5.png \(2.png: .*No such file.*\); they are from a drawer"
+    with pytest.raises(RTDError, match=says):
+        ImageFeatures(encoder).features(pictures, NAMES)
+    assert encoded(encoder) == 0
+
+
+def test_broken_images_are_named_and_the_rest_is_kept(pictures, encoder, tmp_path):
+    pictures.path("2.png").write_bytes(pictures.path("2.png").read_bytes()[:200])
+    pictures.path("5.png").write_bytes(b"<html>not found</html>")
+    folder = tmp_path / "cache"
+    with pytest.raises(RTDError, match=r"pictures: 2 images cannot be read: 2.png, 5.png \(2.png: .*truncated"):
+        ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    assert encoded(encoder) == 5
+    for name in ("2.png", "5.png"):
+        Image.new("RGB", (40, 40), "red").save(pictures.path(name))
+    ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    assert encoded(encoder) == 2
+
+
+def test_files_are_closed(pictures):
+    """On some systems an open file cannot be replaced, and there may be a hundred thousand."""
+    image = pictures.image("1.png")
+    assert getattr(image, "fp", None) is None
+
+
+def test_progress(pictures, encoder, monkeypatch, tmp_path):
+    monkeypatch.setattr(images, "BATCH", 3)
+    told = []
+    features = ImageFeatures(encoder, folder=tmp_path / "cache")
+    features.features(pictures, NAMES[:2])
+    features.features(pictures, NAMES, lambda done, total: told.append((done, total)))
+    assert told == [(3, 5), (5, 5)]
