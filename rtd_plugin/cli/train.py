@@ -52,6 +52,7 @@ def _show(result: dict[str, Any]) -> None:
         f"Wrote {result['text_encoder']} (step {result['step']}).",
         "",
         "Next:",
+        f"  rtd-plugin patch path/to/your/code --weights {shlex.quote(run)}",
         f"  rtd-plugin export {shlex.quote(run)} --layout huggingface text_encoder",
         f"  python -c {shlex.quote(in_python)}",
     )

@@ -79,6 +79,7 @@ def test_default_folder_is_named_after_the_recipe(rtd, files, tmp_path):
         "Wrote runs/tiny/text_encoder.safetensors (step 1).\n"
         "\n"
         "Next:\n"
+        "  rtd-plugin patch path/to/your/code --weights runs/tiny\n"
         "  rtd-plugin export runs/tiny --layout huggingface text_encoder\n"
         "  python -c 'import rtd_plugin; rtd_plugin.load_text_encoder(\"runs/tiny\")'\n"
     )
