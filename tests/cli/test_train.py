@@ -83,7 +83,7 @@ def test_default_folder_is_named_after_the_recipe(rtd, files, tmp_path):
         "  rtd-plugin export runs/tiny --layout huggingface text_encoder\n"
         "  python -c 'import rtd_plugin; rtd_plugin.load_text_encoder(\"runs/tiny\")'\n"
     )
-    assert first.stderr.startswith("Training 1/1 loss ")
+    assert first.stderr.splitlines()[-1].startswith("Training 1/1 loss ")
     second = rtd("train", *short, "--json")
     assert json.loads(second.stdout)["run"] == "runs/tiny-2"
     assert json.loads(second.stdout) == json.loads((tmp_path / "runs/tiny-2/results.json").read_text())
