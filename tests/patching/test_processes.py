@@ -74,7 +74,7 @@ def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host), **environment)
     assert (done.returncode, done.stdout) == (0, "recall = 50.00\n"), done.stderr
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"]
-    found = torch.load(tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
     close(found["composed"], expected["composed"])
     close(found["plain"], expected["plain"])
     assert (expected["composed"] - expected["untuned"]).abs().max() > 0.1
@@ -86,7 +86,7 @@ def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expecte
     manifest, _ = searle
     command = [sys.executable, "train_phi.py", files.clip, tmp_path / "found.pt"]
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host) / "src")
-    close(torch.load(tmp_path / "found.pt")["composed"], expected["untuned"])
+    close(torch.load(tmp_path / "found.pt", weights_only=True)["composed"], expected["untuned"])
     assert last(done) == (
         "rtd-plugin: warning: no composed query used the tuned text encoder; 1 calls from training code kept the "
         "pre-trained one"
@@ -185,7 +185,7 @@ def test_python_children(searle, rtd, python, expected, tmp_path, child, line, c
     manifest, environment = searle
     done = rtd("run", manifest.folder, "--", *words, **environment)
     assert done.returncode == 0, done.stderr
-    close(torch.load(out), expected["composed"])
+    close(torch.load(out, weights_only=True), expected["composed"])
     assert count in last(done)
     assert ("in 2 processes" in last(done)) == (not line.startswith("python -m program"))
 
@@ -285,7 +285,7 @@ def test_two_patches_at_once(searle, rtd, python, files, patched, expected, host
     program = python(COMPOSE + CHILDREN["program"])
     again = [sys.executable, "-m", "rtd_plugin", "run", inner.folder, "--", *program, tmp_path / "found.pt"]
     done = rtd("run", manifest.folder, "--", *again, **environment)
-    close(torch.load(tmp_path / "found.pt"), expected["untuned"])
+    close(torch.load(tmp_path / "found.pt", weights_only=True), expected["untuned"])
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"] * 2
 
 
@@ -327,8 +327,8 @@ def test_activation_scripts(searle, python, command, expected, tmp_path, shell):
     done = command(shell, "-c", script, **environment)
     assert done.stdout.splitlines() == ["unrelated", str(tmp_path / "before"), "unset"], done.stderr
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder\n"
-    close(torch.load(tmp_path / "found.pt"), expected["composed"])
-    close(torch.load(tmp_path / "found.pt.off"), expected["untuned"])
+    close(torch.load(tmp_path / "found.pt", weights_only=True), expected["composed"])
+    close(torch.load(tmp_path / "found.pt.off", weights_only=True), expected["untuned"])
 
 
 def test_an_activated_shell_warns_of_the_hosts_programs_alone(searle, command, python, files):

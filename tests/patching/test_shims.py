@@ -32,7 +32,7 @@ def test_pic2words_evaluation_works(evaluate, files, tmp_path):
     assert done.stderr == (
         "rtd-plugin: 3 composed queries used the tuned text encoder; repaired: distributed, gallery-names\n"
     )
-    found = torch.load(tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
     composition = Composition(None, TEXTS, PSEUDO_TOKENS, 265)
     torch.testing.assert_close(found["composed"], compose(files.tuned, composition), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found["plain"], files.base.encode(TEXTS), rtol=1e-5, atol=1e-5)
@@ -77,7 +77,7 @@ from train_phi import step
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 sizes = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1, projection_dim=32)
 model = CLIPTextModelWithProjection(CLIPTextConfig(hidden_act="quick_gelu", eos_token_id=49407, **sizes))
-model.load_state_dict(torch.load(sys.argv[2]))
+model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
 text = torch.zeros(2, 77, dtype=torch.int64)
 text[:, :6] = torch.tensor([[49406, 320, 259, 682, 49407, 0], [49406, 259, 8, 7, 9, 49407]])
 torch.save([part.detach() for part in step(model.eval(), text, torch.linspace(-1, 1, 128).reshape(2, 64))], sys.argv[3])
@@ -94,7 +94,7 @@ def test_lincirs_other_uses_of_its_function(patched, rtd, files, python, tmp_pat
     command = [*python(LINCIR), manifest.host, tmp_path / "clip.pt", tmp_path / "found.pt"]
     done = rtd("run", manifest.folder, "--", *command)
     assert done.returncode == 0, done.stderr
-    features, states = torch.load(tmp_path / "found.pt")
+    features, states = torch.load(tmp_path / "found.pt", weights_only=True)
     text = torch.zeros(2, 77, dtype=torch.int64)
     text[:, :6] = torch.tensor([[49406, 320, 259, 682, 49407, 0], [49406, 259, 8, 7, 9, 49407]])
     composition = Composition(None, text, torch.linspace(-1, 1, 128).reshape(2, 64), 259, hidden_states=True)
