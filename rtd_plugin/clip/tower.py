@@ -203,16 +203,6 @@ class TextTower(nn.Module):
     def device(self) -> torch.device:
         return self.text_projection.device
 
-    def forward(
-        self,
-        tokens: Tensor,
-        pseudo_tokens: Tensor | None = None,
-        placeholder: int | Tensor = 259,
-        subjects: Tensor | None = None,
-    ) -> Tensor:
-        """Same as `encode`; wrappers such as DistributedDataParallel call this one."""
-        return self.encode(tokens, pseudo_tokens, placeholder, subjects)
-
     def encode(
         self,
         tokens: Tensor,
@@ -245,6 +235,8 @@ class TextTower(nn.Module):
         x, ends = self._transform(tokens, pseudo_tokens, placeholder, cut=True)
         x = x[torch.arange(len(x), device=x.device), ends]  # (B, W)
         return self.ln_final(x) @ self.text_projection
+
+    forward = encode
 
     def encode_with_hidden_states(
         self, tokens: Tensor, pseudo_tokens: Tensor | None = None, placeholder: int | Tensor = 259

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 _INSIDE = ("det", "poss", "nummod", "amod", "compound", "nmod", "punct")
 SUBJECT = ("nsubj", "nsubjpass")
 INDEFINITE = ("a", "an")
-ARTICLES = (*INDEFINITE, "the")
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,6 @@ def followers(head: "Token") -> list[str]:
         else:
             found.append("?")
     return found
-
-
-def gerund_of(token: "Token") -> str | None:
-    """A verb in the progressive, if it is written so."""
-    return token.lower_ if token.tag_ == "VBG" else None
 
 
 def contexts(head: "Token") -> list[str]:
