@@ -12,6 +12,7 @@ nodes and the first one's ancestors, with a mask of who descends from whom.
 The result is `TextTower.encode`'s up to rounding, gradients included.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from rtd_plugin.clip.recomputed import linear_of
 from rtd_plugin.clip.tower import Block, TextTower, check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.errors import RTDError
 
@@ -35,9 +37,9 @@ class Packing:
         tokens: (N,) token ids; of a node with a pseudo token any.
         positions: (N,) of each node in its texts.
         pseudo_nodes, pseudo_tokens: (K,) nodes that have a pseudo token, and which of all texts' in order it is.
-        ancestors: (S, A) the nodes left of each block's first one in its texts, then any.
-        mask: (S, T, A + T) bool: to which of the ancestors and of the block's nodes each of the block's nodes attends;
-            the last block is filled up with copies of its last node.
+        keys: (S, A + T) for each block the nodes left of its first one in that one's texts, then any, and the block's
+            own; the last block is filled up with copies of its last node.
+        mask: (S, T, A + T) bool: to which of its block's keys each node attends.
         ends: (U,) the node of each distinct text's end token.
         texts: (B,) which of the distinct texts each text is.
     """
@@ -46,7 +48,7 @@ class Packing:
     positions: Tensor
     pseudo_nodes: Tensor
     pseudo_tokens: Tensor
-    ancestors: Tensor
+    keys: Tensor
     mask: Tensor
     ends: Tensor
     texts: Tensor
@@ -73,13 +75,13 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
     paths = np.maximum.accumulate(numbers, axis=0)  # (U, L) the nodes of each text, right up to its end
     ids, (owners, positions) = rows[new], np.nonzero(new)  # of each node; one text that it is in
     (pseudo_nodes,) = np.nonzero(ids < 0)
-    ancestors, mask = _blocks(paths, owners, positions)
+    keys, mask = _blocks(paths, owners, positions)
     arrays = {
         "tokens": np.maximum(ids, 0),
         "positions": positions,
         "pseudo_nodes": pseudo_nodes,
         "pseudo_tokens": -1 - ids[pseudo_nodes],
-        "ancestors": ancestors,
+        "keys": keys,
         "mask": mask,
         "ends": paths[np.arange(len(rows)), lengths - 1],
         "texts": texts.reshape(-1),
@@ -88,7 +90,7 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
 
 
 def _blocks(paths: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`ancestors` and `mask` of a packing."""
+    """`keys` and `mask` of a packing."""
     count = len(positions)
     size = -(-count // -(-count // BLOCK))
     blocks = -(-count // size)
@@ -104,7 +106,7 @@ def _blocks(paths: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> tup
     mask = paths[owners[nodes][:, :, None], place[:, None, :]] == keys[:, None, :]
     mask &= place[:, None, :] <= positions[nodes][:, :, None]
     mask[:, np.arange(size), deepest + np.arange(size)] = True
-    return np.where(left, ancestors, 0), mask
+    return np.concatenate([np.where(left, ancestors, 0), nodes], axis=1), mask
 
 
 class PackedTower(nn.Module):
@@ -113,12 +115,16 @@ class PackedTower(nn.Module):
     Args:
         tower: whose weights it works with; they stay its own.
         checkpointing: keep only what goes into each block for the backward pass, and compute the rest again there.
+        done: called with each block that has been used.
     """
 
-    def __init__(self, tower: TextTower, checkpointing: bool = False):
+    def __init__(
+        self, tower: TextTower, checkpointing: bool = False, done: Callable[[nn.Module], None] = lambda block: None
+    ):
         super().__init__()
         self.tower = tower
         self.checkpointing = checkpointing
+        self.done = done
 
     def forward(
         self,
@@ -163,16 +169,18 @@ class PackedTower(nn.Module):
                 x = checkpoint(transform, block, x, packing, use_reentrant=False)
             else:
                 x = transform(block, x, packing)
+            self.done(block)
         x = read(last, x, packing)  # (U, W)
+        self.done(last)
         return (tower.ln_final(x) @ tower.text_projection)[packing.texts]
 
 
 def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
     """What a block gives at each node, (N, W), from (N, W)."""
     attention, width = block.attn, x.shape[1]
-    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
+    qkv = linear_of(block.ln_1, x, attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
     x = x + attention.out_proj(attend(qkv[:, :width], qkv[:, width:], attention.heads, packing))
-    return x + block.mlp(block.ln_2(x))
+    return x + perceive(block, x)
 
 
 def read(block: Block, x: Tensor, packing: Packing) -> Tensor:
@@ -183,16 +191,22 @@ def read(block: Block, x: Tensor, packing: Packing) -> Tensor:
     query = F.linear(normed[ends], attention.in_proj_weight[:width], attention.in_proj_bias[:width])  # (U, W)
     query = query.new_zeros(x.shape).index_copy(0, ends, query)  # (N, W): that of other nodes does not matter
     x = x[ends] + attention.out_proj(attend(query, kv, attention.heads, packing)[ends])
-    return x + block.mlp(block.ln_2(x))
+    return x + perceive(block, x)
+
+
+def perceive(block: Block, x: Tensor) -> Tensor:
+    """What a block's multi-layer perceptron gives, (N, W), from (N, W)."""
+    mlp = block.mlp
+    hidden = linear_of(block.ln_2, x, mlp.c_fc.weight, mlp.c_fc.bias)  # (N, 4W)
+    return linear_of(mlp.gelu, hidden, mlp.c_proj.weight, mlp.c_proj.bias)
 
 
 def attend(query: Tensor, kv: Tensor, heads: int, packing: Packing) -> Tensor:
     """Each node's attention over itself and its ancestors, (N, W), of queries (N, W), keys and values (N, 2W)."""
     nodes, (blocks, size, _) = len(kv), packing.mask.shape
-    filled = (0, 0, 0, blocks * size - nodes)
-    before = F.embedding(packing.ancestors, kv)  # (S, A, 2W)
-    kv = torch.cat([before, F.pad(kv, filled).unflatten(0, (blocks, size))], dim=1)  # (S, A + T, 2W)
+    kv = F.embedding(packing.keys, kv)  # (S, A + T, 2W)
     key, value = kv.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # 2 × (S, heads, A + T, W / heads)
+    filled = (0, 0, 0, blocks * size - nodes)
     query = F.pad(query, filled).view(blocks, size, heads, -1).transpose(1, 2)  # (S, heads, T, W / heads)
     x = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.mask.unsqueeze(1))
     return x.transpose(1, 2).flatten(2).flatten(0, 1)[:nodes]

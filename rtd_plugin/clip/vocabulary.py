@@ -40,7 +40,8 @@ class PartlyTrainedEmbedding(nn.Module):
         """Embeddings (…, W) of token ids (…)."""
         rows = self._rows[tokens]
         trained = F.embedding(rows.clamp(min=0), self.weight)
-        return torch.where((rows < 0).unsqueeze(-1), self._whole[tokens] * self.decay, trained)
+        untrained = self._whole[tokens.masked_fill(rows >= 0, 0)] * self.decay  # of others there is nothing to read
+        return torch.where((rows < 0).unsqueeze(-1), untrained, trained)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = (self._whole * self.decay).index_copy(0, self.trained, self.weight.detach())

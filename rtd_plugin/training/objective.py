@@ -60,11 +60,18 @@ class FrozenSide(nn.Module):
         tower: ψ₀.
         projection: φ, features (B, D) to pseudo tokens (B, W) or (B, n, W).
         kept: where features of captions are kept; None to compute them for every batch.
+        done: called with each block of the tower that has been used.
     """
 
-    def __init__(self, tower: TextTower, projection: nn.Module, kept: KeptFeatures | None = None):
+    def __init__(
+        self,
+        tower: TextTower,
+        projection: nn.Module,
+        kept: KeptFeatures | None = None,
+        done: Callable[[nn.Module], None] = lambda block: None,
+    ):
         super().__init__()
-        self.tower = PackedTower(tower)
+        self.tower = PackedTower(tower, done=done)
         self.projection = projection
         self.kept = kept
         self.eval().requires_grad_(False)

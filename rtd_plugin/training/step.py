@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import math
 from contextlib import nullcontext
 
@@ -14,6 +15,7 @@ from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.vocabulary import PartlyTrainedEmbedding
+from rtd_plugin.clip.weight_file import WeightFile
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import cache_folder
 from rtd_plugin.plugins import plugin_manager
@@ -51,9 +53,15 @@ class Stepper:
             keep_freed_memory()
         self.frozen = _frozen_side(run, accelerator)
         self.tower = _trainable(run, device)
+        self.frozen.tower.done(run.tower)  # all of it has been read for the copy
         packed = PackedTower(self.tower, checkpointing=recipe.activation_checkpointing)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(packed, optimizer)
+        # Whoever clips, scales, exchanges or adds up gradients needs all of them before the first update.
+        waits = recipe.optimizer.max_grad_norm is not None or accelerator.scaler is not None
+        if not waits and recipe.accumulation == accelerator.num_processes == 1:
+            for block in self.tower.transformer.resblocks:  # its gradients come together
+                block.attn.in_proj_weight.register_post_accumulate_grad_hook(lambda _: self._update())
         self.order = BatchOrder(
             len(run.triplets),
             recipe.batch_size,
@@ -106,11 +114,10 @@ class Stepper:
             loss += part_loss.detach()
         if recipe.optimizer.max_grad_norm is not None:
             accelerator.clip_grad_norm_(self.tower.parameters(), recipe.optimizer.max_grad_norm)
-        self.optimizer.step()
+        self._update()
         if isinstance(self.tower.token_embedding, PartlyTrainedEmbedding) and not self.optimizer.step_was_skipped:
             decay = self.tower.token_embedding.decay * (1 - rate * recipe.optimizer.weight_decay)
             self.tower.token_embedding.decay = self.optimizer.param_groups[0][DECAY] = decay
-        self.optimizer.zero_grad()
         mean = accelerator.reduce(loss, "mean").item()
         if not math.isfinite(mean):
             raise RTDError(
@@ -118,6 +125,11 @@ class Stepper:
                 "objective.temperature, or set precision to bf16 or fp32"
             )
         return mean
+
+    def _update(self) -> None:
+        """Update what has a gradient, and free that; on the way back, so that they are never all in memory."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _loss(self, number: int) -> Tensor:
         """The loss of a batch, by its number in the run."""
@@ -136,32 +148,45 @@ class Stepper:
         return loss
 
 
+def _used_embeddings(run: Run, device: torch.device) -> PartlyTrainedEmbedding:
+    """The token embeddings that occur in a run's texts, those of its prompts among them."""
+    prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
+    tokens = sorted({START, END, *prompt, *unconditioned, *run.triplets.vocabulary})
+    return PartlyTrainedEmbedding(run.tower.token_embedding.weight.to(device), tokens)
+
+
 def _trainable(run: Run, device: torch.device) -> TextTower:
     """A copy of the run's tower to train on a device, of its token embeddings those that occur.
 
     A plugin's objective may encode whatever it likes, so there all are trained.
     """
-    if any(
-        implementation.plugin is not objective for implementation in plugin_manager().hook.rtd_objective.get_hookimpls()
+    replaced = {}
+    if all(
+        implementation.plugin is objective for implementation in plugin_manager().hook.rtd_objective.get_hookimpls()
     ):
-        return copy.deepcopy(run.tower).to(device).requires_grad_(True)
-    prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
-    tokens = sorted({START, END, *prompt, *unconditioned, *run.triplets.vocabulary})
-    embedding = PartlyTrainedEmbedding(run.tower.token_embedding.weight.to(device), tokens)
-    return copy.deepcopy(run.tower, {id(run.tower.token_embedding): embedding}).to(device).requires_grad_(True)
+        replaced[id(run.tower.token_embedding)] = _used_embeddings(run, device)
+    return copy.deepcopy(run.tower, replaced).to(device).requires_grad_(True)
 
 
 def _frozen_side(run: Run, accelerator: Accelerator) -> FrozenSide:
     """ψ₀ and φ on the run's device and in its precision, and the file of what they gave for captions."""
     recipe, device, dtype = run.recipe, accelerator.device, FROZEN_DTYPES[run.recipe.precision]
     tower, projection = run.tower, run.projection
-    if device.type != "cpu" or dtype != torch.float32:
-        tower, projection = (copy.deepcopy(module).to(device, dtype) for module in (tower, projection))
     batches = [recipe.seed, recipe.shuffle, recipe.batch_size, accelerator.num_processes]
     computed_by = [torch.__version__, device.type, torch.get_num_threads(), str(dtype), run.base_digest]
     name = hashlib.sha256(json.dumps([run.triplets.key, *batches, *computed_by]).encode()).hexdigest()[:32]
     path = cache_folder() / "frozen" / f"{name}.features"
-    return FrozenSide(tower, projection, KeptFeatures(path, run.triplets.texts, run.tower.features, dtype))
+    kept = KeptFeatures(path, run.triplets.texts, tower.features, dtype)
+    if device.type != "cpu" or dtype != torch.float32:
+        tower, projection = (copy.deepcopy(module).to(device, dtype) for module in (tower, projection))
+        return FrozenSide(tower, projection, kept)
+    try:
+        done = WeightFile(tower, path.parent).release
+    except OSError as error:  # the disk is full
+        logging.getLogger(__name__).warning("%s: no room for the frozen weights (%s)", path.parent, error.strerror)
+        return FrozenSide(tower, projection, kept)
+    replaced = {id(tower.transformer): tower.transformer, id(tower.token_embedding): _used_embeddings(run, device)}
+    return FrozenSide(copy.deepcopy(tower, replaced), projection, kept, done)
 
 
 def learning_rate(step: int, steps: int, settings: Optimizer) -> float:

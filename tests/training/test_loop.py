@@ -74,16 +74,23 @@ def test_two_runs_on_two_threads_are_equal(trained, metrics, same_weights):
 
 @pytest.fixture
 def norms(monkeypatch):
-    """Norms of the gradients that the optimizer is given, one a step."""
-    norms = []
-    step = torch.optim.AdamW.step
+    """Norms of the gradients that the optimizer is given, one a step, however it is given them."""
+    norms, parts = [], []
+    step, take = torch.optim.AdamW.step, step_module.Stepper.take
 
     def noted(self, *arguments, **more):
-        gradients = [parameter.grad.flatten() for group in self.param_groups for parameter in group["params"]]
-        norms.append(torch.cat(gradients).norm().item())
+        gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
+        parts.extend(gradient.norm() for gradient in gradients if gradient is not None)
         return step(self, *arguments, **more)
 
+    def taken(self, *arguments):
+        loss = take(self, *arguments)
+        norms.append(torch.stack(parts).norm().item())
+        parts.clear()
+        return loss
+
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    monkeypatch.setattr(step_module.Stepper, "take", taken)
     return norms
 
 

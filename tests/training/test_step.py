@@ -74,3 +74,38 @@ def test_captions_are_computed_once(stepper, monkeypatch, hard_negatives):
     without.frozen = FrozenSide(without.run.tower, without.run.projection)
     assert [without.take(step, 1e-3) for step in range(4)] == pytest.approx(losses, rel=1e-6)
     assert len(computed) == 6
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_blocks_are_updated_on_the_way_back(stepper, accumulation):
+    """To the bit what updates at the end give, which clipping has to wait for."""
+    overrides = (f"accumulation={accumulation}", "optimizer.weight_decay=0.5")
+    early, late = stepper(*overrides), stepper(*overrides, "optimizer.max_grad_norm=1.0e9")
+    most = {}
+    for taker in (early, late):
+        update = taker.optimizer.step
+
+        def counted(taker=taker, update=update):
+            here = sum(parameter.grad is not None for parameter in taker.tower.parameters())
+            most[taker] = max(most.get(taker, 0), here)
+            update()
+
+        taker.optimizer.step = counted
+    assert [early.take(step, 1e-3) for step in range(3)] == [late.take(step, 1e-3) for step in range(3)]
+    torch.testing.assert_close(early.tower.state_dict(), late.tower.state_dict(), rtol=0, atol=0)
+    assert most[late] == len(list(late.tower.parameters()))
+    if accumulation == 1:
+        assert most[early] < most[late] / 1.5
+
+
+def test_frozen_weights_stay_in_memory_where_the_disk_is_full(stepper, monkeypatch, caplog):
+    mapped = stepper()
+    losses = [mapped.take(step, 1e-3) for step in range(2)]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rtd_plugin.training.step.WeightFile", full)
+    in_memory = stepper()
+    assert "no room for the frozen weights (No space left on device)" in caplog.text
+    assert [in_memory.take(step, 1e-3) for step in range(2)] == losses
