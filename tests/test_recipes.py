@@ -42,6 +42,7 @@ PUBLISHED = {
     "batch_size": 128,
     "accumulation": 1,
     "activation_checkpointing": False,
+    "compile": False,
     "precision": "fp16",
     "shuffle": True,
     "seed": 12345,

@@ -115,15 +115,21 @@ class PackedTower(nn.Module):
     Args:
         tower: whose weights it works with; they stay its own.
         checkpointing: keep only what goes into each block for the backward pass, and compute the rest again there.
+        compiled: have torch compile what a block does, once for all blocks and batches.
         done: called with each block that has been used.
     """
 
     def __init__(
-        self, tower: TextTower, checkpointing: bool = False, done: Callable[[nn.Module], None] = lambda block: None
+        self,
+        tower: TextTower,
+        checkpointing: bool = False,
+        compiled: bool = False,
+        done: Callable[[nn.Module], None] = lambda block: None,
     ):
         super().__init__()
         self.tower = tower
         self.checkpointing = checkpointing
+        self.compiled = torch.compile(transform, dynamic=True) if compiled else None
         self.done = done
 
     def forward(
@@ -166,13 +172,26 @@ class PackedTower(nn.Module):
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(transform, block, x, packing, use_reentrant=False)
+                x = checkpoint(self._transform, block, x, packing, use_reentrant=False)
             else:
-                x = transform(block, x, packing)
+                x = self._transform(block, x, packing)
             self.done(block)
         x = read(last, x, packing)  # (U, W)
         self.done(last)
         return (tower.ln_final(x) @ tower.text_projection)[packing.texts]
+
+    def _transform(self, block: Block, x: Tensor, packing: Packing) -> Tensor:
+        if self.compiled is None:
+            return transform(block, x, packing)
+        from torch._dynamo.exc import BackendCompilerFailed  # slow to import, and there now
+
+        try:
+            return self.compiled(block, x, packing)
+        except BackendCompilerFailed as error:
+            raise RTDError(
+                f"torch.compile failed ({str(error).strip().splitlines()[0]}): it needs a C++ compiler, "
+                "and Triton for a GPU; or set `compile: false`"
+            ) from error
 
 
 def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:

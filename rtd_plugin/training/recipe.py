@@ -90,6 +90,7 @@ class Recipe(Keys):
     batch_size: int = Field(128, gt=1)
     accumulation: int = Field(1, gt=0)
     activation_checkpointing: bool = False
+    compile: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
     shuffle: bool = True
     seed: int = Field(12345, ge=0)

@@ -54,7 +54,7 @@ class Stepper:
         self.frozen = _frozen_side(run, accelerator)
         self.tower = _trainable(run, device)
         self.frozen.tower.done(run.tower)  # all of it has been read for the copy
-        packed = PackedTower(self.tower, checkpointing=recipe.activation_checkpointing)
+        packed = PackedTower(self.tower, recipe.activation_checkpointing, recipe.compile)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(packed, optimizer)
         # Whoever clips, scales, exchanges or adds up gradients needs all of them before the first update.

@@ -31,9 +31,11 @@ def batch(*texts):
     return tokens
 
 
-def assert_equal_to_the_plain_tower(tower, tokens, pseudo_tokens=None, placeholder=PLACEHOLDER, subjects=None):
+def assert_equal_to_the_plain_tower(
+    tower, tokens, pseudo_tokens=None, placeholder=PLACEHOLDER, subjects=None, packed=None
+):
     found = []
-    for encode in (PackedTower(tower), tower):
+    for encode in (packed or PackedTower(tower), tower):
         tower.zero_grad()
         vectors = None if pseudo_tokens is None else pseudo_tokens.clone().requires_grad_()
         features = encode(tokens, vectors, placeholder, subjects)
@@ -203,3 +205,27 @@ def test_what_cannot_be_encoded(tower, texts, shape, message):
 def test_tokens_that_are_no_batch(tower, shape):
     with pytest.raises(RTDError, match="tokens have shape"):
         PackedTower(tower)(torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at it, wherever there is none
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_change_nothing(tower, checkpointing):
+    """And are compiled once, whatever the sizes of the batches that follow."""
+    torch._dynamo.reset()
+    packed, counters = PackedTower(tower, checkpointing, compiled=True), torch._dynamo.utils.counters
+    assert_equal_to_the_plain_tower(tower, batch(*PROMPTS), torch.randn(5, 32), packed=packed)
+    graphs = counters["stats"]["unique_graphs"]
+    texts = [*PROMPTS, *BARE[:2], [*range(1, 20), PLACEHOLDER]]
+    assert_equal_to_the_plain_tower(tower, batch(*texts), torch.randn(8, 32), packed=packed)
+    assert counters["stats"]["unique_graphs"] == graphs > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_compiler(tower):
+    from torch._inductor import config
+
+    torch._dynamo.reset()
+    packed = PackedTower(tower, compiled=True)
+    nowhere = config.patch({"cpp.cxx": (None, "/nowhere/compiler"), "force_disable_caches": True})
+    with nowhere, pytest.raises(RTDError, match=r"torch.compile failed \(.*/nowhere/compiler.*set `compile: false`"):
+        packed(batch([1, 2, 3]))
