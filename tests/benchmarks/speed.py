@@ -318,11 +318,12 @@ def report(args: argparse.Namespace, sides: dict[str, Side]) -> None:
         passes = share = ""
         if "passes" in one.answers[0]:
             passes = f"{one.median('passes') / wall:,.0f}"
-            # Threads that wait for each other burn CPU time: of the same kind in the step and in the products.
+            # Each step against the products right after it: a machine's speed changes with what its neighbours do.
+            # Threads that wait for each other burn CPU time, of the same kind in the step and in the products.
             reached = statistics.median(
-                answer["operations"] / answer["cpu"] * args.threads for answer in one.answers[1:]
+                answer["operations"] / answer["cpu"] * args.threads / answer["matmul"] for answer in one.answers[1:]
             )
-            share = f"{100 * reached / max(answer['matmul'] for answer in one.answers):.0f} %"
+            share = f"{100 * reached:.0f} %"
         memory = f"{peak:,.0f} ({peak / max(answer['peak_mb'] for answer in base.answers):.2f})"
         rate = f"{args.triplets / wall:.1f}"
         print(f"| {' | '.join([name, f'{wall:.2f}', f'{cpu:.2f}', rate, *ratios, passes, share, memory])} |")
