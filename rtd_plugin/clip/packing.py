@@ -39,7 +39,7 @@ class Packing:
         pseudo_nodes, pseudo_tokens: (K,) nodes that have a pseudo token, and which of all texts' in order it is.
         keys: (S, A + T) for each block the nodes left of its first one in that one's texts, then any, and the block's
             own; the last block is filled up with copies of its last node.
-        mask: (S, T, A + T) bool: to which of its block's keys each node attends.
+        mask: (S, T, A + T) fp32: 0 for those of its block's keys that a node attends to, and -inf for the others.
         ends: (U,) the node of each distinct text's end token.
         texts: (B,) which of the distinct texts each text is.
     """
@@ -106,7 +106,8 @@ def _blocks(paths: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> tup
     mask = paths[owners[nodes][:, :, None], place[:, None, :]] == keys[:, None, :]
     mask &= place[:, None, :] <= positions[nodes][:, :, None]
     mask[:, np.arange(size), deepest + np.arange(size)] = True
-    return np.concatenate([np.where(left, ancestors, 0), nodes], axis=1), mask
+    keys = np.concatenate([np.where(left, ancestors, 0), nodes], axis=1)
+    return keys, np.where(mask, np.float32(0), np.float32("-inf"))
 
 
 class PackedTower(nn.Module):
@@ -227,5 +228,5 @@ def attend(query: Tensor, kv: Tensor, heads: int, packing: Packing) -> Tensor:
     key, value = kv.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # 2 × (S, heads, A + T, W / heads)
     filled = (0, 0, 0, blocks * size - nodes)
     query = F.pad(query, filled).view(blocks, size, heads, -1).transpose(1, 2)  # (S, heads, T, W / heads)
-    x = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.mask.unsqueeze(1))
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.mask.unsqueeze(1).to(query))
     return x.transpose(1, 2).flatten(2).flatten(0, 1)[:nodes]

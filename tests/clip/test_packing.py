@@ -127,7 +127,7 @@ def test_nodes_attend_to_their_ancestors(monkeypatch, size):
     found = torch.zeros(blocks * size, nodes, dtype=torch.int64)
     for block in range(blocks):
         own = torch.arange(block * size, (block + 1) * size)
-        for node, attends in zip(own.tolist(), packed.mask[block], strict=True):
+        for node, attends in zip(own.tolist(), packed.mask[block] == 0, strict=True):
             assert attends.any()
             for key in packed.keys[block][attends].tolist() if node < nodes else ():
                 found[node, key] += 1
