@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -55,10 +56,10 @@ def _state(source: TripletSource) -> list[Any] | None:
 def _kept(source: TripletSource, record: Path) -> TripletSet | None:
     try:
         digest, count, skipped = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError, TypeError):
+        return None  # not there, or broken
 
-    def triplets() -> list[Triplet]:
+    def triplets() -> Sequence[Triplet]:
         found = source.load()
         if found.digest != digest:
             raise RTDError(f"the triplets of the source `{source.name}` changed just now; start again")
