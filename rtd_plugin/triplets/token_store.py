@@ -27,7 +27,7 @@ from rtd_plugin.triplets.parallel import in_order, processors
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
 
 FORMAT = 1
-PIECE = 2**14  # triplets that are tokenised at once, and written; progress is reported after each
+PIECE = 2**13  # triplets that are tokenised at once, and written; progress is reported after each
 MOST_THREADS = 4  # what reads, numbers and writes texts keeps no more busy
 
 Advance = Callable[[int, int], None]

@@ -7,8 +7,8 @@ For each size and kind a file of so many triplets is written: real ones, as `spe
 `--distinct` a number at the end of each caption makes all captions different. On it a run of ViT-B/32's text tower (of
 random weights) is started as `rtd-plugin train` starts one, each time in a process of its own:
 
-* without a store, with one processor and with two: seconds from the file to the finished store, of that for tokens alone,
-  and by how much the process's own memory was larger meanwhile, at most, than before;
+* without a store, with one processor and with two: seconds from the file to the finished store, texts a second of that
+  and of tokenising alone, and by how much the process's own memory grew meanwhile, at most;
 * with the store of the last one: seconds to open the triplets, seconds from the process's beginning to its first step,
   and memory after three steps: the process's own, and files mapped into it.
 """
@@ -90,11 +90,11 @@ def started(args: argparse.Namespace) -> None:
         seed=SEED,
     )
     encode_text("the tokenizer is loaded")
-    found = {"before": memory("RssAnon"), "peak": 0.0}
+    found = {"peak": 0.0}
 
     def timed(name, function):
         def timing(*arguments):
-            began = time.perf_counter()
+            began, found["before"] = time.perf_counter(), memory("RssAnon")
             result = function(*arguments)
             found[name] = time.perf_counter() - began
             return result

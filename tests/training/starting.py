@@ -1,4 +1,7 @@
-"""A run that starts, and notes in a file what it reads and makes, for `test_run`. Globals: RECIPE, FOLDER, NOTES, CACHE."""
+"""A run that starts, and notes in a file what it reads and makes, for `test_run`.
+
+Globals: RECIPE, FOLDER, NOTES, CACHE.
+"""
 
 import os
 
