@@ -39,6 +39,10 @@ def opened(source: TripletSource) -> TripletSet:
 
 def _state(source: TripletSource) -> list[Any] | None:
     """All that the triplets depend on, None if that cannot be told."""
+    kind = type(source)
+    loads, tells = (next(base for base in kind.__mro__ if name in vars(base)) for name in ("load", "depends_on"))
+    if not issubclass(tells, loads):  # what a source's `depends_on` says is not of its subclass' `load`
+        return None
     paths = source.depends_on()
     if paths is None:
         return None
@@ -46,7 +50,7 @@ def _state(source: TripletSource) -> list[Any] | None:
         files = [(str(path.resolve()), path.stat()) for path in paths]
     except OSError:
         return None  # loading will say what is wrong
-    kind, options = type(source), source.model_dump(mode="json", exclude={"weight"})
+    options = source.model_dump(mode="json", exclude={"weight"})
     return [
         [FORMAT, version("rtd-plugin"), f"{kind.__module__}.{kind.__qualname__}", options],
         [[path, file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino] for path, file in files],

@@ -134,6 +134,7 @@ def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Ad
 
     total, done, end = sum(part.count for part in sets), 0, 0
     numbers, used = Numbers(), np.zeros(2**16, dtype=bool)
+    encode_text("a")  # the tokenizer is loaded, before several threads do it at once
     pieces = (columns for part in sets for columns in by_column(part.triplets, PIECE))
     with ExitStack() as stack:
         tokens, starts, triplets = (
@@ -153,4 +154,4 @@ def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Ad
             used[texts.values] = True
             done += len(piece.triplets)
             advance(done, total)
-    np.flatnonzero(used).astype(np.uint16).tofile(folder / "vocabulary.u16")
+    (folder / "vocabulary.u16").write_bytes(np.flatnonzero(used).astype(np.uint16).tobytes())

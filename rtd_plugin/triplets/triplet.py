@@ -85,7 +85,7 @@ class TripletSource(BaseModel, ABC):
     def depends_on(self) -> Iterable[Path] | None:
         """The files that tell, together with the source's options, which triplets there are.
 
-        As long as they do not change, later runs start without loading the triplets. None, if not overridden: something
+        As long as neither changes, later runs start without loading the triplets. None, if not overridden: something
         else counts too, and every run loads them.
         """
         return None

@@ -222,6 +222,22 @@ def test_a_cache_that_cannot_be_written(tmp_path, settled, loads, monkeypatch):
     assert len(loads) == 1
 
 
+def test_a_subclass_with_a_load_of_its_own_tells_for_itself(tmp_path, settled, loads):
+    class Some(JsonTriplets):
+        def load(self):
+            return super().load()
+
+    class Told(Some):
+        def depends_on(self):
+            return [self.path]
+
+    path = json_source(tmp_path).path
+    for kind, times in ((Some, 2), (Told, 3)):
+        opened(kind(path=path))
+        opened(kind(path=path))
+        assert len(loads) == times
+
+
 def test_sources_that_cannot_tell_are_loaded(cache):
     class Endless(TripletSource):
         name = "endless"
