@@ -22,7 +22,7 @@ Encode = Callable[[str], Iterable[int]]
 
 
 class Ragged(NamedTuple):
-    """Rows of different lengths: (T,) uint16, one row after the other, and (N,) int64, their lengths."""
+    """Rows of different lengths: (T,) integers, one row after the other, and (N,) int64, their lengths."""
 
     values: np.ndarray
     lengths: np.ndarray
@@ -45,7 +45,7 @@ class Piece:
     """N triplets as tokens.
 
     Attributes:
-        texts: tokens of their M texts, in the order in which triplets name them first; some may be equal.
+        texts: tokens, uint16, of their M texts, in the order in which triplets name them first; some may be equal.
         keys: (M, 2) uint64, hashes of the texts: equal for equal texts only.
         triplets: (N, 3) int64, which of the texts are reference, condition and target.
     """
