@@ -1,6 +1,5 @@
 """`rtd-plugin triplets build`."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +71,7 @@ def rules(
       rtd-plugin triplets build rules captions.txt --output triplets.jsonl --backbone ViT-L-14 --pretrained openai
     """
     # These bring torch along, which `--help` does not wait for.
+    from rtd_plugin.triplets.parallel import processors
     from rtd_plugin.triplets.rules.build import build
 
     embed, name = None, ""
@@ -88,7 +88,7 @@ def rules(
             column=column,
             per_caption=per_caption,
             seed=seed,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or processors(),
             embed=embed,
             backbone=name,
             progress=advance,

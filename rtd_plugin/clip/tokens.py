@@ -29,7 +29,16 @@ def _tokenizer() -> SimpleTokenizer:
     # Inside a host, adapters are imported without ever tokenising: open_clip would bring a dozen packages along.
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer()
+    tokenizer = SimpleTokenizer()
+    tokenizer.cache = _Full(tokenizer.cache)  # it would keep every word that ever comes; encode_word keeps some
+    return tokenizer
+
+
+class _Full(dict[str, str]):
+    """A dictionary that takes no more."""
+
+    def __setitem__(self, word: str, pieces: str) -> None:
+        pass
 
 
 def _clean(text: str) -> str:
@@ -42,7 +51,7 @@ def _clean(text: str) -> str:
 
 
 @lru_cache(maxsize=2**17)
-def _encode_word(word: str) -> tuple[int, ...]:
+def encode_word(word: str) -> tuple[int, ...]:
     """Token ids of a word of a text that is cleaned already; special tokens spelt out in it are left out."""
     tokenizer = _tokenizer()
     ids: list[int] = []
@@ -62,7 +71,7 @@ def encode_text(text: str) -> list[int]:
 
     No token of CLIP's spans white space, so a text's tokens are those of its words, of which texts have few.
     """
-    return [token for word in _clean(text).lower().split() for token in _encode_word(word)]
+    return [token for word in _clean(text).lower().split() for token in encode_word(word)]
 
 
 def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) -> Tensor:

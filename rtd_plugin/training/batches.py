@@ -14,6 +14,7 @@ from torch import Tensor
 from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import pad
 from rtd_plugin.errors import RTDError
+from rtd_plugin.triplets.numbers import mixed
 from rtd_plugin.triplets.token_store import TokenTriplet
 
 FEISTEL_ROUNDS = 6
@@ -113,17 +114,10 @@ def permuted(places: np.ndarray, size: int, seed: int) -> np.ndarray:
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask
         for key in keys:
-            left, right = right, left ^ (_mixed(right + key) & mask)
+            left, right = right, left ^ (mixed(right + key) & mask)
         result[outside] = (left << half) | right
         outside = result >= size
     return result.astype(np.int64)
-
-
-def _mixed(numbers: np.ndarray) -> np.ndarray:
-    """A hash of 64-bit numbers: the last steps of SplitMix64 (Steele et al. 2014)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
 
 
 def stream_seed(seed: int, *stream: int) -> int:

@@ -18,6 +18,7 @@ from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
+from rtd_plugin.triplets.known import opened
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.token_store import Advance, TokenStore, token_store
 
@@ -88,8 +89,8 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         RTDError: a part of it is missing, broken, or does not fit the others.
     """
     adapter = plugins.adapter(recipe.adapter)
-    sets = [source.load() for source in recipe.triplets]
-    mixture = Mixture([len(part.triplets) for part in sets], [source.weight for source in recipe.triplets])
+    sets = [opened(source) for source in recipe.triplets]
+    mixture = Mixture([part.count for part in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
     return Run(

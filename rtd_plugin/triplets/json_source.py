@@ -1,5 +1,6 @@
 """Text triplets in JSON: the file that RTD's authors distribute, and JSON lines as InstructPix2Pix publishes them."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from rtd_plugin.hookspecs import hookimpl
@@ -44,6 +45,10 @@ class JsonTriplets(TripletSource):
             RTDError: the file cannot be read or holds no triplet, or a record is broken and skip_invalid is not set.
         """
         return load_records(str(self.path), records(self.path, self.keys), self.keys, self.skip_invalid)
+
+    def depends_on(self) -> list[Path]:
+        """The file."""
+        return [self.path]
 
 
 class InstructPix2PixTriplets(JsonTriplets):

@@ -14,6 +14,7 @@ from rtd_plugin.errors import RTDError
 
 LONGEST_LINE = 1 << 20  # bytes; a longer line is no record
 LARGEST_WHOLE = 10**9  # bytes of a JSON file that is no JSON lines, which has to be read whole
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NAMES = ("reference", "condition", "target")
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can spell NUL and half a surrogate pair; UTF-8 lacks the latter
 
@@ -152,7 +153,7 @@ def _has_lines(file: BinaryIO) -> bool:
     """Whether a file is JSON lines, told from its first two filled lines, either of which may be broken."""
     filled = (line for _, line in lines(file))
     first, second = next(filled, b""), next(filled, b"")
-    if not second or (isinstance(first, bytes) and first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")):
+    if not second or (isinstance(first, bytes) and first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")):
         return False
     if isinstance(second, bytes) and second.lstrip().startswith(b"{"):  # in an object of lists no line begins so
         return True
@@ -187,7 +188,7 @@ def _parsed(line: bytes) -> object:
 def parse(content: bytes) -> object:
     """A JSON value; ValueError says where it breaks."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.removeprefix(BYTE_ORDER_MARK).decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start + 1:,} is not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -205,10 +206,12 @@ def text_of(record: object, column: Column) -> str:
     """
     if isinstance(record, Fault):
         raise record
-    if not isinstance(record, Mapping):
+    if not isinstance(record, (dict, Mapping)):  # asking for a dict first takes a tenth of the time
         raise Fault("not an object")
-    key = next((name for name in column if name in record), None)
-    if key is None:
+    for key in column:
+        if key in record:
+            break
+    else:
         raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing")
     if fault := text_fault(record[key]):
         raise Fault(f"`{key}` is {fault}")
@@ -217,6 +220,8 @@ def text_of(record: object, column: Column) -> str:
 
 def text_fault(text: object) -> str:
     """What keeps a value from being a caption or a condition, "" for nothing."""
+    if isinstance(text, str) and text.isascii() and text[:1].isalnum() and "\0" not in text:
+        return ""  # nearly always, and sooner than by what follows
     if isinstance(text, str) and not _NOT_TEXT.search(text):
         # Not the text alone: "$" is taken out before training, as `clip.tokens.clean_caption` does.
         return "" if text.replace("$", "").strip() else "empty"

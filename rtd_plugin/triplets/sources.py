@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -21,6 +23,8 @@ from rtd_plugin.triplets.reading import (
 )
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
+DIGESTED = 4096  # triplets whose texts are joined, and digested, at once
+
 
 def load_records(where: str, found: Iterable[Record], columns: Sequence[Column], skip_invalid: bool) -> TripletSet:
     """The triplets among records.
@@ -37,22 +41,25 @@ def load_records(where: str, found: Iterable[Record], columns: Sequence[Column],
     from rtd_plugin.triplets.tables import collect  # pyarrow, which help must not wait for
 
     digest = hashlib.sha256()
-    count, broken, first_fault = 0, 0, ""
+    broken, first_fault = 0, ""
+    reference, condition, target = columns
 
     def triplets() -> Iterator[Triplet]:
-        nonlocal count, broken, first_fault
+        nonlocal broken, first_fault
         for place, record in found:
             try:
-                triplet = Triplet(*(text_of(record, column) for column in columns))
+                yield Triplet(text_of(record, reference), text_of(record, condition), text_of(record, target))
             except Fault as fault:
                 first_fault = first_fault or f"{place}: {fault}"
                 broken += 1
-            else:
-                count += 1
-                digest.update("".join(f"{text}\0" for text in triplet).encode())  # NUL is in no caption
-                yield triplet
 
-    kept = collect(triplets())
+    def digested(triplets: Iterator[Triplet]) -> Iterator[Triplet]:
+        while some := list(islice(triplets, DIGESTED)):
+            digest.update("\0".join((*chain.from_iterable(some), "")).encode())  # NUL is in no caption
+            yield from some
+
+    kept = collect(digested(triplets()))
+    count = len(kept)
     if broken and not (skip_invalid and count):
         remedy = "repair the file" if skip_invalid else "repair the file or set `skip_invalid: true`"
         raise RTDError(f"{where}, {first_fault} (broken records: {broken:,} of {broken + count:,}); {remedy}")
@@ -94,6 +101,10 @@ class CsvTriplets(_Columns):
         columns = columns_of(self.columns)
         return load_records(str(self.path), records(self.path, columns), columns, self.skip_invalid)
 
+    def depends_on(self) -> list[Path]:
+        """The file."""
+        return [self.path]
+
 
 class ParquetSource(_Columns):
     """Triplets of a Parquet file, which stay there: rows are decoded, and found broken, as they are read.
@@ -120,6 +131,10 @@ class ParquetSource(_Columns):
         if not len(table):
             raise RTDError(f"{self.path} holds no triplets; name a file that has some")
         return TripletSet(table, self._digest)
+
+    def depends_on(self) -> list[Path]:
+        """The file."""
+        return [self.path]
 
     def _digest(self) -> str:
         """SHA-256 of the whole file and the columns' names."""

@@ -3,18 +3,46 @@
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate, chain, islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets.triplet import Triplet
 
-BATCH = 1 << 16  # rows that are handled at once; so many also stay in memory
+BATCH = 1 << 16  # rows that stay in memory; of more, a quarter of so many is handled at once
+SOUND = "^[ -~]*[!-#%-~][ -~]*$"  # text that `reading.text_fault` finds nothing wrong with: most, if not all
 SCHEMA = pa.schema([(name, pa.large_string()) for name in Triplet._fields])
+
+
+def by_column(triplets: Sequence[Triplet], rows: int) -> Iterator[list[pa.Array]]:
+    """Triplets in order, some at a time, by column: arrays of references, conditions and targets.
+
+    Args:
+        triplets: any; of those of this module no Python objects are made.
+        rows: how many at a time, at most.
+    """
+    if isinstance(triplets, (ArrowTriplets, ParquetTriplets)):
+        for batch in triplets.batches():
+            for start in range(0, batch.num_rows, rows):
+                yield batch.slice(start, rows).columns
+        return
+    triplets = iter(triplets)
+    while some := list(islice(triplets, rows)):
+        yield [_array(column) for column in zip(*some, strict=True)]
+
+
+def _array(texts: Sequence[str]) -> pa.Array:
+    try:
+        return pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:  # half a surrogate pair, which no file has: what the tokenizer would put in its place
+        return pa.array([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
 
 
 def collect(triplets: Iterable[Triplet]) -> Sequence[Triplet]:
@@ -30,7 +58,7 @@ def collect(triplets: Iterable[Triplet]) -> Sequence[Triplet]:
     with tempfile.NamedTemporaryFile(prefix="rtd-plugin-", suffix=".arrow") as file:
         try:
             with pa.OSFile(file.name, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-                for rows in chain([first], iter(lambda: list(islice(triplets, BATCH)), [])):
+                for rows in chain([first], iter(lambda: list(islice(triplets, BATCH // 4)), [])):
                     columns = zip(*rows, strict=True)
                     writer.write_batch(
                         pa.record_batch([pa.array(column, pa.large_string()) for column in columns], schema=SCHEMA)
@@ -61,6 +89,10 @@ class ArrowTriplets(Sequence[Triplet]):
         batch = self._batches[number]
         row = index - (self._ends[number] - batch.num_rows)
         return Triplet(*(column[row].as_py() for column in batch.columns))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All triplets, by column."""
+        return iter(self._batches)
 
     def __iter__(self) -> Iterator[Triplet]:
         for batch in self._batches:
@@ -107,21 +139,43 @@ class ParquetTriplets(Sequence[Triplet]):
         """The columns' values, row by row from one on."""
         group = bisect_right(self._starts, start) - 1
         skip = start - self._starts[group]
-        groups = range(group, len(self._starts) - 1)
-        try:
-            for batch in self._file.iter_batches(BATCH // 4, row_groups=groups, columns=self.columns):
+        with self._readable():
+            for batch in self._decoded(range(group, len(self._starts) - 1)):
                 if skip < batch.num_rows:
                     batch = batch.slice(skip)
-                    yield from zip(*(batch.column(name).to_pylist() for name in self.columns), strict=True)
+                    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 skip = max(0, skip - batch.num_rows)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All triplets, by column."""
+        done = 0
+        with self._readable():
+            for batch in self._decoded(range(len(self._starts) - 1)):
+                sound = [pc.match_substring_regex(column.cast(pa.large_string()), SOUND) for column in batch.columns]
+                doubted = ~np.logical_and.reduce([column.fill_null(False).to_numpy(False) for column in sound])
+                for row in np.flatnonzero(doubted).tolist():
+                    self._checked(done + row + 1, [column[row].as_py() for column in batch.columns])
+                done += batch.num_rows
+                yield batch
+
+    def _decoded(self, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+        for batch in self._file.iter_batches(BATCH // 4, row_groups=list(groups), columns=self.columns):
+            yield batch.select(self.columns)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise RTDError(f"{self.path}: broken Parquet file ({error})") from error
 
+    def _checked(self, number: int, values: Sequence[object]) -> Triplet:
+        if fault := self._check(values):
+            raise RTDError(f"{self.path}, row {number:,}: {fault}; repair the file or set `skip_invalid: true`")
+        return Triplet(*values)
+
     def _from(self, start: int) -> Iterator[Triplet]:
-        for number, values in enumerate(self.rows(start), start + 1):
-            if fault := self._check(values):
-                raise RTDError(f"{self.path}, row {number:,}: {fault}; repair the file or set `skip_invalid: true`")
-            yield Triplet(*values)
+        return (self._checked(number, values) for number, values in enumerate(self.rows(start), start + 1))
 
     def __iter__(self) -> Iterator[Triplet]:
         return self._from(0)

@@ -7,11 +7,12 @@ triplet's three texts; `vocabulary.u16`, the token ids that occur.
 
 import hashlib
 import json
-from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from copy import copy
+from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +23,12 @@ from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import cache_folder, written_atomically
 from rtd_plugin.triplets.mixture import Mixture
+from rtd_plugin.triplets.parallel import in_order, processors
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
 
 FORMAT = 1
-PIECE = 2**14  # triplets between two reports of progress, and two writes
+PIECE = 2**13  # triplets that are tokenised at once, and written; progress is reported after each
+MOST_THREADS = 4  # what reads, numbers and writes texts keeps no more busy
 
 Advance = Callable[[int, int], None]
 
@@ -107,7 +110,7 @@ def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = l
         FORMAT,
         version("open_clip_torch"),
         prompt.placeholder,
-        *((part.digest, len(part.triplets)) for part in sets),
+        *((part.digest, part.count) for part in sets),
     ]
     folder = cache_folder() / "tokens" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
     if not folder.is_dir():
@@ -124,30 +127,31 @@ def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = l
 
 
 def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Advance) -> None:
-    """Tokenise triplets and write their store's arrays, piece by piece."""
-    total, done = sum(len(part.triplets) for part in sets), 0
-    numbers: dict[bytes, int] = {}  # of the distinct texts
-    lengths, rows, fresh, used = array("q", [0]), array("I"), [], set()
+    """Tokenise triplets, and number, in their order, and write the texts that no earlier piece had."""
+    from rtd_plugin.triplets.numbers import Numbers
+    from rtd_plugin.triplets.tables import by_column
+    from rtd_plugin.triplets.tokenising import tokenised_piece
 
-    def number(ids: Sequence[int]) -> int:
-        text = array("H", ids).tobytes()
-        known = numbers.get(text)
-        if known is None:
-            known = numbers[text] = len(numbers)
-            fresh.append(text)
-            lengths.append(len(ids))
-            used.update(ids)
-        return known
-
-    with (folder / "tokens.u16").open("wb") as tokens, (folder / "triplets.u32").open("wb") as triplets:
-        for triplet in chain.from_iterable(part.triplets for part in sets):
-            reference, condition, target, _ = tokenised(triplet, prompt)
-            rows.extend((number(reference), number(condition), number(target)))
-            done += 1
-            if done % PIECE == 0 or done == total:
-                tokens.write(b"".join(fresh))
-                triplets.write(rows)
-                del fresh[:], rows[:]
-                advance(done, total)
-    np.cumsum(lengths, dtype=np.int64).tofile(folder / "starts.i64")
-    np.array(sorted(used), dtype=np.uint16).tofile(folder / "vocabulary.u16")
+    total, done, end = sum(part.count for part in sets), 0, 0
+    numbers, used = Numbers(), np.zeros(2**16, dtype=bool)
+    encode_text("a")  # the tokenizer is loaded, before several threads do it at once
+    pieces = (columns for part in sets for columns in by_column(part.triplets, PIECE))
+    with ExitStack() as stack:
+        tokens, starts, triplets = (
+            stack.enter_context((folder / name).open("wb")) for name in ("tokens.u16", "starts.i64", "triplets.u32")
+        )
+        starts.write(np.zeros(1, np.int64))
+        threads = min(processors(), MOST_THREADS)
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        for piece in in_order(pool, partial(tokenised_piece, prompt=prompt), pieces, ahead=threads):
+            places, new = numbers.of(piece.keys)
+            texts = piece.texts.take(new)
+            ends = end + np.cumsum(texts.lengths)
+            end += len(texts.values)
+            tokens.write(texts.values)
+            starts.write(ends)
+            triplets.write(places[piece.triplets])
+            used[texts.values] = True
+            done += len(piece.triplets)
+            advance(done, total)
+    (folder / "vocabulary.u16").write_bytes(np.flatnonzero(used).astype(np.uint16).tobytes())

@@ -1,8 +1,9 @@
 """What a text triplet is, and what a source of them must offer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,14 +22,30 @@ class TripletSet:
 
     Args:
         triplets: a sequence that need not be in memory: iterating, and slices in order, are always cheap.
-        digest: of the content: equal digests, equal triplets in equal order. A function is called when it is asked for.
+        digest: of the content: equal digests, equal triplets in equal order.
         skipped: broken records that were left out.
+        count: how many triplets there are, if that is known without them.
+
+    Of triplets and digest, a function is called when they are first asked for.
     """
 
-    def __init__(self, triplets: Sequence[Triplet], digest: str | Callable[[], str], skipped: int = 0) -> None:
-        self.triplets = triplets
+    def __init__(
+        self,
+        triplets: Sequence[Triplet] | Callable[[], Sequence[Triplet]],
+        digest: str | Callable[[], str],
+        skipped: int = 0,
+        count: int | None = None,
+    ) -> None:
         self.skipped = skipped
-        self._digest = digest
+        self._triplets, self._digest, self._count = triplets, digest, count
+
+    @cached_property
+    def triplets(self) -> Sequence[Triplet]:
+        return self._triplets() if callable(self._triplets) else self._triplets
+
+    @cached_property
+    def count(self) -> int:
+        return len(self.triplets) if self._count is None else self._count
 
     @cached_property
     def digest(self) -> str:
@@ -64,3 +81,11 @@ class TripletSource(BaseModel, ABC):
         Raises:
             RTDError: a file is missing or a record is broken; the message names file and record.
         """
+
+    def depends_on(self) -> Iterable[Path] | None:
+        """The files that tell, together with the source's options, which triplets there are.
+
+        As long as neither changes, later runs start without loading the triplets. None, if not overridden: something
+        else counts too, and every run loads them.
+        """
+        return None

@@ -1,8 +1,7 @@
-"""How fast RTD trains, against a step with the cost profile of the authors' own, and how it grows with the triplets.
+"""How fast RTD trains, against a step with the cost profile of the authors' own.
 
     python tests/benchmarks/speed.py steps [--tower ViT-B-32] [--triplets 32] [--threads 1] [--steps 7]
         [--captions FILE --conditions FILE] [--authors REPOSITORY --authors-python PYTHON]
-    python tests/benchmarks/speed.py growth [--sizes 10000 100000 1000000] [--captions FILE --conditions FILE]
 
 Captions are the last column of a tab-separated file, conditions the field `caption` of a JSON list (as CIRR's are);
 without them the miniature's triplets serve. Weights are random: speed does not depend on them.
@@ -14,8 +13,6 @@ without them the miniature's triplets serve. Weights are random: speed does not 
 * `authors`: where their repository is given, their own functions in the order of their own loop, tokens ready made.
 * `first epoch`: `rtd-plugin train`'s step when it sees the captions for the first time; tokens are read from the store.
 * `kept`: the same, with the captions' features there.
-
-`growth` makes token stores of ever more triplets, and starts a run on each.
 """
 
 import argparse
@@ -61,21 +58,6 @@ RATE = 1e-5
 SEED = 12345
 
 
-class Repeated(Sequence[Triplet]):
-    """Triplets over and over, without taking more memory."""
-
-    def __init__(self, triplets: Sequence[Triplet], count: int):
-        self.triplets, self.count = triplets, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, place: int) -> Triplet:
-        if place >= self.count:
-            raise IndexError(place)
-        return self.triplets[place % len(self.triplets)]
-
-
 class Real(TripletSource):
     """Captions and conditions put together as they come."""
 
@@ -83,24 +65,21 @@ class Real(TripletSource):
 
     captions: str | None = None
     conditions: str | None = None
-    count: int | None = None
 
     def load(self) -> TripletSet:
         if self.captions is None:
-            triplets = MiniatureTriplets(count=min(self.count or 20000, 20000)).load().triplets
-        else:
-            lines = Path(self.captions).read_text(encoding="utf-8").splitlines()
-            captions = [line.split("\t")[-1] for line in lines if line.strip()]
-            random.Random(0).shuffle(captions)
-            conditions = [record["caption"] for record in json.loads(Path(self.conditions).read_text(encoding="utf-8"))]
-            random.Random(0).shuffle(conditions)
-            pairs = zip(captions[::2], captions[1::2], strict=False)
-            triplets = [
-                Triplet(reference, conditions[number % len(conditions)], target)
-                for number, (reference, target) in enumerate(pairs)
-            ]
-        count = self.count or len(triplets)
-        return TripletSet(Repeated(triplets, count), f"{self.captions} {self.conditions} {count}")
+            return MiniatureTriplets(count=20000).load()
+        lines = Path(self.captions).read_text(encoding="utf-8").splitlines()
+        captions = [line.split("\t")[-1] for line in lines if line.strip()]
+        random.Random(0).shuffle(captions)
+        conditions = [record["caption"] for record in json.loads(Path(self.conditions).read_text(encoding="utf-8"))]
+        random.Random(0).shuffle(conditions)
+        pairs = zip(captions[::2], captions[1::2], strict=False)
+        triplets = [
+            Triplet(reference, conditions[number % len(conditions)], target)
+            for number, (reference, target) in enumerate(pairs)
+        ]
+        return TripletSet(triplets, f"{self.captions} {self.conditions}")
 
 
 def build_tower(name: str) -> TextTower:
@@ -109,13 +88,13 @@ def build_tower(name: str) -> TextTower:
     return TextTower(width=width, features=width, layers=LAYERS.get(name, 12), heads=width // 64)
 
 
-def make_run(args: argparse.Namespace, folder: Path, count: int | None = None) -> Run:
+def make_run(args: argparse.Namespace, folder: Path) -> Run:
     """A run such as `load_run` gives, of a random tower."""
     tower = torch.load(folder / "tower.pt", weights_only=True, mmap=True)
     tower = TextTower.from_state_dict(tower).eval().requires_grad_(False)
     projection = Phi(tower.features, tower.width).eval().requires_grad_(False)
     projection.load_state_dict(torch.load(folder / "projection.pt", weights_only=True))
-    source = Real(captions=args.captions, conditions=args.conditions, count=count)
+    source = Real(captions=args.captions, conditions=args.conditions)
     recipe = Recipe(
         adapter="lincir",
         backbone=Backbone(model="ViT-B-32"),
@@ -339,56 +318,9 @@ def common(args: argparse.Namespace) -> list[str]:
     return ["--tower", args.tower, "--triplets", str(args.triplets), "--threads", str(args.threads), *texts]
 
 
-def growth(args: argparse.Namespace) -> None:
-    print(
-        "| triplets | store built in, CPU | texts/s | store MB | start-up s | anonymous MB | file-backed MB | step s |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        prepare(args, folder)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RTD_PLUGIN_CACHE": str(folder / "cache")}
-        for size in args.sizes:
-            own = [sys.executable, __file__, "started", "--folder", temporary, *common(args), "--sizes", str(size)]
-            made, again = (
-                json.loads(subprocess.run(own, env=environment, stdout=subprocess.PIPE, check=True).stdout)
-                for _ in range(2)
-            )
-            bytes_ = sum(path.stat().st_size for path in (folder / "cache" / "tokens").rglob("*") if path.is_file())
-            print(
-                f"| {size:,} | {made['store']:.1f} s | {3 * size / made['store']:,.0f} | {bytes_ / 2**20:.0f} "
-                f"| {again['ready']:.1f} | {again['anonymous']:.0f} | {again['file']:.0f} | {again['step']:.2f} |",
-                flush=True,
-            )
-
-
-def started(args: argparse.Namespace) -> None:
-    """Start a run on so many triplets, take three steps, and tell what that took."""
-    torch.set_num_threads(1)
-    folder, (size,) = Path(args.folder), args.sizes
-    part = Real(captions=args.captions, conditions=args.conditions, count=size).load()
-    tokenised(Triplet("", "", ""), LinCIR.prompt)  # the tokenizer is loaded
-    began = time.process_time()
-    token_store([part], LinCIR.prompt)
-    store = time.process_time() - began
-    run = make_run(args, folder, size)
-    run.recipe.__dict__["shuffle"] = True
-    stepper = Stepper(run, make_accelerator(run.recipe))
-    ready = time.perf_counter() - BEGAN
-    for number in range(3):
-        began = time.perf_counter()
-        stepper.take(number, RATE)
-    step = time.perf_counter() - began
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    anonymous, file = (int(status[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))
-    print(json.dumps({"store": store, "ready": ready, "anonymous": anonymous, "file": file, "step": step}))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "what", choices=["steps", "growth", "side", "started"], help="the last two: by the program itself"
-    )
+    parser.add_argument("what", choices=["steps", "side"], help="the last one: by the program itself")
     parser.add_argument("--tower", choices=list(TOWERS), default="ViT-B-32")
     parser.add_argument("--triplets", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
@@ -397,11 +329,10 @@ def main() -> None:
     parser.add_argument("--conditions")
     parser.add_argument("--authors", help="their repository, unpacked")
     parser.add_argument("--authors-python", default=sys.executable)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    {"steps": steps, "growth": growth, "side": side, "started": started}[args.what](args)
+    {"steps": steps, "side": side}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import os
 import random
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +20,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_text, written_atomically
 from rtd_plugin.triplets.captions import Caption, digest, parts, read_captions
 from rtd_plugin.triplets.checks import mark_of, problems_of
+from rtd_plugin.triplets.parallel import in_order
 from rtd_plugin.triplets.reading import Fault
 from rtd_plugin.triplets.rules.edits import edits
 from rtd_plugin.triplets.rules.lexicon import Counts, Embed, Lexicon, count
@@ -178,14 +179,8 @@ class _Workers(ExitStack):
         if self._pool is None:
             yield from map(function, jobs)
             return
-        ahead: deque[Any] = deque()
         try:
-            for job in jobs:
-                ahead.append(self._pool.submit(function, job))
-                if len(ahead) > 2 * self._number:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            yield from in_order(self._pool, function, jobs, ahead=2 * self._number)
         except BrokenProcessPool as error:
             raise RTDError(
                 "a worker process was killed, most likely for want of memory: use fewer --workers; "

@@ -1,0 +1,38 @@
+"""Runs start: of several on one machine, one reads the triplets and makes their tokens; later ones find both."""
+
+import pytest
+
+from rtd_plugin.triplets import known
+from rtd_plugin.triplets.json_source import JsonTriplets
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "cache"))
+
+
+def test_of_several_processes_one_reads_and_tokenises(start, recipe_file, tmp_path):
+    notes = tmp_path / "notes"
+    common = {"RECIPE": recipe_file, "NOTES": notes, "CACHE": tmp_path / "cache"}
+    for started, names in enumerate([("one", "two", "three"), ("four",)]):
+        processes = [start("starting.py", FOLDER=tmp_path / name, **common) for name in names]
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * len(names), started
+        assert notes.read_text().split() == ["read", "made"]
+    assert len({path.read_text() for path in tmp_path.glob("notes-*")}) == 1
+    assert len(list(tmp_path.glob("notes-*"))) == 4
+
+
+def test_a_second_start_finds_what_the_first_recorded(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(known, "TICK", -(10**12))
+    with (tmp_path / "triplets.jsonl").open("a") as file:
+        file.write("{}\n")
+    overrides = [f"triplets=[{{source: json, path: {tmp_path / 'triplets.jsonl'}, skip_invalid: true, weight: 2}}]"]
+    first = make_run("one", *overrides)
+    monkeypatch.setattr(JsonTriplets, "load", None)
+    again = make_run("two", *overrides)
+    assert (again.skipped, again.triplet_digests) == (first.skipped, first.triplet_digests)
+    assert first.skipped == 1
+    assert again.triplets.key == first.triplets.key
+    assert list(again.triplets) == list(first.triplets)
