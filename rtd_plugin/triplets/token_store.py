@@ -92,7 +92,9 @@ class TokenStore(Sequence[TokenTriplet]):
 def _mapped(path: Path) -> np.ndarray:
     kind = path.suffix.removeprefix(".")
     dtype = np.dtype(f"{kind[0]}{int(kind[1:]) // 8}")
-    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)  # nothing cannot be mapped
+    if not path.stat().st_size:
+        return np.empty(0, dtype)  # nothing cannot be mapped
+    return np.asarray(np.memmap(path, dtype, mode="r"))  # of numpy's own type, which is sooner indexed
 
 
 def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = lambda done, total: None) -> TokenStore:
