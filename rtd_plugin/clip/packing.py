@@ -41,6 +41,8 @@ class Packing:
             own; the last block is filled up with copies of its last node.
         mask: (S, T, A + T) fp32: 0 for those of its block's keys that a node attends to, and -inf for the others.
         ends: (U,) the node of each distinct text's end token.
+        paths, path_mask: (U, L) the nodes of each distinct text, then any; (U, 1, L) fp32: 0 for the text's own, and -inf
+            for the others.
         texts: (B,) which of the distinct texts each text is.
     """
 
@@ -51,6 +53,8 @@ class Packing:
     keys: Tensor
     mask: Tensor
     ends: Tensor
+    paths: Tensor
+    path_mask: Tensor
     texts: Tensor
 
     def to(self, device: torch.device) -> "Packing":
@@ -84,6 +88,8 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
         "keys": keys,
         "mask": mask,
         "ends": paths[np.arange(len(rows)), lengths - 1],
+        "paths": paths,
+        "path_mask": _mask(np.arange(length) < lengths[:, None, None]),
         "texts": texts.reshape(-1),
     }
     return Packing(**{name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -107,7 +113,11 @@ def _blocks(paths: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> tup
     mask &= place[:, None, :] <= positions[nodes][:, :, None]
     mask[:, np.arange(size), deepest + np.arange(size)] = True
     keys = np.concatenate([np.where(left, ancestors, 0), nodes], axis=1)
-    return keys, np.where(mask, np.float32(0), np.float32("-inf"))
+    return keys, _mask(mask)
+
+
+def _mask(attends: np.ndarray) -> np.ndarray:
+    return np.where(attends, np.float32(0), np.float32("-inf"))
 
 
 class PackedTower(nn.Module):
@@ -197,9 +207,11 @@ class PackedTower(nn.Module):
 
 def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
     """What a block gives at each node, (N, W), from (N, W)."""
-    attention, width = block.attn, x.shape[1]
+    attention, (nodes, width), (blocks, size, _) = block.attn, x.shape, packing.mask.shape
     qkv = linear_of(block.ln_1, x, attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
-    x = x + attention.out_proj(attend(qkv[:, :width], qkv[:, width:], attention.heads, packing))
+    query = F.pad(qkv[:, :width], (0, 0, 0, blocks * size - nodes)).view(blocks, size, width)
+    attended = attend(query, qkv[:, width:], attention.heads, packing.keys, packing.mask)  # (S, T, W)
+    x = x + attention.out_proj(attended.flatten(0, 1)[:nodes])
     return x + perceive(block, x)
 
 
@@ -209,8 +221,8 @@ def read(block: Block, x: Tensor, packing: Packing) -> Tensor:
     normed = block.ln_1(x)
     kv = F.linear(normed, attention.in_proj_weight[width:], attention.in_proj_bias[width:])  # (N, 2W)
     query = F.linear(normed[ends], attention.in_proj_weight[:width], attention.in_proj_bias[:width])  # (U, W)
-    query = query.new_zeros(x.shape).index_copy(0, ends, query)  # (N, W): that of other nodes does not matter
-    x = x[ends] + attention.out_proj(attend(query, kv, attention.heads, packing)[ends])
+    attended = attend(query.unsqueeze(1), kv, attention.heads, packing.paths, packing.path_mask)  # (U, 1, W)
+    x = x[ends] + attention.out_proj(attended.squeeze(1))
     return x + perceive(block, x)
 
 
@@ -221,12 +233,20 @@ def perceive(block: Block, x: Tensor) -> Tensor:
     return linear_of(mlp.gelu, hidden, mlp.c_proj.weight, mlp.c_proj.bias)
 
 
-def attend(query: Tensor, kv: Tensor, heads: int, packing: Packing) -> Tensor:
-    """Each node's attention over itself and its ancestors, (N, W), of queries (N, W), keys and values (N, 2W)."""
-    nodes, (blocks, size, _) = len(kv), packing.mask.shape
-    kv = F.embedding(packing.keys, kv)  # (S, A + T, 2W)
-    key, value = kv.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # 2 × (S, heads, A + T, W / heads)
-    filled = (0, 0, 0, blocks * size - nodes)
-    query = F.pad(query, filled).view(blocks, size, heads, -1).transpose(1, 2)  # (S, heads, T, W / heads)
-    x = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.mask.unsqueeze(1).to(query))
-    return x.transpose(1, 2).flatten(2).flatten(0, 1)[:nodes]
+def attend(query: Tensor, kv: Tensor, heads: int, keys: Tensor, mask: Tensor) -> Tensor:
+    """Attention of groups of T queries over K nodes each.
+
+    Args:
+        query: (G, T, W).
+        kv: (N, 2W) keys and values of all nodes.
+        heads: among which W is divided.
+        keys: (G, K) the nodes.
+        mask: (G, T, K), added to the scores.
+
+    Returns:
+        (G, T, W).
+    """
+    key, value = F.embedding(keys, kv).unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # 2 × (G, H, K, W / H)
+    query = query.unflatten(2, (heads, -1)).transpose(1, 2)  # (G, H, T, W / H)
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1).to(query))
+    return x.transpose(1, 2).flatten(2)

@@ -29,6 +29,7 @@ from rtd_plugin.training.recipe import Optimizer
 from rtd_plugin.training.run import Run
 
 ORDER, NOISE = 0, 1  # a run's random streams
+UPDATED_TOGETHER = 4  # blocks on the way back: the activations that they free outweigh their gradients
 DECAY = "untrained_decay"  # in the optimizer's state, that of embeddings it does not know
 FROZEN_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -60,7 +61,7 @@ class Stepper:
         # Whoever clips, scales, exchanges or adds up gradients needs all of them before the first update.
         waits = recipe.optimizer.max_grad_norm is not None or accelerator.scaler is not None
         if not waits and recipe.accumulation == accelerator.num_processes == 1:
-            for block in self.tower.transformer.resblocks:  # its gradients come together
+            for block in self.tower.transformer.resblocks[::UPDATED_TOGETHER]:  # a block's gradients come together
                 block.attn.in_proj_weight.register_post_accumulate_grad_hook(lambda _: self._update())
         self.order = BatchOrder(
             len(run.triplets),

@@ -77,8 +77,9 @@ def test_captions_are_computed_once(stepper, monkeypatch, hard_negatives):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_blocks_are_updated_on_the_way_back(stepper, accumulation):
+def test_blocks_are_updated_on_the_way_back(stepper, monkeypatch, accumulation):
     """To the bit what updates at the end give, which clipping has to wait for."""
+    monkeypatch.setattr("rtd_plugin.training.step.UPDATED_TOGETHER", 1)
     overrides = (f"accumulation={accumulation}", "optimizer.weight_decay=0.5")
     early, late = stepper(*overrides), stepper(*overrides, "optimizer.max_grad_norm=1.0e9")
     most = {}

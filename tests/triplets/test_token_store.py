@@ -1,5 +1,6 @@
 """A token store holds what tokenising each triplet gives, is made once, and whole or not at all."""
 
+import mmap
 import resource
 from concurrent.futures import ThreadPoolExecutor
 
@@ -224,4 +225,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_a_store_is_mapped_not_read():
     store = token_store([as_set(TRIPLETS)], PROMPT)
-    assert all(isinstance(part, np.memmap) for part in (store._tokens, store._starts, store._triplets))
+    for part in (store._tokens, store._starts, store._triplets):
+        while isinstance(part, np.ndarray):
+            part = part.base
+        assert isinstance(part, mmap.mmap)
