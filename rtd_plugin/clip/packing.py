@@ -41,7 +41,7 @@ class Packing:
             own; the last block is filled up with copies of its last node.
         mask: (S, T, A + T) fp32: 0 for those of its block's keys that a node attends to, and -inf for the others.
         ends: (U,) the node of each distinct text's end token.
-        paths, path_mask: (U, L) the nodes of each distinct text, then any; (U, 1, L) fp32: 0 for the text's own, and -inf
+        paths, path_mask: (U, L) the nodes of each distinct text, then any; (U, 1, L) fp32: 0 for its own, and -inf
             for the others.
         texts: (B,) which of the distinct texts each text is.
     """

@@ -1,7 +1,7 @@
 """How fast RTD trains, against a step with the cost profile of the authors' own.
 
     python tests/benchmarks/speed.py steps [--tower ViT-B-32] [--triplets 32] [--threads 1] [--steps 7]
-        [--captions FILE --conditions FILE] [--authors REPOSITORY --authors-python PYTHON]
+        [--captions FILE --conditions FILE] [--authors REPOSITORY --authors-python PYTHON [--without-explicit]]
 
 Captions are the last column of a tab-separated file, conditions the field `caption` of a JSON list (as CIRR's are);
 without them the miniature's triplets serve. Weights are random: speed does not depend on them.
@@ -241,11 +241,9 @@ def matmul_peak(width: int, threads: int) -> float:
 class Side:
     """A side's process."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]):
+    def __init__(self, command: Sequence[str]):
         self.answers: list[dict[str, float]] = []
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = json.loads(self.process.stdout.readline())["ready"]
 
     def take(self, number: int) -> None:
@@ -255,19 +253,25 @@ class Side:
     def median(self, name: str) -> float:
         return statistics.median(answer[name] for answer in self.answers[1:])  # the first one warms up
 
+    def times(self, other: "Side") -> float:
+        """How many times as fast as another side, step by step: a machine's speed changes with its neighbours' work."""
+        pairs = zip(other.answers[1:], self.answers[1:], strict=True)
+        return statistics.median(slow["cpu"] / fast["cpu"] for slow, fast in pairs)
+
 
 def steps(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(args, folder)
-        environment = {"OMP_NUM_THREADS": str(args.threads), "RTD_PLUGIN_CACHE": str(folder / "cache")}
+        os.environ |= {"OMP_NUM_THREADS": str(args.threads), "RTD_PLUGIN_CACHE": str(folder / "cache")}
+        token_store([Real(captions=args.captions, conditions=args.conditions).load()], LinCIR.prompt)
         own = [sys.executable, __file__, "side", "--folder", temporary, *common(args)]
-        commands = {"explicit": [*own, "--side", "explicit"]}
+        commands = {} if args.without_explicit else {"explicit": [*own, "--side", "explicit"]}
         if args.authors:
             script = str(Path(__file__).with_name("authors_step.py"))
             commands["authors"] = [args.authors_python, script, args.authors, temporary, str(args.threads)]
         commands |= {"first epoch": [*own, "--side", "ours"], "kept": [*own, "--side", "ours"]}
-        sides = {name: Side(command, environment) for name, command in commands.items()}
+        sides = {name: Side(command) for name, command in commands.items()}
         for number in range(args.steps):
             for one in sides.values():
                 one.take(number)
@@ -280,7 +284,7 @@ def steps(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace, sides: dict[str, Side]) -> None:
-    base = sides.get("authors", sides["explicit"])
+    base = "authors" if "authors" in sides else "explicit"
     print(
         f"\n{args.tower}, {args.triplets} triplets, {args.threads} thread(s), fp32, medians of {args.steps - 1} steps\n"
     )
@@ -291,25 +295,23 @@ def report(args: argparse.Namespace, sides: dict[str, Side]) -> None:
     for name, one in sides.items():
         wall, cpu = one.median("seconds"), one.median("cpu")
         peak = max(answer["peak_mb"] for answer in one.answers)
-        ratios = [
-            f"{sides[other].median('cpu') / cpu:.1f}" if other in sides else "" for other in ("explicit", "authors")
-        ]
+        ratios = [f"{one.times(sides[other]):.1f}" if other in sides else "" for other in ("explicit", "authors")]
         passes = share = ""
         if "passes" in one.answers[0]:
             passes = f"{one.median('passes') / wall:,.0f}"
-            # Each step against the products right after it: a machine's speed changes with what its neighbours do.
-            # Threads that wait for each other burn CPU time, of the same kind in the step and in the products.
+            # Each step against the products right after it. Threads that wait for each other burn CPU time, of the
+            # same kind in the step and in the products.
             reached = statistics.median(
                 answer["operations"] / answer["cpu"] * args.threads / answer["matmul"] for answer in one.answers[1:]
             )
             share = f"{100 * reached:.0f} %"
-        memory = f"{peak:,.0f} ({peak / max(answer['peak_mb'] for answer in base.answers):.2f})"
+        memory = f"{peak:,.0f} ({peak / max(answer['peak_mb'] for answer in sides[base].answers):.2f})"
         rate = f"{args.triplets / wall:.1f}"
         print(f"| {' | '.join([name, f'{wall:.2f}', f'{cpu:.2f}', rate, *ratios, passes, share, memory])} |")
-    reference = [answer["loss"] for answer in sides["explicit"].answers]
+    reference = [answer["loss"] for answer in sides[base].answers]
     for name, one in sides.items():
         worst = max(abs(a["loss"] - b) / b for a, b in zip(one.answers, reference, strict=True))
-        print(f"largest difference of a loss, {name} to explicit: {worst:.1e}")
+        print(f"largest difference of a loss, {name} to {base}: {worst:.1e}")
     print(f"start-up: {', '.join(f'{name} {one.ready:.1f} s' for name, one in sides.items() if name != 'authors')}")
 
 
@@ -329,9 +331,12 @@ def main() -> None:
     parser.add_argument("--conditions")
     parser.add_argument("--authors", help="their repository, unpacked")
     parser.add_argument("--authors-python", default=sys.executable)
+    parser.add_argument("--without-explicit", action="store_true", help="where memory is short: only with --authors")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.without_explicit and not args.authors:
+        parser.error("--without-explicit needs --authors")
     {"steps": steps, "side": side}[args.what](args)
 
 
