@@ -21,7 +21,8 @@ def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
         x: (N, W).
         weight, bias: (V, W) and (V,).
     """
-    if torch.compiler.is_compiling():  # which chooses by itself what to compute again
+    # A compiler chooses by itself what to compute again.
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.linear(module(x), weight, bias)
     return _LinearOf.apply(module, x, weight, bias, *module.parameters())
 

@@ -31,7 +31,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rtd_plugin.training.memory import use_huge_pages
+
 BEGAN = time.perf_counter()  # of a side's process, before what takes long to import
+use_huge_pages()  # as `rtd-plugin train` does
 
 import torch  # noqa: E402
 from rtd_adapters.lincir import LinCIR, Phi  # noqa: E402
