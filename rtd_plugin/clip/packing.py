@@ -71,10 +71,17 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
     keys, lengths = tokens.numpy(), ends.numpy() + 1
     length = int(lengths.max())
     keys = np.where(np.arange(length) < lengths[:, None], keys[:, :length], NOTHING)
-    rows, texts = np.unique(keys, axis=0, return_inverse=True)  # (U, L), sorted: texts that begin alike are neighbours
-    new = rows != NOTHING  # where a text has a node that those before it do not have
-    lengths = new.sum(axis=1)  # (U,)
-    new[1:] &= ~np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1)
+    order = np.lexsort(keys.T[::-1])  # texts that begin alike are neighbours
+    keys = keys[order]
+    alike = np.logical_and.accumulate(keys[1:] == keys[:-1], axis=1)  # as far as a text is the one before it
+    distinct = np.concatenate([[True], ~alike[:, -1]])
+    texts = np.empty(len(keys), np.int64)
+    texts[order] = np.cumsum(distinct) - 1
+    rows = keys[distinct]  # (U, L)
+    there = rows != NOTHING
+    lengths = there.sum(axis=1)  # (U,)
+    new = there.copy()  # where a text has a node that those before it do not have
+    new[1:] &= ~alike[distinct[1:]]
     numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
     paths = np.maximum.accumulate(numbers, axis=0)  # (U, L) the nodes of each text, right up to its end
     ids, (owners, positions) = rows[new], np.nonzero(new)  # of each node; one text that it is in
@@ -89,8 +96,8 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
         "mask": mask,
         "ends": paths[np.arange(len(rows)), lengths - 1],
         "paths": paths,
-        "path_mask": _mask(np.arange(length) < lengths[:, None, None]),
-        "texts": texts.reshape(-1),
+        "path_mask": _mask(there[:, None]),
+        "texts": texts,
     }
     return Packing(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 

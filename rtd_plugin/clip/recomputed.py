@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+WIDE = 512  # outputs of a linear layer beside which what goes in is cheap
+
 
 def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`linear(module(x), weight, bias)`, keeping x alone.
+    """`linear(module(x), weight, bias)`, keeping x alone if the layer is wide.
 
     Args:
         module: works on the last dimension alone, and draws no random numbers.
@@ -22,7 +24,7 @@ def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
         weight, bias: (V, W) and (V,).
     """
     # A compiler chooses by itself what to compute again.
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if len(weight) < WIDE or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.linear(module(x), weight, bias)
     return _LinearOf.apply(module, x, weight, bias, *module.parameters())
 

@@ -61,7 +61,8 @@ class Stepper:
         # Whoever clips, scales, exchanges or adds up gradients needs all of them before the first update.
         waits = recipe.optimizer.max_grad_norm is not None or accelerator.scaler is not None
         if not waits and recipe.accumulation == accelerator.num_processes == 1:
-            for block in self.tower.transformer.resblocks[::UPDATED_TOGETHER]:  # a block's gradients come together
+            # A block's gradients come together; those of the first blocks are updated at the end, with all others.
+            for block in self.tower.transformer.resblocks[UPDATED_TOGETHER::UPDATED_TOGETHER]:
                 block.attn.in_proj_weight.register_post_accumulate_grad_hook(lambda _: self._update())
         self.order = BatchOrder(
             len(run.triplets),

@@ -13,6 +13,12 @@ from rtd_plugin.errors import RTDError
 START, END, PLACEHOLDER = 298, 299, 259
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """As in towers of full size, what goes into linear layers is computed again."""
+    monkeypatch.setattr("rtd_plugin.clip.recomputed.WIDE", 1)
+
+
 @pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
 def tower(request, randomised):
     tower = TextTower(

@@ -14,6 +14,11 @@ def module(request, randomised):
     return randomised(request.param)
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setattr("rtd_plugin.clip.recomputed.WIDE", 20)
+
+
 @pytest.fixture
 def linear():
     return nn.Linear(12, 20)
@@ -58,3 +63,9 @@ def test_nothing_but_its_input_is_kept(module, linear):
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         linear_of(module, x, linear.weight, linear.bias)
     assert {tensor.data_ptr() for tensor in kept} == {x.data_ptr(), linear.weight.data_ptr()}
+
+
+def test_a_narrow_layer_keeps_what_goes_in(module, monkeypatch):
+    monkeypatch.setattr("rtd_plugin.clip.recomputed.WIDE", 21)
+    found, expected = both(module, torch.randn(7, 12), nn.Linear(12, 20))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
