@@ -58,8 +58,9 @@ class Stepper:
         packed = PackedTower(self.tower, recipe.activation_checkpointing, recipe.compile)
         optimizer = torch.optim.AdamW(self.tower.parameters(), weight_decay=recipe.optimizer.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(packed, optimizer)
-        # Whoever clips, scales, exchanges or adds up gradients needs all of them before the first update.
-        waits = recipe.optimizer.max_grad_norm is not None or accelerator.scaler is not None
+        # Whoever clips, scales, exchanges or adds up gradients needs all of them before the first update; and what a
+        # plugin's objective reads on the way back nobody knows.
+        waits = recipe.optimizer.max_grad_norm is not None or accelerator.scaler is not None or not _is_published()
         if not waits and recipe.accumulation == accelerator.num_processes == 1:
             # A block's gradients come together; those of the first blocks are updated at the end, with all others.
             for block in self.tower.transformer.resblocks[UPDATED_TOGETHER::UPDATED_TOGETHER]:
@@ -150,6 +151,12 @@ class Stepper:
         return loss
 
 
+def _is_published() -> bool:
+    """Whether no plugin but the published objective's could give the loss."""
+    implementations = plugin_manager().hook.rtd_objective.get_hookimpls()
+    return all(implementation.plugin is objective for implementation in implementations)
+
+
 def _used_embeddings(run: Run, device: torch.device) -> PartlyTrainedEmbedding:
     """The token embeddings that occur in a run's texts, those of its prompts among them."""
     prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
@@ -162,11 +169,7 @@ def _trainable(run: Run, device: torch.device) -> TextTower:
 
     A plugin's objective may encode whatever it likes, so there all are trained.
     """
-    replaced = {}
-    if all(
-        implementation.plugin is objective for implementation in plugin_manager().hook.rtd_objective.get_hookimpls()
-    ):
-        replaced[id(run.tower.token_embedding)] = _used_embeddings(run, device)
+    replaced = {id(run.tower.token_embedding): _used_embeddings(run, device)} if _is_published() else {}
     return copy.deepcopy(run.tower, replaced).to(device).requires_grad_(True)
 
 

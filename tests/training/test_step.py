@@ -99,6 +99,23 @@ def test_blocks_are_updated_on_the_way_back(stepper, monkeypatch, accumulation):
         assert most[early] < most[late] / 1.5
 
 
+def test_another_objective_finds_all_weights_as_they_were(stepper, monkeypatch):
+    """Whatever it reads of them on the way back."""
+
+    class Anchored:
+        @hookimpl
+        def rtd_objective(self, inputs):
+            blocks = inputs.encode.tower.transformer.resblocks
+            one, other = (block.attn.in_proj_weight for block in (blocks[0], blocks[-1]))
+            penalty = (one * other.detach()).square().sum()  # the way back comes to what was first last
+            return rtd_objective(inputs) + penalty
+
+    monkeypatch.setattr("rtd_plugin.training.step.UPDATED_TOGETHER", 1)
+    with registered(Anchored()):
+        early, late = stepper(), stepper("optimizer.max_grad_norm=1.0e9")
+        assert [early.take(step, 1e-3) for step in range(3)] == [late.take(step, 1e-3) for step in range(3)]
+
+
 def test_frozen_weights_stay_in_memory_where_the_disk_is_full(stepper, monkeypatch, caplog):
     mapped = stepper()
     losses = [mapped.take(step, 1e-3) for step in range(2)]
