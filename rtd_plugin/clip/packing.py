@@ -216,8 +216,9 @@ def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
     """What a block gives at each node, (N, W), from (N, W)."""
     attention, (nodes, width), (blocks, size, _) = block.attn, x.shape, packing.mask.shape
     qkv = linear_of(block.ln_1, x, attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
-    query = F.pad(qkv[:, :width], (0, 0, 0, blocks * size - nodes)).view(blocks, size, width)
-    attended = attend(query, qkv[:, width:], attention.heads, packing.keys, packing.mask)  # (S, T, W)
+    query, kv = qkv.split([width, 2 * width], dim=1)
+    query = F.pad(query, (0, 0, 0, blocks * size - nodes)).view(blocks, size, width)
+    attended = attend(query, kv, attention.heads, packing.keys, packing.mask)  # (S, T, W)
     x = x + attention.out_proj(attended.flatten(0, 1)[:nodes])
     return x + perceive(block, x)
 
@@ -225,9 +226,11 @@ def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
 def read(block: Block, x: Tensor, packing: Packing) -> Tensor:
     """What a block gives at the end tokens, (U, W), where nothing else is read."""
     attention, width, ends = block.attn, x.shape[1], packing.ends
+    parts = (parameter.split([width, 2 * width]) for parameter in (attention.in_proj_weight, attention.in_proj_bias))
+    of_query, of_kv = zip(*parts, strict=True)
     normed = block.ln_1(x)
-    kv = F.linear(normed, attention.in_proj_weight[width:], attention.in_proj_bias[width:])  # (N, 2W)
-    query = F.linear(normed[ends], attention.in_proj_weight[:width], attention.in_proj_bias[:width])  # (U, W)
+    kv = F.linear(normed, *of_kv)  # (N, 2W)
+    query = F.linear(normed[ends], *of_query)  # (U, W)
     attended = attend(query.unsqueeze(1), kv, attention.heads, packing.paths, packing.path_mask)  # (U, 1, W)
     x = x[ends] + attention.out_proj(attended.squeeze(1))
     return x + perceive(block, x)

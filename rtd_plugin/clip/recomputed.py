@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WIDE = 512  # outputs of a linear layer beside which what goes in is cheap
+LARGE = 2**19  # numbers, worth the trouble
 
 
 def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`linear(module(x), weight, bias)`, keeping x alone if the layer is wide.
+    """`linear(module(x), weight, bias)`, keeping x alone if it is large.
 
     Args:
         module: works on the last dimension alone, and draws no random numbers.
@@ -24,7 +24,7 @@ def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
         weight, bias: (V, W) and (V,).
     """
     # A compiler chooses by itself what to compute again.
-    if len(weight) < WIDE or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if x.numel() < LARGE or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.linear(module(x), weight, bias)
     return _LinearOf.apply(module, x, weight, bias, *module.parameters())
 
