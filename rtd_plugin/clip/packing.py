@@ -7,7 +7,8 @@ tree; `PackedTower` runs all that works position by position on these alone, wit
 
 Attention takes the nodes in blocks. In the order of the sorted texts, a tree's subtrees are contiguous: what a node of
 a block attends to is in the block, or left of the block's first node in that one's texts. So a block's keys are its own
-nodes and the first one's ancestors, with a mask of who descends from whom.
+nodes and the first one's ancestors, with a mask of who descends from whom: of what lies between a key and its subtree's
+end.
 
 The result is `TextTower.encode`'s up to rounding, gradients included.
 """
@@ -86,7 +87,7 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
     paths = np.maximum.accumulate(numbers, axis=0)  # (U, L) the nodes of each text, right up to its end
     ids, (owners, positions) = rows[new], np.nonzero(new)  # of each node; one text that it is in
     (pseudo_nodes,) = np.nonzero(ids < 0)
-    keys, mask = _blocks(paths, owners, positions)
+    keys, mask = _blocks(paths, owners, positions, _ends(new, there))
     arrays = {
         "tokens": np.maximum(ids, 0),
         "positions": positions,
@@ -102,25 +103,34 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
     return Packing(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _blocks(paths: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ends(new: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Of each node, (N,), the first one that comes after it and is no descendant of it; masks as in `pack`, (U, L)."""
+    own = new.sum(axis=1)  # (U,) nodes that each text adds
+    first, count = np.cumsum(own) - own, own.sum()
+    shared = there.sum(axis=1) - own  # (U,) nodes that each text has in common with the one before it
+    # Descendants end where the first text begins that does not come by.
+    others = np.where(np.arange(new.shape[1]) < shared[1:, None], count, first[1:, None])
+    ends = np.full(new.shape, count)
+    ends[:-1] = np.minimum.accumulate(others[::-1], axis=0)[::-1]
+    return ends[new]
+
+
+def _blocks(
+    paths: np.ndarray, owners: np.ndarray, positions: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """`keys` and `mask` of a packing."""
     count = len(positions)
     size = -(-count // -(-count // BLOCK))
     blocks = -(-count // size)
-    own = np.arange(blocks * size).reshape(blocks, size)  # (S, T)
+    none = blocks * size
+    own = np.arange(none).reshape(blocks, size)  # (S, T), `count` or more for copies of the last node
     first = own[:, 0]
     deepest = int(positions[first].max())
     left = np.arange(deepest) < positions[first][:, None]
-    ancestors = paths[owners[first], :deepest]  # (S, A)
-    keys = np.concatenate([np.where(left, ancestors, count), own], axis=1)  # (S, A + T), `count` or more for none
-    nodes = np.minimum(own, count - 1)
-    place = positions[np.minimum(keys, count - 1)]  # (S, A + T)
-    # A key is on the way to a node if it is what the node's text has in the key's place, and that is not right of it.
-    mask = paths[owners[nodes][:, :, None], place[:, None, :]] == keys[:, None, :]
-    mask &= place[:, None, :] <= positions[nodes][:, :, None]
-    mask[:, np.arange(size), deepest + np.arange(size)] = True
-    keys = np.concatenate([np.where(left, ancestors, 0), nodes], axis=1)
-    return keys, _mask(mask)
+    keys = np.concatenate([np.where(left, paths[owners[first], :deepest], none), own], axis=1)  # (S, A + T)
+    ends = np.concatenate([ends, np.arange(count, none) + 1, [0]])[keys]
+    mask = (keys[:, None, :] <= own[:, :, None]) & (own[:, :, None] < ends[:, None, :])  # (S, T, A + T)
+    return np.minimum(keys, count - 1), _mask(mask)
 
 
 def _mask(attends: np.ndarray) -> np.ndarray:
@@ -216,9 +226,9 @@ def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
     """What a block gives at each node, (N, W), from (N, W)."""
     attention, (nodes, width), (blocks, size, _) = block.attn, x.shape, packing.mask.shape
     qkv = linear_of(block.ln_1, x, attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
-    query, kv = qkv.split([width, 2 * width], dim=1)
+    query, key, value = qkv.split(width, dim=1)
     query = F.pad(query, (0, 0, 0, blocks * size - nodes)).view(blocks, size, width)
-    attended = attend(query, kv, attention.heads, packing.keys, packing.mask)  # (S, T, W)
+    attended = attend(query, key, value, attention.heads, packing.keys, packing.mask)  # (S, T, W)
     x = x + attention.out_proj(attended.flatten(0, 1)[:nodes])
     return x + perceive(block, x)
 
@@ -231,7 +241,8 @@ def read(block: Block, x: Tensor, packing: Packing) -> Tensor:
     normed = block.ln_1(x)
     kv = F.linear(normed, *of_kv)  # (N, 2W)
     query = F.linear(normed[ends], *of_query)  # (U, W)
-    attended = attend(query.unsqueeze(1), kv, attention.heads, packing.paths, packing.path_mask)  # (U, 1, W)
+    key, value = kv.split(width, dim=1)
+    attended = attend(query.unsqueeze(1), key, value, attention.heads, packing.paths, packing.path_mask)  # (U, 1, W)
     x = x[ends] + attention.out_proj(attended.squeeze(1))
     return x + perceive(block, x)
 
@@ -243,12 +254,12 @@ def perceive(block: Block, x: Tensor) -> Tensor:
     return linear_of(mlp.gelu, hidden, mlp.c_proj.weight, mlp.c_proj.bias)
 
 
-def attend(query: Tensor, kv: Tensor, heads: int, keys: Tensor, mask: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, keys: Tensor, mask: Tensor) -> Tensor:
     """Attention of groups of T queries over K nodes each.
 
     Args:
         query: (G, T, W).
-        kv: (N, 2W) keys and values of all nodes.
+        key, value: (N, W) of all nodes.
         heads: among which W is divided.
         keys: (G, K) the nodes.
         mask: (G, T, K), added to the scores.
@@ -256,7 +267,7 @@ def attend(query: Tensor, kv: Tensor, heads: int, keys: Tensor, mask: Tensor) ->
     Returns:
         (G, T, W).
     """
-    key, value = F.embedding(keys, kv).unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # 2 × (G, H, K, W / H)
-    query = query.unflatten(2, (heads, -1)).transpose(1, 2)  # (G, H, T, W / H)
+    grouped = (query, F.embedding(keys, key), F.embedding(keys, value))  # (G, T or K, W)
+    query, key, value = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in grouped)  # (G, H, T or K, W / H)
     x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1).to(query))
     return x.transpose(1, 2).flatten(2)

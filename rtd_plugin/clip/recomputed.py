@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-LARGE = 2**19  # numbers, worth the trouble
+LARGE = 2**19  # numbers that are worth the trouble
 
 
 def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def linear_of(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
         weight, bias: (V, W) and (V,).
     """
     # A compiler chooses by itself what to compute again.
-    if x.numel() < LARGE or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.numel() < LARGE:
         return F.linear(module(x), weight, bias)
     return _LinearOf.apply(module, x, weight, bias, *module.parameters())
 

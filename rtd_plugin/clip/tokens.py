@@ -10,8 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,9 +87,10 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
         (B, L) int64, L the longest row, zeros after the end token.
     """
     rows = [[START, *text[: context_length - 2], END] for text in texts]
-    longest = max(map(len, rows), default=2)
-    padded = [row + [0] * (longest - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    padded = np.zeros((len(rows), lengths.max(initial=2)), np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
+    return torch.from_numpy(padded)
 
 
 def tokenize(captions: Sequence[str | None], context_length: int = CONTEXT_LENGTH) -> Tensor:

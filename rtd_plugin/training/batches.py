@@ -30,6 +30,7 @@ class Batch:
         queries: composed queries: the prompt with the condition, and a placeholder or the reference caption in it.
         unconditioned: the same without a condition.
         numbers: (B, 2) int64: of reference and target among the captions of the run; None if there is no run.
+        features: (2B, D): what the frozen encoder gives for targets and references; None if that is not known yet.
     """
 
     references: Tensor
@@ -37,6 +38,7 @@ class Batch:
     queries: Tensor
     unconditioned: Tensor
     numbers: Tensor | None = None
+    features: Tensor | None = None
 
 
 def make_batch(

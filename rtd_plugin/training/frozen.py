@@ -4,9 +4,9 @@ A file has one row for each caption of a run: a checksum and the feature. A row 
 there. So a process that is killed, a machine that loses power, or two processes that write the same row leave nothing
 that could be taken for a feature; rows that were not written take no room on the disk.
 
-A caption's feature differs in its last bits with the batch that it is computed in. So that a run that is resumed gives
-the same to the last bit, all captions of a batch are computed together or none is, and what makes the batches is part
-of a file's name.
+A caption's feature differs in its last bits with those that it is computed with. So that a run that is resumed gives
+the same to the last bit, all captions that are asked for together are computed together or none is, and what decides
+that (`rtd_plugin.training.windows`) is part of a file's name.
 """
 
 import logging
@@ -26,6 +26,7 @@ from rtd_plugin.files import written_atomically
 
 LIMIT = 32 * 2**30  # bytes that all files together may take; one file takes at most half of what is free
 CHECKSUM = 8  # bytes
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}  # of what is frozen, by precision
 
 
 class KeptFeatures:

@@ -17,7 +17,6 @@ from rtd_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:  # they bring accelerate and open_clip along, which whoever wants the loss need not wait for
     from rtd_plugin.training.batches import Batch
-    from rtd_plugin.training.frozen import KeptFeatures
     from rtd_plugin.training.recipe import Objective
 
 Encode = Callable[[Tensor, Tensor | None, int, Tensor | None], Tensor]
@@ -59,7 +58,6 @@ class FrozenSide(nn.Module):
     Args:
         tower: ψ₀.
         projection: φ, features (B, D) to pseudo tokens (B, W) or (B, n, W).
-        kept: where features of captions are kept; None to compute them for every batch.
         done: called with each block of the tower that has been used.
     """
 
@@ -67,24 +65,24 @@ class FrozenSide(nn.Module):
         self,
         tower: TextTower,
         projection: nn.Module,
-        kept: KeptFeatures | None = None,
         done: Callable[[nn.Module], None] = lambda block: None,
     ):
         super().__init__()
         self.tower = PackedTower(tower, done=done)
         self.projection = projection
-        self.kept = kept
         self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def features(self, captions: Tensor) -> Tensor:
+        """What ψ₀ gives for captions, (n, L) tokens on the CPU: (n, D), not normalised."""
+        return self.tower(captions)
 
     @torch.no_grad()
     def forward(self, batch: Batch, noise_scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Targets' features (B, D), references' features (B, D), and pseudo tokens of the noised references."""
-        captions = stack(batch.targets, batch.references)  # (2B, L)
-        if self.kept is None or batch.numbers is None:
-            features = self.tower(captions)
-        else:
-            numbers = batch.numbers.flip(1).T.flatten()  # of the targets, then of the references
-            features = self.kept.features(numbers, lambda chosen: self.tower(captions[chosen]))
+        features = batch.features
+        if features is None:
+            features = self.features(stack(batch.targets, batch.references))
         targets, references = features.to(self.tower.tower.device).chunk(2)
         # Drawn on the CPU in fp32: the same noise on every device and in every precision.
         strength = torch.rand(len(references), 1, generator=generator)
@@ -167,7 +165,7 @@ class _Gather(torch.autograd.Function):
         return processes * gradient.chunk(processes)[distributed.get_rank()]
 
 
-def stack(first: Tensor, second: Tensor) -> Tensor:
-    """Two token batches, (B, L) and (C, M), as one (B + C, max(L, M)), zeros after the end token."""
-    length = max(first.shape[1], second.shape[1])
-    return torch.cat([F.pad(tokens, (0, length - tokens.shape[1])) for tokens in (first, second)])
+def stack(*batches: Tensor) -> Tensor:
+    """Token batches (B, L), each with its own B and L, as one (sum of B, longest L), zeros after the end tokens."""
+    length = max(tokens.shape[1] for tokens in batches)
+    return torch.cat([F.pad(tokens, (0, length - tokens.shape[1])) for tokens in batches])

@@ -1,8 +1,6 @@
 """One optimizer step of a run."""
 
 import copy
-import hashlib
-import json
 import logging
 import math
 from contextlib import nullcontext
@@ -20,18 +18,19 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.files import cache_folder
 from rtd_plugin.plugins import plugin_manager
 from rtd_plugin.training import objective
-from rtd_plugin.training.batches import BatchOrder, make_batch, stream_seed
+from rtd_plugin.training.batches import BatchOrder, stream_seed
 from rtd_plugin.training.checkpoints import CheckpointStore
-from rtd_plugin.training.frozen import KeptFeatures
+from rtd_plugin.training.frozen import DTYPES
 from rtd_plugin.training.memory import keep_freed_memory
 from rtd_plugin.training.objective import FrozenSide, objective_inputs
 from rtd_plugin.training.recipe import Optimizer
 from rtd_plugin.training.run import Run
+from rtd_plugin.training.windows import Windows, kept_features
 
 ORDER, NOISE = 0, 1  # a run's random streams
 UPDATED_TOGETHER = 4  # blocks on the way back: the activations that they free outweigh their gradients
+MAPPED_FROM = 2**26  # bytes of frozen blocks; fewer are not worth the reading
 DECAY = "untrained_decay"  # in the optimizer's state, that of embeddings it does not know
-FROZEN_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Stepper:
@@ -52,7 +51,8 @@ class Stepper:
         self.accelerator = accelerator
         if device.type == "cpu":
             keep_freed_memory()
-        self.frozen = _frozen_side(run, accelerator)
+        kept = kept_features(run, accelerator)
+        self.frozen = _frozen_side(run, device)
         self.tower = _trainable(run, device)
         self.frozen.tower.done(run.tower)  # all of it has been read for the copy
         packed = PackedTower(self.tower, recipe.activation_checkpointing, recipe.compile)
@@ -65,7 +65,7 @@ class Stepper:
             # A block's gradients come together; those of the first blocks are updated at the end, with all others.
             for block in self.tower.transformer.resblocks[UPDATED_TOGETHER::UPDATED_TOGETHER]:
                 block.attn.in_proj_weight.register_post_accumulate_grad_hook(lambda _: self._update())
-        self.order = BatchOrder(
+        order = BatchOrder(
             len(run.triplets),
             recipe.batch_size,
             recipe.shuffle,
@@ -73,6 +73,7 @@ class Stepper:
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
         )
+        self.windows = Windows(run, order, self.frozen, kept)
 
     def resume(self, store: CheckpointStore, step: int) -> None:
         """Go on from a checkpoint.
@@ -137,14 +138,10 @@ class Stepper:
     def _loss(self, number: int) -> Tensor:
         """The loss of a batch, by its number in the run."""
         run, recipe = self.run, self.run.recipe
-        triplets = [run.triplets[index] for index in self.order.indices(number)]
-        projected = recipe.objective.concatenation == "projected"
-        batch = make_batch(triplets, run.adapter, run.tower.context_length, projected)
         seed = stream_seed(recipe.seed, NOISE, number, self.accelerator.process_index)
         noise = torch.Generator().manual_seed(seed)
-        inputs = objective_inputs(
-            self.model, self.frozen, batch, run.adapter.prompt.placeholder_id, recipe.objective, noise
-        )
+        batch, placeholder = self.windows.batch(number), run.adapter.prompt.placeholder_id
+        inputs = objective_inputs(self.model, self.frozen, batch, placeholder, recipe.objective, noise)
         loss = plugin_manager().hook.rtd_objective(inputs=inputs)
         if loss is None:
             raise RTDError("there is no objective: the plugin objective is left out, and no other gives one")
@@ -173,25 +170,21 @@ def _trainable(run: Run, device: torch.device) -> TextTower:
     return copy.deepcopy(run.tower, replaced).to(device).requires_grad_(True)
 
 
-def _frozen_side(run: Run, accelerator: Accelerator) -> FrozenSide:
-    """ψ₀ and φ on the run's device and in its precision, and the file of what they gave for captions."""
-    recipe, device, dtype = run.recipe, accelerator.device, FROZEN_DTYPES[run.recipe.precision]
+def _frozen_side(run: Run, device: torch.device) -> FrozenSide:
+    """ψ₀ and φ on a device and in the run's precision."""
+    dtype = DTYPES[run.recipe.precision]
     tower, projection = run.tower, run.projection
-    batches = [recipe.seed, recipe.shuffle, recipe.batch_size, accelerator.num_processes]
-    computed_by = [torch.__version__, device.type, torch.get_num_threads(), str(dtype), run.base_digest]
-    name = hashlib.sha256(json.dumps([run.triplets.key, *batches, *computed_by]).encode()).hexdigest()[:32]
-    path = cache_folder() / "frozen" / f"{name}.features"
-    kept = KeptFeatures(path, run.triplets.texts, tower.features, dtype)
     if device.type != "cpu" or dtype != torch.float32:
-        tower, projection = (copy.deepcopy(module).to(device, dtype) for module in (tower, projection))
-        return FrozenSide(tower, projection, kept)
+        return FrozenSide(*(copy.deepcopy(module).to(device, dtype) for module in (tower, projection)))
+    if sum(parameter.nbytes for parameter in tower.transformer.parameters()) < MAPPED_FROM:
+        return FrozenSide(tower, projection)
     try:
-        done = WeightFile(tower, path.parent).release
+        done = WeightFile(tower, cache_folder()).release
     except OSError as error:  # the disk is full
-        logging.getLogger(__name__).warning("%s: no room for the frozen weights (%s)", path.parent, error.strerror)
-        return FrozenSide(tower, projection, kept)
+        logging.getLogger(__name__).warning("%s: no room for the frozen weights (%s)", cache_folder(), error.strerror)
+        return FrozenSide(tower, projection)
     replaced = {id(tower.transformer): tower.transformer, id(tower.token_embedding): _used_embeddings(run, device)}
-    return FrozenSide(copy.deepcopy(tower, replaced), projection, kept, done)
+    return FrozenSide(copy.deepcopy(tower, replaced), projection, done)
 
 
 def learning_rate(step: int, steps: int, settings: Optimizer) -> float:

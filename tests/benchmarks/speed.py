@@ -52,6 +52,7 @@ from rtd_plugin.training.objective import rtd_loss, stack  # noqa: E402
 from rtd_plugin.training.recipe import Recipe  # noqa: E402
 from rtd_plugin.training.run import Run  # noqa: E402
 from rtd_plugin.training.step import NOISE, Stepper  # noqa: E402
+from rtd_plugin.training.windows import window  # noqa: E402
 from rtd_plugin.triplets.token_store import token_store, tokenised  # noqa: E402
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource  # noqa: E402
 
@@ -207,6 +208,18 @@ class Ours:
         self.passes = self.operations = 0
         return self.stepper.take(number, RATE)
 
+    def shared(self, number: int) -> dict[str, float]:
+        """What is done for all steps of a window together, before the first of them: a step's share of it."""
+        here = window(number, self.stepper.windows.longest)
+        if number == here[0]:
+            self.passes = self.operations = 0
+            wall, cpu = time.perf_counter(), time.process_time()
+            self.stepper.windows.batch(number)
+            whole = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+            whole |= {"passes": self.passes, "operations": self.operations}
+            self.share = {name: value / len(here) for name, value in whole.items()}
+        return self.share
+
 
 def side(args: argparse.Namespace) -> None:
     """Answer one line of stdin after the other: take that step."""
@@ -216,12 +229,15 @@ def side(args: argparse.Namespace) -> None:
     taker = Explicit(args, folder) if args.side == "explicit" else Ours(args, folder)
     print(json.dumps({"ready": time.perf_counter() - BEGAN}), file=answers, flush=True)
     for line in sys.stdin:
+        shared = taker.shared(int(line)) if isinstance(taker, Ours) else {}
         wall, cpu = time.perf_counter(), time.process_time()
         loss = taker.take(int(line))
         answer = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "loss": loss}
-        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if isinstance(taker, Ours):
             answer |= {"passes": taker.passes, "operations": taker.operations}
+        answer |= {name: answer[name] + share for name, share in shared.items()}
+        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if isinstance(taker, Ours):
             answer["matmul"] = matmul_peak(taker.width, args.threads)
         print(json.dumps(answer), file=answers, flush=True)
 

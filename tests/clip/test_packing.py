@@ -14,9 +14,9 @@ START, END, PLACEHOLDER = 298, 299, 259
 
 
 @pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    """As in towers of full size, what goes into linear layers is computed again."""
-    monkeypatch.setattr("rtd_plugin.clip.recomputed.WIDE", 1)
+def large(monkeypatch):
+    """As in batches of full size, what goes into linear layers is computed again."""
+    monkeypatch.setattr("rtd_plugin.clip.recomputed.LARGE", 1)
 
 
 @pytest.fixture(scope="module", params=["gelu", "quick_gelu"])

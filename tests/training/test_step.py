@@ -8,7 +8,7 @@ from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.clip.vocabulary import PartlyTrainedEmbedding
 from rtd_plugin.plugins import registered
 from rtd_plugin.training.loop import make_accelerator
-from rtd_plugin.training.objective import FrozenSide, rtd_objective
+from rtd_plugin.training.objective import rtd_objective
 from rtd_plugin.training.step import Stepper
 
 
@@ -52,7 +52,7 @@ def test_another_objective_may_use_any_token(stepper, same_weights):
 
 
 @pytest.mark.parametrize("hard_negatives", [True, False])
-def test_captions_are_computed_once(stepper, monkeypatch, hard_negatives):
+def test_captions_are_computed_once(stepper, monkeypatch, tmp_path, hard_negatives):
     """Over two epochs the frozen tower is asked in the first alone, and the losses are those without a file."""
     computed = []
     forward = PackedTower.forward
@@ -70,8 +70,9 @@ def test_captions_are_computed_once(stepper, monkeypatch, hard_negatives):
     anew = stepper(*overrides)
     assert [anew.take(step, 1e-3) for step in range(4)] == losses
     assert computed == [120, 120]
+    monkeypatch.setattr("rtd_plugin.training.frozen.LIMIT", 0)
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "another"))
     without = stepper(*overrides)
-    without.frozen = FrozenSide(without.run.tower, without.run.projection)
     assert [without.take(step, 1e-3) for step in range(4)] == pytest.approx(losses, rel=1e-6)
     assert len(computed) == 6
 
@@ -116,7 +117,13 @@ def test_another_objective_finds_all_weights_as_they_were(stepper, monkeypatch):
         assert [early.take(step, 1e-3) for step in range(3)] == [late.take(step, 1e-3) for step in range(3)]
 
 
+def test_small_frozen_weights_are_not_mapped(stepper, monkeypatch):
+    monkeypatch.delattr("rtd_plugin.training.step.WeightFile")
+    stepper().take(0, 1e-3)
+
+
 def test_frozen_weights_stay_in_memory_where_the_disk_is_full(stepper, monkeypatch, caplog):
+    monkeypatch.setattr("rtd_plugin.training.step.MAPPED_FROM", 0)
     mapped = stepper()
     losses = [mapped.take(step, 1e-3) for step in range(2)]
 
