@@ -8,10 +8,10 @@ from rtd_plugin.training import windows
 from rtd_plugin.training.loop import make_accelerator
 from rtd_plugin.training.objective import stack
 from rtd_plugin.training.step import Stepper
-from rtd_plugin.training.windows import window
+from rtd_plugin.training.windows import longest_window, window
 
 
-@pytest.mark.parametrize("longest", [0, 1, 2, 3, 5, 8, 100])
+@pytest.mark.parametrize("longest", [1, 2, 8, 128])
 def test_each_batch_is_in_one_window(longest):
     following = []
     while len(following) < 300:
@@ -22,7 +22,18 @@ def test_each_batch_is_in_one_window(longest):
 
 
 def test_windows_grow():
-    assert [len(window(number, 20)) for number in (0, 1, 2, 4, 8, 16, 32, 512)] == [1, 1, 2, 4, 8, 16, 16, 16]
+    assert [len(window(number, 16)) for number in (0, 1, 2, 4, 8, 16, 32, 512)] == [1, 1, 2, 4, 8, 16, 16, 16]
+
+
+@pytest.mark.parametrize(("captions", "batches"), [(1, 1), (15, 1), (16, 2), (100, 8)])
+def test_a_window_has_no_more_captions_than_are_computed_in_seconds(make_run, monkeypatch, captions, batches):
+    run = make_run("run", "batch_size=4")
+    weights = sum(parameter.numel() for parameter in run.tower.transformer.parameters())
+    monkeypatch.setattr(windows, "WORK", captions * weights)
+    assert longest_window(run) == batches
+    monkeypatch.setattr(windows, "CAPTIONS", captions)
+    monkeypatch.setattr(windows, "WORK", 2**60)
+    assert longest_window(run) == batches
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def test_features_are_those_of_each_batch(stepper):
 
 
 def test_captions_of_a_window_are_computed_together(stepper, monkeypatch):
-    """Each part of them as large as a batch, and what parts begin with alike computed once in each."""
+    """Each one once, as many at a time as a batch has; and fewer tokens of them are left."""
     texts, passes = [], []
     forward, encode = PackedTower.forward, PackedTower._encode
     monkeypatch.setattr(
@@ -54,25 +65,27 @@ def test_captions_of_a_window_are_computed_together(stepper, monkeypatch):
         "_encode",
         lambda self, packing, *more: passes.append(len(packing.tokens)) or encode(self, packing, *more),
     )
-    together = stepper("seed=1")
-    for number in range(8, 16):
-        together.windows.batch(number)
-    assert texts == [8] * 8
+    together = stepper("seed=1").windows
+    numbers = torch.cat([together.batch(number).numbers for number in range(8, 16)])
+    assert set(texts[:-1]) == {8}
+    assert sum(texts) == len(numbers.unique())
     monkeypatch.setattr(windows, "CAPTIONS", 8)
-    alone, before = stepper("seed=1"), sum(passes)
+    alone, before = stepper("seed=1").windows, sum(passes)
     for number in range(8, 16):
-        alone.windows.batch(number)
-    assert texts == [8] * 16
+        alone.batch(number)
     assert before < 0.9 * (sum(passes) - before)
 
 
-def test_a_window_entered_in_its_middle_is_the_same_to_the_bit(stepper, monkeypatch, tmp_path):
-    """As a run that is resumed does, with its features kept or not."""
-    whole = stepper("seed=2")
-    expected = [whole.windows.batch(number) for number in range(16, 24)][5]
-    for cache in ("", "another"):
-        if cache:
-            monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / cache))
-        found = stepper("seed=2").windows.batch(21)
-        assert torch.equal(found.features, expected.features)
-        assert torch.equal(found.queries, expected.queries)
+@pytest.mark.parametrize("cache", ["the same", "another"])
+def test_a_window_entered_in_its_middle_is_the_same_to_the_bit(stepper, monkeypatch, tmp_path, cache):
+    """As a run that is resumed does, with its features kept or not; this one is in two epochs, so captions recur."""
+    whole = stepper("seed=2").windows
+    expected = [whole.batch(number) for number in range(16, 32)]
+    if cache == "another":
+        monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / cache))
+    resumed = stepper("seed=2").windows
+    for number in reversed(range(21, 32)):
+        assert torch.equal(resumed.batch(number).features, expected[number - 16].features)
+        assert torch.equal(resumed.batch(number).queries, expected[number - 16].queries)
+    numbers = torch.cat([batch.numbers.flatten() for batch in expected])
+    assert len(numbers.unique()) < len(numbers)
