@@ -35,9 +35,10 @@ class Packing:
     """The prefix tree of a batch of B texts, U of them distinct: its N nodes, in S blocks of T for attention.
 
     Attributes:
-        tokens: (N,) token ids; of a node with a pseudo token any.
-        positions: (N,) of each node in its texts.
-        pseudo_nodes, pseudo_tokens: (K,) nodes that have a pseudo token, and which of all texts' in order it is.
+        kinds: (N,) which of M kinds each node is. Those of a kind have a token and a position in common.
+        tokens: (M,) token ids; of a kind with a pseudo token any.
+        positions: (M,) in the texts.
+        pseudo_kinds, pseudo_tokens: (K,) kinds that have a pseudo token, and which of all texts' in order it is.
         keys: (S, A + T) for each block the nodes left of its first one in that one's texts, then any, and the block's
             own; the last block is filled up with copies of its last node.
         mask: (S, T, A + T) fp32: 0 for those of its block's keys that a node attends to, and -inf for the others.
@@ -47,9 +48,10 @@ class Packing:
         texts: (B,) which of the distinct texts each text is.
     """
 
+    kinds: Tensor
     tokens: Tensor
     positions: Tensor
-    pseudo_nodes: Tensor
+    pseudo_kinds: Tensor
     pseudo_tokens: Tensor
     keys: Tensor
     mask: Tensor
@@ -86,13 +88,16 @@ def pack(tokens: Tensor, ends: Tensor) -> Packing:
     numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
     paths = np.maximum.accumulate(numbers, axis=0)  # (U, L) the nodes of each text, right up to its end
     ids, (owners, positions) = rows[new], np.nonzero(new)  # of each node; one text that it is in
-    (pseudo_nodes,) = np.nonzero(ids < 0)
     keys, mask = _blocks(paths, owners, positions, _ends(new, there))
+    _, first, kinds = np.unique(ids * length + positions, return_index=True, return_inverse=True)
+    ids = ids[first]  # (M,)
+    (pseudo_kinds,) = np.nonzero(ids < 0)
     arrays = {
+        "kinds": kinds,
         "tokens": np.maximum(ids, 0),
-        "positions": positions,
-        "pseudo_nodes": pseudo_nodes,
-        "pseudo_tokens": -1 - ids[pseudo_nodes],
+        "positions": positions[first],
+        "pseudo_kinds": pseudo_kinds,
+        "pseudo_tokens": -1 - ids[pseudo_kinds],
         "keys": keys,
         "mask": mask,
         "ends": paths[np.arange(len(rows)), lengths - 1],
@@ -192,29 +197,31 @@ class PackedTower(nn.Module):
 
     def _encode(self, packing: Packing, pseudo_tokens: Tensor | None) -> Tensor:
         tower = self.tower
-        x = tower.token_embedding(packing.tokens)  # (N, W)
+        x = tower.token_embedding(packing.tokens)  # (M, W)
         if pseudo_tokens is not None:
             chosen = pseudo_tokens.to(x.dtype).flatten(0, 1)[packing.pseudo_tokens]
-            x = x.index_copy(0, packing.pseudo_nodes, chosen)
+            x = x.index_copy(0, packing.pseudo_kinds, chosen)
         x = x + F.embedding(packing.positions, tower.positional_embedding)
         *blocks, last = tower.transformer.resblocks
+        rows: Tensor | None = packing.kinds
         for block in blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._transform, block, x, packing, use_reentrant=False)
+                x = checkpoint(self._transform, block, x, packing, rows, use_reentrant=False)
             else:
-                x = self._transform(block, x, packing)
+                x = self._transform(block, x, packing, rows)
+            rows = None
             self.done(block)
-        x = read(last, x, packing)  # (U, W)
+        x = read(last, x if rows is None else x[rows], packing)  # (U, W)
         self.done(last)
         return (tower.ln_final(x) @ tower.text_projection)[packing.texts]
 
-    def _transform(self, block: Block, x: Tensor, packing: Packing) -> Tensor:
+    def _transform(self, block: Block, x: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
         if self.compiled is None:
-            return transform(block, x, packing)
+            return transform(block, x, packing, rows)
         from torch._dynamo.exc import BackendCompilerFailed  # slow to import, and there now
 
         try:
-            return self.compiled(block, x, packing)
+            return self.compiled(block, x, packing, rows)
         except BackendCompilerFailed as error:
             raise RTDError(
                 f"torch.compile failed ({str(error).strip().splitlines()[0]}): it needs a C++ compiler, "
@@ -222,14 +229,19 @@ class PackedTower(nn.Module):
             ) from error
 
 
-def transform(block: Block, x: Tensor, packing: Packing) -> Tensor:
-    """What a block gives at each node, (N, W), from (N, W)."""
-    attention, (nodes, width), (blocks, size, _) = block.attn, x.shape, packing.mask.shape
-    qkv = linear_of(block.ln_1, x, attention.in_proj_weight, attention.in_proj_bias)  # (N, 3W)
+def transform(block: Block, x: Tensor, packing: Packing, rows: Tensor | None = None) -> Tensor:
+    """What a block gives at each node, (N, W), from (N, W); or from (M, W), of which nodes have the `rows`, (N,)."""
+    attention, width, (blocks, size, _) = block.attn, x.shape[1], packing.mask.shape
+    qkv = linear_of(block.ln_1, x, attention.in_proj_weight, attention.in_proj_bias)  # (N or M, 3W)
     query, key, value = qkv.split(width, dim=1)
-    query = F.pad(query, (0, 0, 0, blocks * size - nodes)).view(blocks, size, width)
-    attended = attend(query, key, value, attention.heads, packing.keys, packing.mask)  # (S, T, W)
-    x = x + attention.out_proj(attended.flatten(0, 1)[:nodes])
+    if rows is None:
+        keys = packing.keys
+        query = F.pad(query, (0, 0, 0, blocks * size - len(query))).view(blocks, size, width)
+    else:
+        keys = rows[packing.keys]
+        query, x = F.embedding(keys[:, -size:], query), F.embedding(rows, x)
+    attended = attend(query, key, value, attention.heads, keys, packing.mask)  # (S, T, W)
+    x = x + attention.out_proj(attended.flatten(0, 1)[: len(x)])
     return x + perceive(block, x)
 
 

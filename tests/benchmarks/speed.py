@@ -196,8 +196,10 @@ class Ours:
 
         def counted(*given: Any) -> packing.Packing:
             packed = pack(*given)
-            nodes, read, passes = len(packed.tokens), len(packed.ends), 3 if torch.is_grad_enabled() else 1
-            whole = 12 * nodes * (self.layers - 1) + 2 * nodes + 10 * read  # in W² multiplications, attention left out
+            nodes, kinds, read = len(packed.kinds), len(packed.tokens), len(packed.ends)
+            passes = 3 if torch.is_grad_enabled() else 1
+            # In W² multiplications, attention left out; first, middle and last layers.
+            whole = 3 * kinds + 9 * nodes + 12 * nodes * (self.layers - 2) + 2 * nodes + 10 * read
             self.passes += passes * nodes
             self.operations += 2 * passes * whole * self.width**2
             return packed

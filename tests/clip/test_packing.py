@@ -102,7 +102,7 @@ def test_captions(texts, seed):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     packing = pack(tokens, tokens.argmax(dim=1))
     prefixes = {tuple(row[: i + 1]) for row in ([START, *text, END] for text in texts) for i in range(len(row))}
-    assert len(packing.tokens) == len(prefixes)
+    assert len(packing.kinds) == len(prefixes)
     assert len(packing.ends) == len(set(map(tuple, texts)))
 
 
@@ -117,9 +117,19 @@ def test_a_prompt_costs_its_condition_and_one_end_token_more():
     subjects = torch.arange(5).repeat(2).unsqueeze(1)
     ends = tokens.argmax(dim=1)
     packing = pack(tokens.where(tokens != PLACEHOLDER, -1 - subjects), ends)
-    assert len(packing.tokens) == 4 + sum(len(prompt) - len(OF) + 2 for prompt in PROMPTS)
+    assert len(packing.kinds) == 4 + sum(len(prompt) - len(OF) + 2 for prompt in PROMPTS)
     assert sorted(packing.pseudo_tokens.tolist()) == [0, 1, 2, 3, 4]
-    assert packing.tokens[packing.ends[packing.texts]].tolist() == [END] * 10
+    assert packing.tokens[packing.kinds[packing.ends[packing.texts]]].tolist() == [END] * 10
+
+
+def test_nodes_of_a_kind_have_token_and_position_in_common():
+    """In texts 5 6 and 7 6: both 6, both end tokens, and the start that is one node. A pseudo token is its own kind."""
+    packing = pack(batch([5, 6], [7, 6]), torch.tensor([3, 3]))
+    assert (len(packing.kinds), len(packing.tokens)) == (7, 5)
+    texts = torch.tensor([[START, 5, -1, END], [START, 7, -2, END], [START, 8, -1, END]])
+    packing = pack(texts, torch.tensor([3, 3, 3]))
+    assert (len(packing.kinds), len(packing.tokens)) == (10, 7)
+    assert sorted(packing.pseudo_tokens.tolist()) == [0, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 32])
@@ -128,7 +138,7 @@ def test_nodes_attend_to_their_ancestors(monkeypatch, size):
     monkeypatch.setattr(packing, "BLOCK", size)
     tokens = batch([1, 2, 3], [1, 2], [1, 2, 4, 5, 6], [7], [], [1, 8, 8, 8])
     packed = pack(tokens, tokens.argmax(dim=1))
-    nodes, (blocks, size, _) = len(packed.tokens), packed.mask.shape
+    nodes, (blocks, size, _) = len(packed.kinds), packed.mask.shape
     assert blocks * size - nodes < blocks
     found = torch.zeros(blocks * size, nodes, dtype=torch.int64)
     for block in range(blocks):
