@@ -148,7 +148,7 @@ class PackedTower(nn.Module):
     Args:
         tower: whose weights it works with; they stay its own.
         checkpointing: keep only what goes into each block for the backward pass, and compute the rest again there.
-        compiled: have torch compile what a block does, once for all blocks and batches.
+        compiled: have torch compile what a block does, once for the first one and once for the others.
         done: called with each block that has been used.
     """
 
