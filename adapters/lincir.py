@@ -10,9 +10,9 @@ from rtd_adapters.phi import PLACEHOLDER, Phi, PhiAdapter
 from torch import Tensor
 
 from rtd_plugin import hookimpl
-from rtd_plugin.adapter import Adapter
-from rtd_plugin.composition import Composition, CompositionPoint
-from rtd_plugin.shims import KnownFault
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import Composition, CompositionPoint
+from rtd_plugin.contract.shims import KnownFault
 
 __all__ = ["LinCIR", "Phi"]
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rtd_plugin.shims import Report, Shim
+from rtd_plugin.contract.shims import Report, Shim
 
 REMOVED = ("causal_attention_mask", "return_dict")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import Prompt
+from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 
 PLACEHOLDER = 259  # CLIP's token `$`; spelt out, because hosts' processes are not to import a tokenizer

@@ -10,9 +10,9 @@ from rtd_adapters.pic2word_shims import SHIMS
 from torch import Tensor, nn
 
 from rtd_plugin import hookimpl
-from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import Prompt
-from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import Composition, CompositionPoint
 from rtd_plugin.errors import RTDError
 
 HIDDEN, LAYERS = 512, 2  # channels of a hidden layer, and how many of them, unless Pic2Word is told otherwise

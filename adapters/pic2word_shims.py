@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from rtd_plugin.shims import Report, Shim
+from rtd_plugin.contract.shims import Report, Shim
 
 EVALUATION = "eval_retrieval.py"
 

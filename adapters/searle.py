@@ -9,10 +9,10 @@ from rtd_adapters.phi import PLACEHOLDER, PhiAdapter
 from torch import Tensor
 
 from rtd_plugin import hookimpl
-from rtd_plugin.adapter import Adapter
-from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import Composition, CompositionPoint
+from rtd_plugin.contract.shims import KnownFault
 from rtd_plugin.errors import RTDError
-from rtd_plugin.shims import KnownFault
 
 
 def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_tokens: int = 1) -> Composition:

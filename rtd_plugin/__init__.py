@@ -7,7 +7,7 @@ gets nothing imported that it does not need.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.marker import hookimpl
+from rtd_plugin.contract.marker import hookimpl
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder

@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from rtd_plugin import hookimpl, hookspecs, plugins
+from rtd_plugin import hookimpl
+from rtd_plugin.contract import hookspecs, plugins
 from rtd_plugin.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import pytest
 import rtd_recipes
 import torch
 
-from rtd_plugin import plugins
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract import plugins
 from rtd_plugin.training.recipe import read_recipe
 
 FOLDER = Path(rtd_recipes.__file__).parent

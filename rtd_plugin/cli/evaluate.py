@@ -32,7 +32,7 @@ def command(as_json: bool, **options: Any) -> None:
           --benchmark cirr --data CIRR --weights runs/searle-vit-l-14
       torchrun --nproc-per-node 4 -m rtd_plugin evaluate --weights runs/mine --benchmark circo --data CIRCO
     """
-    from rtd_plugin.cli.evaluation import evaluate_run  # brings torch along, which `--help` does not wait for
+    from rtd_plugin.workflows.evaluate import evaluate_run  # brings torch along, which `--help` does not wait for
 
     result = evaluate_run(**options)
     if result is None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rtd_plugin import plugins
 from rtd_plugin.cli.console import out
 from rtd_plugin.cli.main import print_json
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def command(
             click.echo(f"Removed {folder}.")
         return
 
+    from rtd_plugin.clip.tuned_encoder import newest_run, read_weights
     from rtd_plugin.patching.detection import find_host
     from rtd_plugin.patching.folder import write_patch
-    from rtd_plugin.patching.weights import newest_run, read_weights
 
     candidates = plugins.adapters().values() if adapter is None else [plugins.adapter(adapter)]
     found = find_host(host, candidates)

@@ -7,9 +7,9 @@ import click
 import yaml
 from rich.table import Table
 
-from rtd_plugin import plugins
 from rtd_plugin.cli.console import out
 from rtd_plugin.cli.main import print_json
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 
 

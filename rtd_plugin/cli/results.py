@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from rtd_plugin.evaluation.naming import in_order, row_label, short_metric
+from rtd_plugin.evaluation.labels import in_order, row_label, short_metric
 
 COLUMNS = 4  # metrics beside each other: they fit into 80 columns
 GROUPS = 4  # groups of queries that a terminal shows

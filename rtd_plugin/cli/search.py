@@ -9,7 +9,7 @@ from rich.table import Table
 from rtd_plugin.cli.console import out, progress
 from rtd_plugin.cli.main import print_json
 from rtd_plugin.cli.options import FILE, setup_options
-from rtd_plugin.evaluation.naming import row_label
+from rtd_plugin.evaluation.labels import row_label
 
 
 @click.command()
@@ -43,10 +43,10 @@ def command(as_json: bool, **options: Any) -> None:
 
 def _search(image: Path, condition: str, images: Path, top: int, page: Path | None, **setup: Any) -> dict[str, Any]:
     # These bring torch along, which `--help` does not wait for.
-    from rtd_plugin.cli.setup import load_setup
     from rtd_plugin.evaluation.comparison import compare
     from rtd_plugin.evaluation.retrieval import Retrieval
     from rtd_plugin.evaluation.search import Search
+    from rtd_plugin.workflows.loading import load_setup
 
     asked = Search(data=images, reference=image, condition=condition)
     loaded = load_setup(**setup)

@@ -30,10 +30,10 @@ def command(as_json: bool, **options: Any) -> None:
       rtd-plugin train --recipe my.yaml --set batch_size=64 --output runs/mine
       torchrun --nproc-per-node 4 -m rtd_plugin train --recipe my.yaml
     """
-    from rtd_plugin.training.memory import use_huge_pages
+    from rtd_plugin.engine.allocator import use_huge_pages
 
     use_huge_pages()
-    from rtd_plugin.cli.training import train_run  # brings torch along, which `--help` does not wait for
+    from rtd_plugin.workflows.train import train_run  # brings torch along, which `--help` does not wait for
 
     result = train_run(**options)
     if result is None:

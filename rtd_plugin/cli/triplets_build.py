@@ -71,13 +71,13 @@ def rules(
       rtd-plugin triplets build rules captions.txt --output triplets.jsonl --backbone ViT-L-14 --pretrained openai
     """
     # These bring torch along, which `--help` does not wait for.
+    from rtd_plugin.generation.rules.build import build
     from rtd_plugin.triplets.parallel import processors
-    from rtd_plugin.triplets.rules.build import build
 
     embed, name = None, ""
     if backbone or checkpoint:
         from rtd_plugin.clip.backbones import Backbone
-        from rtd_plugin.triplets.similarity import embedding
+        from rtd_plugin.generation.similarity import embedding
 
         model = Backbone(backbone, pretrained, checkpoint)
         embed, name = embedding(model), f"{model.name} {checkpoint or ''}"
@@ -148,7 +148,7 @@ def llm(
       rtd-plugin triplets build llm captions.txt --output triplets.jsonl \\
           --endpoint http://localhost:11434/v1 --model qwen2.5 --limit 5000
     """
-    from rtd_plugin.triplets.llm import Server, build  # brings torch along
+    from rtd_plugin.generation.llm import Server, build  # brings torch along
 
     server = Server(endpoint, model, timeout, attempts)
     with progress("Asking", shown=not as_json) as advance:

@@ -46,7 +46,7 @@ def command(
     """
     from rtd_plugin.triplets import checks
     from rtd_plugin.triplets.json_source import ANY
-    from rtd_plugin.triplets.reading import records
+    from rtd_plugin.triplets.records import records
 
     names = column_names(columns, file) or ANY
     if fix is not None and fix.resolve() == file.resolve():
@@ -97,7 +97,7 @@ def column_names(columns: tuple[str, ...], file: Path) -> list[tuple[str, ...]] 
     Raises:
         UsageError: a name is none of the three texts, or the option has another form.
     """
-    from rtd_plugin.triplets.reading import columns_of
+    from rtd_plugin.triplets.records import columns_of
 
     pairs = [column.partition("=") for column in columns]
     for name, equals, _ in pairs:

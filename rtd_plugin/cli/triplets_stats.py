@@ -37,10 +37,10 @@ def command(
       rtd-plugin triplets stats triplets.jsonl --real cirr/captions/cap.rc2.val.json --page stats.html
     """
     # These bring torch along, which `--help` does not wait for.
+    from rtd_plugin.generation.statistics import read_conditions, statistics
     from rtd_plugin.triplets.json_source import ANY
-    from rtd_plugin.triplets.reading import records
+    from rtd_plugin.triplets.records import records
     from rtd_plugin.triplets.sources import load_records
-    from rtd_plugin.triplets.statistics import read_conditions, statistics
 
     names = column_names(columns, file) or ANY
     real = {path.name: read_conditions(path) for path in real_files}

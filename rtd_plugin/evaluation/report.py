@@ -14,8 +14,8 @@ from PIL import Image
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.charts import group_bars, recall_plot
 from rtd_plugin.evaluation.comparison import Comparison, Row
-from rtd_plugin.evaluation.figures import figures_of
-from rtd_plugin.evaluation.naming import in_order, row_label, short_metric
+from rtd_plugin.evaluation.labels import in_order, row_label, short_metric
+from rtd_plugin.evaluation.per_query_metrics import figures_of
 from rtd_plugin.files import write_text
 
 SHOWN = 5  # images of each ranking

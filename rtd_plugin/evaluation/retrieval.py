@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.adapter import Adapter
-from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
-from rtd_plugin.evaluation.figures import Figures, figures_of
 from rtd_plugin.evaluation.images import ImageFeatures, Report
+from rtd_plugin.evaluation.per_query_metrics import Figures, figures_of
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 
 BATCH = 256  # texts at a time: the more, the more of them begin alike

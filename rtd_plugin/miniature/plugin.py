@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.hookspecs import hookimpl
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
 from rtd_plugin.miniature.triplets import MiniatureTriplets
 from rtd_plugin.triplets.triplet import TripletSource

@@ -3,7 +3,7 @@
 import os
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.in_force import PatchInForce, patch_of
+from rtd_plugin.patching.active_patch import PatchInForce, patch_of
 from rtd_plugin.patching.manifest import Manifest, find_patch
 
 

@@ -2,8 +2,8 @@
 
 import os
 
-from rtd_plugin.patching import tally
-from rtd_plugin.patching.in_force import PatchInForce, patch_of
+from rtd_plugin.patching import usage_log as tally
+from rtd_plugin.patching.active_patch import PatchInForce, patch_of
 from rtd_plugin.patching.manifest import read_manifest
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtd_plugin.adapter import Adapter
-from rtd_plugin.composition import CompositionPoint
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import CompositionPoint
+from rtd_plugin.contract.shims import Shim
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.shims import Shim
 
 
 @dataclass(frozen=True)

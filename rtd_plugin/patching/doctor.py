@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from rtd_plugin.patching import tally
+from rtd_plugin.patching import usage_log as tally
 from rtd_plugin.patching.detection import FoundPoint, Host
 from rtd_plugin.patching.folder import reference
 from rtd_plugin.patching.manifest import MANIFEST_FILE

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching import tally
+from rtd_plugin.patching import usage_log as tally
 from rtd_plugin.patching.manifest import SITE, Manifest
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")

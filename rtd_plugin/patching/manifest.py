@@ -16,7 +16,7 @@ SUFFIX = "-rtd-patch"  # of a patch folder's name, after that of the host it lie
 
 @dataclass(frozen=True)
 class PatchedPoint:
-    """A composition point; `read` as `module:function`, the rest as in `rtd_plugin.composition.CompositionPoint`."""
+    """A `rtd_plugin.contract.composition.CompositionPoint` as plain values; `read` as `module:function`."""
 
     file: str
     modules: tuple[str, ...]
@@ -27,7 +27,7 @@ class PatchedPoint:
 
 @dataclass(frozen=True)
 class PatchedShim:
-    """A shim that is switched on; `repair` as `module:function`, the rest as in `rtd_plugin.shims.Shim`."""
+    """A shim that is switched on; `repair` as `module:function`, the rest as in `rtd_plugin.contract.shims.Shim`."""
 
     name: str
     file: str | None

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rtd_plugin.composition import compose
-from rtd_plugin.patching.functions import find_function
+from rtd_plugin.contract.composition import compose
+from rtd_plugin.patching.active_patch import resolve
+from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import text_tower
-from rtd_plugin.patching.in_force import resolve
 
 TOLERANCE = 1e-3  # of the largest feature
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from rtd_plugin.adapter import Adapter
+from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.testing import compositions, projections, prompts
-from rtd_plugin.testing.small import require
+from rtd_plugin.testing.fixtures import require
 
 CHECKS: dict[str, Callable[[Adapter], None]] = {
     "name": prompts.check_name,
@@ -46,7 +46,7 @@ def check_adapter(adapter: Adapter) -> None:
     """
     require(
         isinstance(adapter, Adapter),
-        f"{adapter!r} is no adapter: pass an instance of a subclass of rtd_plugin.adapter.Adapter",
+        f"{adapter!r} is no adapter: pass an instance of a subclass of rtd_plugin.contract.adapter.Adapter",
     )
     found = {check: fault for check in CHECKS if (fault := faults(adapter, check)) is not None}
     listed = "".join(f"\n- {check}: {fault}" for check, fault in found.items())

@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
-from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import CONTEXT_LENGTH
-from rtd_plugin.composition import Composition, CompositionPoint, compose
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import Composition, CompositionPoint, compose
+from rtd_plugin.testing.fixtures import CONDITIONS, NEAR, pseudo_tokens, require, small_tower
 from rtd_plugin.testing.reference import encode_slowly
-from rtd_plugin.testing.small import CONDITIONS, NEAR, pseudo_tokens, require, small_tower
 
 
 def check_points(adapter: Adapter) -> None:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rtd_plugin.adapter import Adapter, load_projection
+from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError
-from rtd_plugin.testing.small import NEAR, features, randomised, require
+from rtd_plugin.testing.fixtures import NEAR, features, randomised, require
 
 SIZES = ((24, 32), (32, 24))  # D, W
 ROWS = 3

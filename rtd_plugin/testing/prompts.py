@@ -4,10 +4,10 @@ import re
 
 import torch
 
-from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import CONTEXT_LENGTH, Prompt, encode_text, pad
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.testing.fixtures import CONDITIONS, NEAR, pseudo_tokens, require, small_tower
 from rtd_plugin.testing.reference import encode_slowly
-from rtd_plugin.testing.small import CONDITIONS, NEAR, pseudo_tokens, require, small_tower
 
 PROMPTS = {"prompt": {"condition"}, "unconditioned_prompt": set(), "prompt_of_two": {"first", "second"}}
 

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 def _checks(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
     # Only now: this module is loaded by every pytest of an environment that rtd-plugin is installed in.
-    from rtd_plugin import plugins
+    from rtd_plugin.contract import plugins
     from rtd_plugin.errors import RTDError
     from rtd_plugin.testing.adapters import CHECKS
 

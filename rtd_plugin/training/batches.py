@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import pad
+from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.numbers import mixed
+from rtd_plugin.triplets.interning import mixed
 from rtd_plugin.triplets.token_store import TokenTriplet
 
 FEISTEL_ROUNDS = 6

@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract.plugins import plugin_manager
 from rtd_plugin.errors import RTDError
-from rtd_plugin.plugins import plugin_manager
 from rtd_plugin.training.checkpoints import Best, CheckpointStore, Progress
 from rtd_plugin.training.interrupts import interrupts
 from rtd_plugin.training.metrics import METRICS_FILE, MetricsLog, flat, merged, selected
@@ -70,7 +70,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
     """Tune the run's text tower, going on from its latest checkpoint if it has one.
 
-    Plugins are told of what happens (`rtd_plugin.hookspecs`). Validation, where the recipe has it, begins with the
+    Hooks of plugins are called (`rtd_plugin.contract.hookspecs`). Validation, if the recipe has it, begins with the
     pre-trained tower, whose metrics are logged as step 0 and never the best.
 
     Args:

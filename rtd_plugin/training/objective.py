@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:  # they bring accelerate and open_clip along, which whoever wants the loss need not wait for
     from rtd_plugin.training.batches import Batch

@@ -17,8 +17,8 @@ from pydantic import (
     model_serializer,
 )
 
-from rtd_plugin import plugins
 from rtd_plugin.clip.backbones import Backbone
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.paths import CommandLineText, RecipePath

@@ -9,17 +9,17 @@ from pathlib import Path
 import yaml
 from torch import Tensor, nn
 
-from rtd_plugin import plugins
-from rtd_plugin.adapter import Adapter, load_projection
 from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
-from rtd_plugin.triplets.known import opened
 from rtd_plugin.triplets.mixture import Mixture
+from rtd_plugin.triplets.source_cache import opened
 from rtd_plugin.triplets.token_store import Advance, TokenStore, token_store
 
 RECIPE_FILE = "recipe.yaml"

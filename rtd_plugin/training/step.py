@@ -9,23 +9,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rtd_plugin.clip.packing import PackedTower
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.vocabulary import PartlyTrainedEmbedding
-from rtd_plugin.clip.weight_file import WeightFile
+from rtd_plugin.contract.plugins import plugin_manager
+from rtd_plugin.engine.allocator import keep_freed_memory
+from rtd_plugin.engine.batch_groups import Windows, kept_features
+from rtd_plugin.engine.caption_features import DTYPES
+from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
+from rtd_plugin.engine.prefix_tree import PackedTower
+from rtd_plugin.engine.weight_file import WeightFile
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import cache_folder
-from rtd_plugin.plugins import plugin_manager
 from rtd_plugin.training import objective
 from rtd_plugin.training.batches import BatchOrder, stream_seed
 from rtd_plugin.training.checkpoints import CheckpointStore
-from rtd_plugin.training.frozen import DTYPES
-from rtd_plugin.training.memory import keep_freed_memory
 from rtd_plugin.training.objective import FrozenSide, objective_inputs
 from rtd_plugin.training.recipe import Optimizer
 from rtd_plugin.training.run import Run
-from rtd_plugin.training.windows import Windows, kept_features
 
 ORDER, NOISE = 0, 1  # a run's random streams
 UPDATED_TOGETHER = 4  # blocks on the way back: the activations that they free outweigh their gradients

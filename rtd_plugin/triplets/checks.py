@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.reading import Column, Fault, Record, text_fault, text_of
+from rtd_plugin.triplets.records import Column, Fault, Record, text_fault, text_of
 from rtd_plugin.triplets.triplet import Triplet
 
 PLACEHOLDERS = "$*"  # of the shipped adapters' prompts

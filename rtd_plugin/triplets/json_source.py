@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import ClassVar
 
-from rtd_plugin.hookspecs import hookimpl
+from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.paths import RecipePath
-from rtd_plugin.triplets.reading import Column, records
+from rtd_plugin.triplets.records import Column, records
 from rtd_plugin.triplets.sources import load_records
 from rtd_plugin.triplets.triplet import TripletSet, TripletSource
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.errors import RTDError
-from rtd_plugin.hookspecs import hookimpl
 from rtd_plugin.paths import RecipePath
-from rtd_plugin.triplets.reading import (
+from rtd_plugin.triplets.records import (
     Column,
     Fault,
     Record,
@@ -38,7 +38,7 @@ def load_records(where: str, found: Iterable[Record], columns: Sequence[Column],
     Raises:
         RTDError: there is no triplet, or a record is broken and skip_invalid is not set.
     """
-    from rtd_plugin.triplets.tables import collect  # pyarrow, which help must not wait for
+    from rtd_plugin.triplets.arrow_triplets import collect  # pyarrow, which help must not wait for
 
     digest = hashlib.sha256()
     broken, first_fault = 0, ""
@@ -120,7 +120,7 @@ class ParquetSource(_Columns):
     path: RecipePath
 
     def load(self) -> TripletSet:
-        from rtd_plugin.triplets.tables import ParquetTriplets
+        from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
 
         columns = columns_of(self.columns)
         names = [column[0] for column in columns]

@@ -130,9 +130,9 @@ def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = l
 
 def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Advance) -> None:
     """Tokenise triplets, and number, in their order, and write the texts that no earlier piece had."""
-    from rtd_plugin.triplets.numbers import Numbers
-    from rtd_plugin.triplets.tables import by_column
-    from rtd_plugin.triplets.tokenising import tokenised_piece
+    from rtd_plugin.triplets.arrow_triplets import by_column
+    from rtd_plugin.triplets.interning import Numbers
+    from rtd_plugin.triplets.tokenisation import tokenised_piece
 
     total, done, end = sum(part.count for part in sets), 0, 0
     numbers, used = Numbers(), np.zeros(2**16, dtype=bool)

@@ -9,8 +9,8 @@ from rtd_adapters.lincir import LinCIR
 from rtd_adapters.pic2word import Pic2Word
 from rtd_adapters.searle import SEARLE
 
-from rtd_plugin.adapter import Adapter
-from rtd_plugin.composition import Composition, CompositionPoint, compose
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import Composition, CompositionPoint, compose
 from rtd_plugin.errors import RTDError
 
 W = 32

@@ -4,9 +4,9 @@ import pytest
 import torch
 from rtd_adapters.lincir import LinCIR
 
-from rtd_plugin import plugins
 from rtd_plugin.clip.tokens import encode_text
-from rtd_plugin.composition import compose
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.composition import compose
 
 W = 32
 ADAPTER = LinCIR()

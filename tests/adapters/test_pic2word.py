@@ -4,10 +4,10 @@ import pytest
 import torch
 from rtd_adapters.pic2word import Im2Text, Pic2Word
 
-from rtd_plugin import plugins
-from rtd_plugin.adapter import load_projection
 from rtd_plugin.clip.tokens import encode_text
-from rtd_plugin.composition import compose
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.adapter import load_projection
+from rtd_plugin.contract.composition import compose
 from rtd_plugin.errors import RTDError
 
 W = 32

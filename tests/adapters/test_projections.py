@@ -8,7 +8,7 @@ import torch
 from rtd_adapters import lincir, phi, pic2word, searle
 from safetensors.torch import save_file
 
-from rtd_plugin.adapter import load_projection
+from rtd_plugin.contract.adapter import load_projection
 from rtd_plugin.errors import RTDError
 
 D, W = 12, 8

@@ -23,7 +23,8 @@ import rtd_recipes.miniature
 from miniature import GROUPS, figures, run_of, tuned
 from torch import Tensor
 
-from rtd_plugin import hookimpl, plugins
+from rtd_plugin import hookimpl
+from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text

@@ -16,15 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rtd_plugin import plugins
 from rtd_plugin.cli.console import progress
-from rtd_plugin.cli.training import ProgressBar
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Found, Retrieval
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
 from rtd_plugin.training.run import Run, load_run
+from rtd_plugin.workflows.train import ProgressBar
 
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 GROUPS = ("all", "seen", "unseen")

@@ -21,12 +21,12 @@ from clip.model import CLIP
 from safetensors.torch import save_file
 
 import rtd_plugin
-from rtd_plugin import plugins
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.tuned_encoder import read_weights
+from rtd_plugin.contract import plugins
 from rtd_plugin.patching.detection import find_host
 from rtd_plugin.patching.folder import write_patch
-from rtd_plugin.patching.weights import read_weights
 
 MINIATURE = Path(__file__).parents[1] / "patching/hosts/searle"
 BATCH = 32

@@ -16,12 +16,12 @@ from typing import Any
 
 from miniature import figures, run_of, show, tuned
 
-from rtd_plugin import plugins
+from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.retrieval import Retrieval
+from rtd_plugin.generation.rules.build import build
 from rtd_plugin.miniature.language import PLACE_WORDS, SIZE_WORDS, TEXTURE_WORDS, caption
 from rtd_plugin.miniature.splits import may_train, training_scenes
 from rtd_plugin.miniature.world import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
-from rtd_plugin.triplets.rules.build import build
 
 RECIPE = "lincir-miniature"
 

@@ -31,7 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rtd_plugin.training.memory import use_huge_pages
+from rtd_plugin.engine.allocator import use_huge_pages
 
 BEGAN = time.perf_counter()  # of a side's process, before what takes long to import
 use_huge_pages()  # as `rtd-plugin train` does
@@ -45,6 +45,7 @@ from rtd_plugin.clip.fingerprint import digest, probe  # noqa: E402
 from rtd_plugin.clip.layouts import write_state_dict  # noqa: E402
 from rtd_plugin.clip.tokens import END, START  # noqa: E402
 from rtd_plugin.clip.tower import TextTower  # noqa: E402
+from rtd_plugin.engine.batch_groups import window  # noqa: E402
 from rtd_plugin.miniature.triplets import MiniatureTriplets  # noqa: E402
 from rtd_plugin.training.batches import make_batch, stream_seed  # noqa: E402
 from rtd_plugin.training.loop import make_accelerator  # noqa: E402
@@ -52,7 +53,6 @@ from rtd_plugin.training.objective import rtd_loss, stack  # noqa: E402
 from rtd_plugin.training.recipe import Recipe  # noqa: E402
 from rtd_plugin.training.run import Run  # noqa: E402
 from rtd_plugin.training.step import NOISE, Stepper  # noqa: E402
-from rtd_plugin.training.windows import window  # noqa: E402
 from rtd_plugin.triplets.token_store import token_store, tokenised  # noqa: E402
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource  # noqa: E402
 

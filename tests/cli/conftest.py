@@ -76,7 +76,7 @@ def finished(files, tmp_path_factory) -> Path:
 def processes():
     """A server that has imported what commands need and forks, so that a process of one's own costs no imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rtd_plugin.cli.training", "rtd_adapters.lincir"])
+    context.set_forkserver_preload(["rtd_plugin.workflows.train", "rtd_adapters.lincir"])
     return context
 
 

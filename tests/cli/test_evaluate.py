@@ -86,7 +86,7 @@ def test_the_second_time_no_image_is_read(evaluate, finished, tmp_path, monkeypa
     first = evaluate("cirr")
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", None)
-        patch.setattr("rtd_plugin.cli.evaluation.write_report", lambda *args: None)  # which shows pictures
+        patch.setattr("rtd_plugin.workflows.evaluate.write_report", lambda *args: None)  # which shows pictures
         second = evaluate("cirr", "--weights", finished, "--adapter", "searle")
         assert second["results"][0]["metrics"] == first["results"][0]["metrics"]
         failed = evaluate("cirr", "--preprocess", "targetpad", fails=True)

@@ -9,8 +9,9 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from rtd_plugin import hookimpl, plugins
+from rtd_plugin import hookimpl
 from rtd_plugin.cli.results import comparison_tables
+from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 
 WORDS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rtd_plugin.cli import training
+from rtd_plugin.workflows import train as training
 
 
 def losses(run: Path) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rtd_plugin import hookimpl, plugins
+from rtd_plugin import hookimpl
+from rtd_plugin.contract import plugins
 from rtd_plugin.patching.manifest import Manifest, read_manifest
 
 HOSTS = Path(__file__).parents[1] / "patching/hosts"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rtd_plugin import plugins
+from rtd_plugin.contract import plugins
 
 
 @pytest.fixture

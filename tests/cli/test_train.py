@@ -14,9 +14,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from rtd_plugin import hookimpl, plugins
-from rtd_plugin.cli import training
-from rtd_plugin.cli.folders import make_folder
+from rtd_plugin import hookimpl
+from rtd_plugin.contract import plugins
+from rtd_plugin.workflows import train as training
+from rtd_plugin.workflows.folders import make_folder
 
 
 def losses(run) -> list[tuple[int, float]]:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from rtd_plugin import plugins
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import RankedNames
 from rtd_plugin.evaluation.benchmarks.genecis import _around

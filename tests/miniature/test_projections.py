@@ -9,9 +9,9 @@ import torch
 from rtd_recipes.miniature import make_lincir, make_pic2word, make_searle, projections
 from safetensors.torch import load_file
 
-from rtd_plugin import plugins
-from rtd_plugin.adapter import load_projection
 from rtd_plugin.clip.tokens import END, Prompt, encode_text, pad
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.adapter import load_projection
 from rtd_plugin.miniature import splits
 from rtd_plugin.miniature.world import HELD_OUT
 

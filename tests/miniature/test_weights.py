@@ -13,9 +13,9 @@ from rtd_recipes.miniature.make_lincir import mask_keywords
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rtd_plugin import plugins
-from rtd_plugin.adapter import load_projection
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.adapter import load_projection
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
 from rtd_plugin.miniature.language import noisy_caption
 from rtd_plugin.miniature.rendering import picture

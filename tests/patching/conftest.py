@@ -12,15 +12,16 @@ import pytest
 import torch
 from clip.model import CLIP
 
-from rtd_plugin import __version__, plugins
+from rtd_plugin import __version__
 from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.patching import in_force
+from rtd_plugin.clip.tuned_encoder import read_weights
+from rtd_plugin.contract import plugins
+from rtd_plugin.patching import active_patch as in_force
 from rtd_plugin.patching.detection import find_host
 from rtd_plugin.patching.folder import write_patch
 from rtd_plugin.patching.manifest import Manifest
-from rtd_plugin.patching.weights import read_weights
 
 HOSTS = Path(__file__).parent / "hosts"
 

@@ -14,11 +14,11 @@ from rtd_adapters.searle import SEARLE
 from safetensors.torch import save_file
 
 import rtd_plugin
-from rtd_plugin import plugins
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.composition import compose
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.composition import compose
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.functions import find_function
+from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import text_tower
 
 # What is done in order, and whether a patch is in force after it.

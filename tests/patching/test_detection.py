@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from rtd_plugin import plugins
-from rtd_plugin.adapter import Adapter
-from rtd_plugin.composition import CompositionPoint
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.patching.detection import find_host
 

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from rtd_plugin.clip.layouts import write_state_dict
+from rtd_plugin.clip.tuned_encoder import newest_run, read_weights
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.patching.folder import reference, remove_patch
 from rtd_plugin.patching.manifest import default_folder, find_patch, read_manifest
-from rtd_plugin.patching.weights import newest_run, read_weights
 
 
 def names(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rtd_plugin.composition import Composition, compose
+from rtd_plugin.contract.composition import Composition, compose
 
 # Composes a row for each of its arguments, with a model of the checkpoint CLIP.
 COMPOSE = """

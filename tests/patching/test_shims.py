@@ -7,7 +7,7 @@ import pytest
 import torch
 from rtd_adapters.lincir_shims import keep_causal_mask
 
-from rtd_plugin.composition import Composition, compose
+from rtd_plugin.contract.composition import Composition, compose
 from rtd_plugin.errors import UsageError
 
 TEXTS = torch.tensor([[49406, 320, 265, 682, 49407], [49406, 5, 265, 6, 49407], [49406, 7, 265, 8, 49407]])

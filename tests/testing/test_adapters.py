@@ -14,9 +14,9 @@ from rtd_adapters.searle import SEARLE
 from torch import nn
 
 from rtd_plugin.clip.tokens import Prompt
-from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.contract.composition import Composition, CompositionPoint
 from rtd_plugin.testing import check_adapter, encode_slowly
-from rtd_plugin.testing.small import small_tower
+from rtd_plugin.testing.fixtures import small_tower
 
 
 class Split(nn.Module):

@@ -12,11 +12,11 @@ from pydantic import field_validator
 from rtd_adapters.lincir import LinCIR, Phi
 from safetensors.torch import save_file
 
-from rtd_plugin import plugins
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract import plugins
+from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.hookspecs import hookimpl
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.metrics import METRICS_FILE

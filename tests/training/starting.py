@@ -7,7 +7,8 @@ import os
 
 from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import load_run
-from rtd_plugin.triplets import known, token_store
+from rtd_plugin.triplets import source_cache as known
+from rtd_plugin.triplets import token_store
 from rtd_plugin.triplets.json_source import JsonTriplets
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rtd_plugin import hookimpl, plugins
+from rtd_plugin import hookimpl
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.objective import ObjectiveInputs, rtd_loss, rtd_objective

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rtd_plugin.triplets import known
+from rtd_plugin.triplets import source_cache as known
 from rtd_plugin.triplets.json_source import JsonTriplets
 
 

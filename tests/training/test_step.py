@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rtd_plugin import hookimpl
-from rtd_plugin.clip.packing import PackedTower
-from rtd_plugin.clip.vocabulary import PartlyTrainedEmbedding
-from rtd_plugin.plugins import registered
+from rtd_plugin.contract.plugins import registered
+from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
+from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.training.loop import make_accelerator
 from rtd_plugin.training.objective import rtd_objective
 from rtd_plugin.training.step import Stepper
@@ -71,7 +71,7 @@ def test_captions_are_computed_once(stepper, monkeypatch, tmp_path, hard_negativ
     anew = stepper(*overrides)
     assert [anew.take(step, 1e-3) for step in range(4)] == losses
     assert computed == distinct
-    monkeypatch.setattr("rtd_plugin.training.frozen.LIMIT", 0)
+    monkeypatch.setattr("rtd_plugin.engine.caption_features.LIMIT", 0)
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "another"))
     without = stepper(*overrides)
     assert [without.take(step, 1e-3) for step in range(4)] == pytest.approx(losses, rel=1e-6)

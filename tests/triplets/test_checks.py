@@ -13,7 +13,7 @@ from rtd_plugin.triplets.checks import (
     repaired,
 )
 from rtd_plugin.triplets.json_source import ANY
-from rtd_plugin.triplets.reading import Fault, records, with_places
+from rtd_plugin.triplets.records import Fault, records, with_places
 from rtd_plugin.triplets.triplet import Triplet
 
 GOOD = Triplet("a red dog runs", "is blue", "a blue dog runs")

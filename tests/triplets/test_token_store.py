@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets import tables, tokenising
+from rtd_plugin.triplets import arrow_triplets as tables
 from rtd_plugin.triplets import token_store as module
+from rtd_plugin.triplets import tokenisation as tokenising
 from rtd_plugin.triplets.sources import ParquetSource
 from rtd_plugin.triplets.token_store import token_store, tokenised
 from rtd_plugin.triplets.triplet import Triplet, TripletSet

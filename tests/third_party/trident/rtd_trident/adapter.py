@@ -5,9 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from rtd_plugin import hookimpl
-from rtd_plugin.adapter import Adapter
 from rtd_plugin.clip.tokens import Prompt
-from rtd_plugin.composition import Composition, CompositionPoint
+from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.composition import Composition, CompositionPoint
 from rtd_plugin.errors import RTDError
 
 

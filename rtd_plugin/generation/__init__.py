@@ -1,0 +1,1 @@
+"""Text triplets from captions: by rule, or with a language model."""

@@ -1,0 +1,274 @@
+"""Plugins are found, checked and reported by name; the core knows none; imports run one way."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import rtd_plugin
+from rtd_plugin import hookimpl
+from rtd_plugin.contract import plugins
+from rtd_plugin.errors import RTDError, UsageError
+
+SOURCE = Path(rtd_plugin.__file__).parent
+# Each may import those to its left, and the modules of the package's root. Evaluation stands before training, because
+# validation is evaluation at intervals.
+ORDER = ["clip", "testing", "triplets", "evaluation", "training", "patching", "miniature", "cli"]
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Replaces the installed plugins: `install(name=plugin)`, the plugin an object or an exception to raise."""
+    installed = []
+
+    def install(*pairs, **named):
+        installed.extend([*pairs, *named.items()])
+        plugins.plugin_manager.cache_clear()
+
+    def entry_points(group):
+        assert group == "rtd_plugin"
+        return [
+            SimpleNamespace(
+                name=name,
+                value=f"{name}_module",
+                dist=SimpleNamespace(name=f"package-{number}", version="1.0"),
+                load=lambda p=p: load(p),
+            )
+            for number, (name, p) in enumerate(installed, 1)
+        ]
+
+    def load(plugin):
+        if isinstance(plugin, Exception):
+            raise plugin
+        return plugin
+
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    plugins.plugin_manager.cache_clear()
+    yield install
+    plugins.plugin_manager.cache_clear()
+
+
+def registering(*adapters):
+    class Plugin:
+        @hookimpl
+        def rtd_adapters(self):
+            return adapters
+
+    return Plugin()
+
+
+ONE, TWO = SimpleNamespace(name="one"), SimpleNamespace(name="two")
+
+
+def test_shipped_plugins_are_found():
+    assert "lincir" in plugins.adapters()
+    assert plugins.adapter("lincir").name == "lincir"
+    assert plugins.triplet_source("json").name == "json"
+
+
+def test_hook_rtd_adapters(install):
+    install(first=registering(ONE), second=registering(TWO), other=object())
+    assert plugins.adapters() == {"one": ONE, "two": TWO}
+    with pytest.raises(UsageError, match=r"^there is no adapter 'three': installed are one, two$"):
+        plugins.adapter("three")
+
+
+def test_none_installed(install):
+    install()
+    with pytest.raises(UsageError, match="there is no adapter 'one': installed are none"):
+        plugins.adapter("one")
+
+
+@pytest.mark.parametrize("value", ["second", " second , ,unknown", "second,broken"])
+def test_plugins_left_out(install, monkeypatch, value):
+    monkeypatch.setenv("RTD_PLUGIN_DISABLE", value)
+    install(first=registering(ONE), second=registering(TWO))
+    assert plugins.adapters() == {"one": ONE}
+
+
+def test_a_broken_plugin_left_out_is_not_loaded(install, monkeypatch):
+    monkeypatch.setenv("RTD_PLUGIN_DISABLE", "broken")
+    install(first=registering(ONE), broken=ImportError("no module named 'x'"))
+    assert plugins.adapters() == {"one": ONE}
+
+
+@pytest.mark.parametrize("error", [ImportError("no module named 'x'"), ValueError("what")])
+def test_a_plugin_that_cannot_be_loaded_is_named(install, error):
+    install(first=registering(ONE), broken=error)
+    with pytest.raises(RTDError) as caught:
+        plugins.adapters()
+    assert str(caught.value) == (
+        f"the plugin broken (of package-2 1.0) cannot be loaded from broken_module: {type(error).__name__}: {error}. "
+        "Leave it out with RTD_PLUGIN_DISABLE=broken"
+    )
+
+
+def test_an_unknown_hook_is_named(install):
+    class Plugin:
+        @hookimpl
+        def rtd_adaptors(self):
+            return []
+
+    install(misspelt=Plugin())
+    with pytest.raises(
+        RTDError, match=r"misspelt \(of package-1 1.0\) does not fit: unknown hook 'rtd_adaptors'"
+    ) as error:
+        plugins.adapters()
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_arguments_are_named(install):
+    class Plugin:
+        @hookimpl
+        def rtd_adapters(self, colour):
+            return []
+
+    install(curious=Plugin())
+    with pytest.raises(
+        RTDError, match=r"curious \(of package-1 1.0\) does not fit: .*'rtd_adapters'.*'colour'"
+    ) as error:
+        plugins.adapters()
+    assert "hookimpl definition: rtd_adapters(colour)" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_plugins_of_one_name(install):
+    install(("same", registering(ONE)), ("same", registering(TWO)))
+    with pytest.raises(RTDError, match=r"two plugins are called 'same', one of package-1 1\.0 and one of"):
+        plugins.adapters()
+
+
+def test_two_adapters_of_one_name(install):
+    install(first=registering(ONE), second=registering(TWO, SimpleNamespace(name="one")))
+    with pytest.raises(RTDError, match="two plugins register the adapter 'one': ") as error:
+        plugins.adapters()
+    for origin in ("first (of package-1 1.0)", "second (of package-2 1.0)"):
+        assert origin in str(error.value)
+
+
+def test_hook_rtd_triplet_sources(install):
+    class Plugin:
+        @hookimpl
+        def rtd_triplet_sources(self):
+            return [ONE]
+
+    install(mine=Plugin())
+    assert plugins.triplet_source("one") is ONE
+    with pytest.raises(UsageError, match="there is no triplet source 'two': installed are one"):
+        plugins.triplet_source("two")
+
+
+def test_hook_rtd_benchmarks(install):
+    class Plugin:
+        @hookimpl
+        def rtd_benchmarks(self):
+            return [TWO]
+
+    install(mine=Plugin())
+    assert plugins.benchmark("two") is TWO
+    with pytest.raises(UsageError, match="there is no benchmark 'one': installed are two"):
+        plugins.benchmark("one")
+
+
+def test_hook_rtd_recipe_folders(install, tmp_path):
+    class Plugin:
+        def __init__(self, folder):
+            self.folder = tmp_path / folder
+            self.folder.mkdir()
+            (self.folder / "quick.yaml").touch()
+
+        @hookimpl
+        def rtd_recipe_folders(self):
+            return [self.folder]
+
+    install(first=Plugin("a"))
+    assert plugins.recipes() == {"quick": tmp_path / "a" / "quick.yaml"}
+    install(second=Plugin("b"))
+    with pytest.raises(RTDError, match="two plugins register the recipe 'quick'"):
+        plugins.recipes()
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda: None, "failed in rtd_adapters: TypeError"),
+        (lambda: 1 / 0, "failed in rtd_adapters: ZeroDivisionError: division by zero"),
+        (lambda: (1 / 0 for _ in "a"), "failed in rtd_adapters: ZeroDivisionError: division by zero"),
+        (lambda: [object()], "registers <object object at .*> as adapter, but it has no name"),
+    ],
+)
+def test_hooks_that_fail_are_named(install, returned, message):
+    class Plugin:
+        @hookimpl
+        def rtd_adapters(self):
+            return returned()
+
+    install(odd=Plugin())
+    with pytest.raises(RTDError, match=rf"the plugin odd \(of package-1 1.0\) {message}"):
+        plugins.adapters()
+
+
+def sources() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def test_the_core_knows_no_method_by_name():
+    for file in sources():
+        text = file.read_text()
+        modules = {module.split(".")[0] for module in imports(ast.parse(text))}
+        assert not modules & {"rtd_adapters", "adapters"}, f"{file} imports an adapter"
+        assert not re.search(r"rtd_adapters\.\w", text), f"{file} names an adapter's module"
+
+
+def test_importing_the_package_does_not_import_torch():
+    modules = "{'torch', 'open_clip', 'numpy'}"
+    program = f"import sys, rtd_plugin, rtd_plugin.contract.plugins; print(sorted({modules} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_lazy_names():
+    assert rtd_plugin.TextTower.__name__ == "TextTower"
+    assert callable(rtd_plugin.load_text_encoder)
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        rtd_plugin.nonsense  # noqa: B018
+
+
+def imports(tree: ast.AST) -> list[str]:
+    """Modules that a source imports when it runs: not those under `if TYPE_CHECKING`."""
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            found += imports(node)
+    return found
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for file in sources():
+        package = file.relative_to(SOURCE).parts[0]
+        if package == "__main__.py":
+            continue
+        for module in imports(ast.parse(file.read_text())):
+            parts = module.split(".")
+            if parts[0] != "rtd_plugin" or len(parts) < 2 or parts[1] not in ORDER or parts[1] == package:
+                continue
+            # The root's modules stand before all packages, but for what adapters are made of.
+            allowed = ORDER[: ORDER.index(package)] if package in ORDER else ["clip"]
+            if parts[1] not in allowed:
+                wrong.append(f"{file.relative_to(SOURCE)} imports {module}")
+    assert not wrong
+
+
+def test_every_package_has_its_place_in_the_order():
+    assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} <= set(ORDER)

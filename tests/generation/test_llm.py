@@ -1,0 +1,290 @@
+"""Triplets by a language model, against a server of our own that answers, lags, fails and returns rubbish."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.generation import llm
+from rtd_plugin.generation.generated_sources import LlmTriplets
+from rtd_plugin.generation.llm import Server, build, parse_answer
+from rtd_plugin.triplets.json_source import JsonTriplets
+
+CAPTIONS = [f"a dog, number {number}, on grass" for number in range(12)]
+
+
+def good(caption: str, wanted: int = 2) -> str:
+    return json.dumps(
+        [
+            {"condition": f"make it {kind}", "target": caption.replace("dog", kind)}
+            for kind in ("a cat", "a cow")[:wanted]
+        ]
+    )
+
+
+class Model(ThreadingHTTPServer):
+    """A server whose answers a test chooses: `reply(caption, request number)` gives text, or (status, headers, body).
+
+    A reply of None breaks the connection.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, reply: Callable) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply, self.requests, self.lock = reply, [], threading.Lock()
+
+    def handle_error(self, *args: object) -> None:
+        """A client that gave up is none of ours."""
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        caption = body["messages"][-1]["content"].partition("\n")[0].removeprefix("Caption: ")
+        with self.server.lock:
+            self.server.requests.append((self.path, caption, dict(self.headers), body))
+            number = len(self.server.requests)
+        reply = self.server.reply(caption, number)
+        if reply is None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if isinstance(reply, str):
+            reply = (200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]}).encode())
+        status, headers, content = reply
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Tests print nothing."""
+
+
+@pytest.fixture
+def serve(monkeypatch) -> Iterator[Callable[..., Model]]:
+    for name in llm.KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    running = []
+
+    def serve(reply: Callable = lambda caption, number: good(caption)) -> Model:
+        model = Model(reply)
+        threading.Thread(target=model.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        running.append(model)
+        return model
+
+    yield serve
+    for model in running:
+        model.shutdown()
+        model.server_close()
+
+
+@pytest.fixture
+def captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("".join(f"{caption}\n" for caption in CAPTIONS))
+    return path
+
+
+def server(model: Model, **settings) -> Server:
+    return Server(model.endpoint, "tiny", **{"pause": 0.01, "timeout": 5.0, **settings})
+
+
+def conditions_of(path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for triplet in JsonTriplets(path=path).load().triplets:
+        found.setdefault(triplet.reference, []).append(triplet.condition)
+    return found
+
+
+WHOLE = {caption: ["make it a cat", "make it a cow"] for caption in CAPTIONS}
+
+
+def test_a_server_that_answers(serve, captions, tmp_path):
+    model = serve()
+    sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
+    assert (sent.captions, sent.done, sent.requests, sent.triplets, sent.left) == (12, 12, 12, 24, 0)
+    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    path, _, headers, body = model.requests[0]
+    assert path == "/v1/chat/completions"
+    assert "Authorization" not in headers
+    assert body["model"] == "tiny"
+    assert [message["role"] for message in body["messages"]] == ["system", *["user", "assistant"] * 3, "user"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.txt", "t.jsonl"]
+
+
+def test_the_prompt_s_examples_are_answers_that_parse():
+    for caption, answers in llm.EXAMPLES:
+        answer = json.dumps([{"condition": condition, "target": target} for condition, target in answers])
+        assert len(parse_answer(caption, answer, 9)[0]) == len(answers)
+
+
+@pytest.mark.parametrize("variable", llm.KEY_VARIABLES)
+def test_a_key_comes_from_the_environment(serve, captions, tmp_path, monkeypatch, variable):
+    model = serve()
+    monkeypatch.setenv(variable, "secret")
+    build(captions, tmp_path / "t.jsonl", server(model), limit=100)
+    assert {headers["Authorization"] for _, _, headers, _ in model.requests} == {"Bearer secret"}
+    assert "secret" not in (tmp_path / "t.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (429, {}, b"slow down"),
+        (429, {"Retry-After": "0.01"}, b""),
+        (500, {}, b"<html>oops"),
+        (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, b""),
+        (200, {}, b"no json"),
+        (200, {}, b"[" * 100_000),
+        (200, {}, b'{"choices": []}'),
+        (200, {}, b'{"choices": [{"message": {"content": null}}]}'),
+        (200, {"Content-Length": "999"}, b"cut off"),
+        None,
+    ],
+)
+def test_faults_that_pass_are_tried_again(serve, captions, tmp_path, fault):
+    model = serve(lambda caption, number: fault if number % 2 else good(caption))
+    sent = build(captions, tmp_path / "t.jsonl", server(model), limit=200, workers=1)
+    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert sent.requests == 24
+
+
+def test_a_server_that_lags(serve, captions, tmp_path):
+    def reply(caption, number):
+        if number == 1:
+            time.sleep(1)
+        return good(caption)
+
+    model = serve(reply)
+    sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.3), limit=100)
+    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert sent.requests >= 13
+
+
+def test_pauses_grow_and_heed_the_server(serve, captions, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(llm.time, "sleep", slept.append)
+    replies = [(500, {}, b""), (500, {}, b""), (429, {"Retry-After": "7"}, b""), (429, {"Retry-After": "9999"}, b"")]
+    model = serve(lambda caption, number: replies[number - 1] if number <= 4 else good(caption))
+    build(captions, tmp_path / "t.jsonl", server(model, pause=1.0), limit=100, workers=1)
+    assert 1 <= slept[0] <= 1.5
+    assert 2 <= slept[1] <= 3
+    assert slept[2:] == [7, 60]
+
+
+RUBBISH = {
+    "words": "Sure! Here are your pictures.",
+    "nothing": "",
+    "an object": json.dumps({"condition": "a", "target": "b"}),
+    "no object": json.dumps(["a"]),
+    "a key too many": json.dumps([{"condition": "a", "target": "b", "why": "c"}]),
+    "no text": json.dumps([{"condition": 1, "target": "b"}]),
+    "an empty array": "[]",
+    "deep": "[" * 50_000,
+    "cut off": good(CAPTIONS[0])[:-5],
+}
+
+
+@pytest.mark.parametrize("answer", RUBBISH.values(), ids=RUBBISH)
+def test_rubbish_is_asked_again_and_then_given_up(serve, captions, tmp_path, answer):
+    model = serve(lambda caption, number: answer if caption == CAPTIONS[3] else good(caption))
+    sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
+    assert (sent.rubbish, sent.done, sent.requests) == (3, 12, 14)
+    assert conditions_of(tmp_path / "t.jsonl") == {c: rows for c, rows in WHOLE.items() if c != CAPTIONS[3]}
+
+
+def test_an_answer_is_parsed_strictly():
+    reference = "a dog on grass"
+    fenced = f"```json\n{good(reference)}\n```"
+    assert len(parse_answer(reference, fenced, 2)[0]) == 2
+    assert len(parse_answer(reference, good(reference), 1)[0]) == 1
+    bad = [
+        {"condition": "same", "target": "A dog on grass."},
+        {"condition": "show a cat on grass", "target": "a cat on grass"},
+        {"condition": "is $", "target": "a cow on grass"},
+        {"condition": "is green", "target": "a green dog on grass"},
+    ]
+    triplets, refused = parse_answer(reference, json.dumps(bad), 9)
+    assert [triplet.condition for triplet in triplets] == ["is green"]
+    assert refused == 3
+
+
+@pytest.mark.parametrize(("status", "says"), [(401, "set RTD_PLUGIN_API_KEY"), (404, "no such model"), (302, "302")])
+def test_what_no_other_attempt_mends_stops_at_once(serve, captions, tmp_path, status, says):
+    model = serve(lambda caption, number: (status, {"Location": "http://127.0.0.1:9/elsewhere"}, b"no such model"))
+    with pytest.raises(RTDError, match=says):
+        build(captions, tmp_path / "t.jsonl", server(model), limit=100, workers=1)
+    assert len(model.requests) <= 3
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_a_server_that_fails_for_good_loses_nothing(serve, captions, tmp_path):
+    model = serve(lambda caption, number: good(caption) if number <= 5 else (500, {}, b""))
+    with pytest.raises(RTDError, match=r"failed 3 times in a row: HTTP 500 \(captions answered so far: 5"):
+        build(captions, tmp_path / "t.jsonl", server(model, attempts=3), limit=100, workers=1)
+    asked = {caption for _, caption, _, _ in model.requests[:5]}
+    model = serve()
+    sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
+    assert sent.requests == 7
+    assert not asked & {caption for _, caption, _, _ in model.requests}
+    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+
+
+def test_nobody_listens(captions, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    with pytest.raises(RTDError, match=r"failed 2 times in a row: .*[Rr]efused"):
+        build(captions, tmp_path / "t.jsonl", Server(endpoint, "m", attempts=2, pause=0.01), limit=9, workers=1)
+
+
+def test_no_more_than_the_limit_is_sent(serve, captions, tmp_path):
+    model = serve()
+    sent = build(captions, tmp_path / "t.jsonl", server(model), limit=5)
+    assert (sent.requests, sent.done, sent.left, len(model.requests)) == (5, 5, 7, 5)
+    assert len(conditions_of(tmp_path / "t.jsonl")) == 5
+    sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
+    assert (sent.requests, sent.done, sent.left) == (7, 12, 0)
+    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+
+
+def test_retries_count(serve, captions, tmp_path):
+    model = serve(lambda caption, number: (500, {}, b""))
+    sent = build(captions, tmp_path / "t.jsonl", server(model, attempts=99), limit=4, workers=1)
+    assert (sent.requests, sent.done, len(model.requests)) == (4, 0, 4)
+
+
+def test_an_answer_that_was_cut_off_on_disk_is_asked_again(serve, captions, tmp_path):
+    build(captions, tmp_path / "t.jsonl", server(serve()), limit=5, workers=1)
+    kept = tmp_path / "t.jsonl.answers"
+    kept.write_bytes(kept.read_bytes()[:-20])
+    sent = build(captions, tmp_path / "t.jsonl", server(serve()), limit=100)
+    assert sent.requests == 8
+    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:8000", "ftp://a/b", "http://user:pass@host/v1", "http://h/v1?key=k", ""]
+)
+def test_addresses_that_are_none_or_hold_secrets(endpoint):
+    with pytest.raises(UsageError, match="--endpoint"):
+        Server(endpoint, "m")
+
+
+def test_the_source_asks_for_what_is_missing(serve, captions, tmp_path):
+    model = serve()
+    source = LlmTriplets(captions=captions, output=tmp_path / "t.jsonl", endpoint=model.endpoint, model="m", limit=99)
+    assert len(source.load().triplets) == 24
+    assert len(source.load().triplets) == 24
+    assert len(model.requests) == 12

@@ -1,0 +1,209 @@
+"""Triplets in Parquet, CSV and data sets: every form gives the same, rows stay on disk, broken ones are named."""
+
+import csv
+import hashlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from rtd_plugin.contract import plugins
+from rtd_plugin.errors import RTDError
+from rtd_plugin.triplets import arrow_triplets as tables
+from rtd_plugin.triplets.arrow_triplets import ArrowTriplets, ParquetTriplets, collect
+from rtd_plugin.triplets.sources import CsvTriplets, DatasetTriplets, ParquetSource
+from rtd_plugin.triplets.triplet import Triplet
+
+TRIPLETS = [Triplet(f"a dog, number {n}", f'say "{n}"\nagain', f"the cat №{n}") for n in range(23)]
+NAMES = ("before", "edit", "after")
+COLUMNS = dict(zip(Triplet._fields, NAMES, strict=True))
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Three rows are as many as 65,536 usually are."""
+    monkeypatch.setattr(tables, "BATCH", 4)
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    def parquet(rows=TRIPLETS, names=NAMES, **options):
+        path = tmp_path / "triplets.parquet"
+        pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], names), path, **options)
+        return path
+
+    return parquet
+
+
+@pytest.fixture
+def comma_separated(tmp_path):
+    def comma_separated(rows, names=NAMES):
+        path = tmp_path / "triplets.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([names, *rows])
+        return path
+
+    return comma_separated
+
+
+def test_few_triplets_stay_in_memory_and_many_on_disk(small_batches):
+    assert collect(iter(TRIPLETS[:3])) == TRIPLETS[:3]
+    kept = collect(iter(TRIPLETS))
+    assert isinstance(kept, ArrowTriplets)
+    assert list(kept) == TRIPLETS
+    assert len(kept) == 23
+    assert [kept[n] for n in (0, 3, 4, 22, -1)] == [TRIPLETS[n] for n in (0, 3, 4, 22, -1)]
+    assert kept[2:11] == TRIPLETS[2:11]
+    assert kept[::-7] == TRIPLETS[::-7]
+    with pytest.raises(IndexError):
+        kept[23]
+
+
+def test_the_file_of_many_triplets_has_no_name(small_batches, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept = collect(iter(TRIPLETS))
+    assert list(tmp_path.iterdir()) == []
+    assert list(kept) == TRIPLETS
+
+
+def test_a_full_disk_is_named(small_batches, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pa.ipc, "new_file", full)
+    with pytest.raises(RTDError, match=r"No space left on device.*TMPDIR"):
+        collect(iter(TRIPLETS))
+
+
+def test_csv_and_parquet_give_the_same(parquet, comma_separated):
+    for source in (
+        ParquetSource(path=parquet(), columns=COLUMNS),
+        CsvTriplets(path=comma_separated(TRIPLETS), columns=COLUMNS),
+    ):
+        found = source.load()
+        assert list(found.triplets) == TRIPLETS
+        assert found.skipped == 0
+        assert found.digest == source.load().digest
+
+
+def test_tabs_and_a_byte_order_mark(tmp_path):
+    (tmp_path / "t.tsv").write_text("reference\tcondition\ttarget\na, b\tc\td\n", encoding="utf-8-sig")
+    assert list(CsvTriplets(path=tmp_path / "t.tsv").load().triplets) == [("a, b", "c", "d")]
+
+
+def test_parquet_in_order_and_by_number(parquet, small_batches):
+    triplets = ParquetTriplets(parquet(row_group_size=5), NAMES, lambda values: "")
+    assert len(triplets) == 23
+    assert list(triplets) == TRIPLETS
+    for start in range(0, 23, 3):
+        assert triplets[start : start + 3] == TRIPLETS[start : start + 3]
+    assert triplets[17:19] == TRIPLETS[17:19]
+    assert triplets[20:99] == TRIPLETS[20:]
+    assert triplets[5:5] == []
+    assert triplets[4:20:5] == TRIPLETS[4:20:5]
+    assert (triplets[0], triplets[-1], triplets[7]) == (TRIPLETS[0], TRIPLETS[-1], TRIPLETS[7])
+
+
+def test_opening_parquet_decodes_no_row(parquet, monkeypatch):
+    path = parquet()
+    monkeypatch.setattr(ParquetTriplets, "rows", None)
+    assert len(ParquetSource(path=path, columns=COLUMNS).load().triplets) == 23
+
+
+def test_the_digest_of_parquet_is_of_its_bytes_and_columns(parquet):
+    path = parquet()
+    turned = {"reference": "after", "condition": "edit", "target": "before"}
+    digests = {ParquetSource(path=path, columns=columns).load().digest for columns in (COLUMNS, turned)}
+    assert len(digests) == 2
+    assert hashlib.sha256(path.read_bytes()).hexdigest() not in digests
+
+
+@pytest.mark.parametrize("fault", [None, "", " $ ", "a\0b"])
+def test_a_broken_row_of_parquet_stops_or_is_skipped(parquet, fault):
+    rows = [*TRIPLETS[:9], ("a", fault, "b"), *TRIPLETS[9:]]
+    path = parquet(rows)
+    says = {None: "null", "": "empty", " $ ": "empty"}.get(fault, "not text")
+    with pytest.raises(RTDError) as raised:
+        list(ParquetSource(path=path, columns=COLUMNS).load().triplets)
+    assert str(raised.value) == f"{path}, row 10: `edit` is {says}; repair the file or set `skip_invalid: true`"
+    kept = ParquetSource(path=path, columns=COLUMNS, skip_invalid=True).load()
+    assert (list(kept.triplets), kept.skipped) == (TRIPLETS, 1)
+
+
+def test_columns_of_parquet_are_checked(parquet, tmp_path):
+    path = parquet()
+    with pytest.raises(RTDError, match="no column 'reference', only before, edit, after: set `columns`"):
+        ParquetSource(path=path).load()
+    pq.write_table(pa.table({"reference": [1], "condition": ["a"], "target": ["b"]}), tmp_path / "n.parquet")
+    with pytest.raises(RTDError, match="column 'reference' holds int64, not text"):
+        ParquetSource(path=tmp_path / "n.parquet").load()
+    with pytest.raises(ValidationError, match="'traget' is none of reference, condition, target"):
+        ParquetSource(path=path, columns={"traget": "after"})
+
+
+def test_dictionary_columns(tmp_path):
+    columns = [pa.array(column).dictionary_encode() for column in zip(*TRIPLETS, strict=True)]
+    pq.write_table(pa.table(columns, Triplet._fields), tmp_path / "d.parquet")
+    assert list(ParquetSource(path=tmp_path / "d.parquet").load().triplets) == TRIPLETS
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", None])
+def test_what_is_no_parquet_is_said(tmp_path, content):
+    path = tmp_path / "x.parquet"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(RTDError, match=r"x\.parquet: not a readable Parquet file"):
+        ParquetSource(path=path).load()
+
+
+def test_an_empty_table_holds_no_triplets(parquet, tmp_path):
+    pq.write_table(pa.table({name: pa.array([], pa.string()) for name in Triplet._fields}), tmp_path / "e.parquet")
+    with pytest.raises(RTDError, match="holds no triplets"):
+        ParquetSource(path=tmp_path / "e.parquet").load()
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (["a", "b"], "2 fields where the first row has 3"),
+        (["a", "", "c"], "`edit` is empty"),
+        (["a" * 2_000_000, "b", "c"], "longer than 1,048,576 bytes"),
+    ],
+)
+def test_a_broken_row_of_csv_stops_or_is_skipped(comma_separated, row, says):
+    path = comma_separated([*TRIPLETS[:2], row, *TRIPLETS[2:]])
+    with pytest.raises(RTDError, match=says):
+        CsvTriplets(path=path, columns=COLUMNS).load()
+    kept = CsvTriplets(path=path, columns=COLUMNS, skip_invalid=True).load()
+    assert (list(kept.triplets), kept.skipped) == (TRIPLETS, 1)
+
+
+def test_csv_that_is_not_utf8(tmp_path):
+    (tmp_path / "l.csv").write_bytes(b"reference,condition,target\na,b,c\ncaf\xe9,b,c\n")
+    with pytest.raises(RTDError, match="record 2: `reference` is not UTF-8"):
+        CsvTriplets(path=tmp_path / "l.csv").load()
+
+
+def test_an_empty_csv(tmp_path):
+    (tmp_path / "e.csv").write_text("")
+    with pytest.raises(RTDError, match="no first row"):
+        CsvTriplets(path=tmp_path / "e.csv").load()
+
+
+def test_a_data_set_in_a_folder(parquet, tmp_path):
+    parquet()
+    found = DatasetTriplets(dataset=str(tmp_path), columns=COLUMNS).load()
+    assert list(found.triplets) == TRIPLETS
+
+
+def test_a_data_set_that_is_not_there(tmp_path, parquet):
+    with pytest.raises(RTDError, match=r"the data set '.*none' \(split 'train'\) cannot be loaded"):
+        DatasetTriplets(dataset=str(tmp_path / "none")).load()
+    parquet()
+    with pytest.raises(RTDError, match="has no column 'reference', only before, edit, after: set `columns`"):
+        DatasetTriplets(dataset=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("name", ["json", "instructpix2pix", "csv", "parquet", "datasets", "rules", "llm"])
+def test_sources_are_found_by_name(name):
+    assert plugins.triplet_source(name).name == name

@@ -1,0 +1,128 @@
+"""Hostile files: whatever is in them costs bounded memory and ends in a clear error or a counted skip."""
+
+import io
+import tracemalloc
+
+import pyarrow  # noqa: F401 (its import is not what is bounded)
+import pytest
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.generation.captions import Caption, parts, read_captions
+from rtd_plugin.triplets import records as reading
+from rtd_plugin.triplets.json_source import ANY, JsonTriplets
+from rtd_plugin.triplets.records import Fault, csv_records, lines, records
+
+GOOD = b'{"caption": "a dog", "edit": "a cat", "output": "the cat"}\n'
+
+
+def sparse(path, size: int, before: bytes = b"", after: bytes = b"") -> None:
+    """A file with a run of NUL bytes that takes no room."""
+    with path.open("wb") as file:
+        file.write(before)
+        file.truncate(len(before) + size)
+        file.seek(0, 2)
+        file.write(after)
+
+
+@pytest.fixture
+def bounded():
+    """Fails a test that ever holds more than a fifth of its 100 MB."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_a_line_that_does_not_end_is_skipped(tmp_path, bounded):
+    path = tmp_path / "t.jsonl"
+    sparse(path, 10**8, GOOD, b"\n" + GOOD)
+    with pytest.raises(RTDError, match=r"record 2 \(line 2\): longer than 1,048,576 bytes \(broken records: 1 of 3\)"):
+        JsonTriplets(path=path).load()
+    kept = JsonTriplets(path=path, skip_invalid=True).load()
+    assert (len(kept.triplets), kept.skipped) == (2, 1)
+
+
+def test_a_file_of_one_line_that_does_not_end(tmp_path, bounded, monkeypatch):
+    monkeypatch.setattr(reading, "LARGEST_WHOLE", 10**7)
+    path = tmp_path / "t.json"
+    sparse(path, 10**8, b'{"caption": "')
+    with pytest.raises(RTDError, match=r"100,000,013 bytes that are no JSON lines"):
+        JsonTriplets(path=path).load()
+
+
+def test_captions_on_a_line_that_does_not_end(tmp_path, bounded):
+    path = tmp_path / "captions.txt"
+    sparse(path, 10**8, b"a dog\n", b"\na cat\n")
+    first, second, third = read_captions(path)
+    assert (first, third) == (Caption("a dog"), Caption("a cat"))
+    assert str(second) == "line 2: longer than 1,048,576 bytes"
+
+
+def test_a_field_of_csv_that_never_ends():
+    content = b'reference,condition,target\n"a' + b"b,c\n" * 300_000
+    found = [record for _, record in csv_records(io.BytesIO(content))]
+    assert "broken CSV" in str(found[0])
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_lines_at_the_limit(end):
+    longest = b"a" * reading.LONGEST_LINE
+    (line,) = lines(io.BytesIO(longest + end))
+    assert line == (1, longest)
+    (number, fault), (_, after) = lines(io.BytesIO(longest + b"a\nb" + end))
+    assert (number, after) == (1, b"b")
+    assert isinstance(fault, Fault)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"caption": ' * 100_000, "JSON nested too deeply"),
+        (b"\0" * 5000, "broken JSON"),
+        (b"\xff\xfe{\x00}\x00", "byte 1 is not UTF-8"),
+        (b'"a"', "neither an object nor an array"),
+        (b"PK\x03\x04 a zip file", "broken JSON"),
+    ],
+)
+def test_files_that_are_no_json(tmp_path, content, says):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(RTDError, match=says):
+        list(records(tmp_path / "x.json", ANY))
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.csv", "x.parquet", "captions.txt"])
+def test_a_folder_in_a_file_s_place(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(RTDError, match=f"{name}"):
+        list(read_captions(tmp_path / name) if name.endswith("txt") else records(tmp_path / name, ANY))
+
+
+def test_captions_with_and_without_images(tmp_path):
+    path = tmp_path / "c.tsv"
+    path.write_bytes(
+        b"\xef\xbb\xbf1.jpg#0\ta dog .\n1.jpg#1\tthe dog\n\n2.jpg#0\t caf\xe9\n2.jpg#1\t $ \n3.jpg\tx\0y\n a cat \n"
+    )
+    found = list(read_captions(path))
+    assert [c for c in found if isinstance(c, Caption)] == [
+        ("a dog .", "1.jpg"), ("the dog", "1.jpg"), ("a cat", None)
+    ]  # fmt: skip
+    assert [str(c) for c in found if isinstance(c, Fault)] == [
+        "line 4: byte 13 is not UTF-8",
+        "line 5: the caption is empty",
+        "line 6: the caption is not text",
+    ]
+
+
+def test_captions_in_a_column(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("title,price\na dress,3\n,4\n")
+    assert [str(c) for c in read_captions(path, "title")] == [str(Caption("a dress")), "record 2: `title` is empty"]
+    with pytest.raises(RTDError, match="--column is missing"):
+        list(read_captions(path))
+
+
+def test_parts_do_not_cut_an_image():
+    captions = [Caption(str(n), image) for n, image in enumerate("aaabbbbcd")]
+    assert [len(part) for part in parts(captions, 2)] == [3, 4, 2]
+    assert [len(part) for part in parts([Caption("x")] * 5, 2)] == [2, 2, 1]
