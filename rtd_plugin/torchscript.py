@@ -178,7 +178,9 @@ class _Interpreter:
         return values
 
     def _read_storage(self, identity: Any) -> Tensor:
-        word, storage_type, key, _, length = _expect(identity, tuple)  # its device does not matter: it is read to the CPU
+        word, storage_type, key, _, length = _expect(
+            identity, tuple
+        )  # its device does not matter: it is read to the CPU
         storage_type = _expect(storage_type, _Global)
         if word != "storage" or storage_type.module != "torch" or storage_type.name not in STORAGES:
             raise ForeignObjectError(f"a {storage_type.name}")
@@ -221,7 +223,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> Tenso
         elements *= size
     last = _expect(offset, int) + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
     # Not more elements than the storage has: stride 0 would claim any number of them.
-    if min(offset, *sizes, *steps) < 0 or elements > len(storage) or (elements and last >= len(storage)):
+    if min([offset, *sizes, *steps]) < 0 or elements > len(storage) or (elements and last >= len(storage)):
         raise zipfile.BadZipFile("a tensor exceeds its storage")
     return storage.as_strided(sizes, steps, offset)
 
