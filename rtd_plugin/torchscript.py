@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Far above any CLIP (ViT-bigG-14 has about 10,000 names, none over 100 characters), far below what fills a memory.
+# Far above any CLIP (a few thousand names of under 100 characters), far below what fills the memory.
 MAX_PICKLE_BYTES = 4 * 2**20
 MAX_NAMES = 100_000
 MAX_NAME_LENGTH = 1000
