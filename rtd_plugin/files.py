@@ -16,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.torchscript import ForeignObjectError, read_torchscript
 
 
 def is_jit_archive(path: Path) -> bool:
     """Whether a file is a TorchScript archive, the form in which OpenAI publishes its CLIP weights."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+            return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
     except zipfile.BadZipFile:
         return False
 
@@ -39,19 +40,20 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            # Of TorchScript's deprecation and of old pickle protocols: neither is the user's to mend.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of old pickle protocols: not the user's to mend
             if is_jit_archive(path):
-                return torch.jit.load(path, map_location="cpu").state_dict()
+                return read_torchscript(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can fail in torch's reader in any way
-        if isinstance(error, pickle.UnpicklingError) and _has_objects(path, error):
+        refused = isinstance(error, pickle.UnpicklingError) and _has_objects(path, error)
+        if refused or isinstance(error, ForeignObjectError):
             raise RTDError(
                 f"{path}: holds pickled objects other than tensors, which could run code when loaded. "
                 "Save its state dict alone, with torch.save or as safetensors, and pass that file"
             ) from error
         # Of other errors the text says nothing to a user, or advises to load the file unsafely.
-        reason = f" ({_first_line(error)})" if isinstance(error, (OSError, RuntimeError, SafetensorError)) else ""
+        explained = isinstance(error, (OSError, RuntimeError, SafetensorError, zipfile.BadZipFile))
+        reason = f" ({_first_line(error)})" if explained else ""
         raise RTDError(f"{path}: not a checkpoint, or a broken or truncated one{reason}") from error
     if not isinstance(checkpoint, Mapping):
         raise RTDError(f"{path}: holds a {type(checkpoint).__name__}, not a state dict")

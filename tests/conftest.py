@@ -1,6 +1,8 @@
 """What all tests share: one thread, small CLIPs whose every weight matters, small benchmarks, a cache of their own."""
 
+import importlib.util
 import json
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -164,3 +166,48 @@ WRITERS = {
 def write_dataset() -> Callable[..., None]:
     """Writes a small benchmark in its own format: `write_dataset("cirr", folder)`."""
     return lambda name, folder, **options: WRITERS[name](folder, **options)
+
+
+HOSTILE = """
+from typing import Tuple
+import torch
+from torch import Tensor, nn
+
+class Weights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(3))
+
+    @torch.jit.export
+    def __getstate__(self) -> Tuple[Tensor, bool]:
+        return (self.w, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: Tuple[Tensor, bool]):
+        victim = torch.from_file(VICTIM, True, 64, dtype=torch.uint8)
+        victim.fill_(65)
+        self.w = state[0] + victim[:3].float()
+        self.training = state[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+"""
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    """An archive and the file that it overwrites when torch loads it."""
+    folder = tmp_path_factory.mktemp("hostile")
+    victim = folder / "victim"
+    source = folder / "weights_with_code.py"
+    source.write_text(HOSTILE.replace("VICTIM", repr(str(victim))))
+    spec = importlib.util.spec_from_file_location("weights_with_code", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    victim.write_bytes(bytes(64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's deprecation
+        torch.jit.save(torch.jit.script(module.Weights()), folder / "hostile.pt")
+        torch.jit.load(folder / "hostile.pt")
+    assert victim.read_bytes() == b"A" * 64, "the archive would not have shown"
+    return folder / "hostile.pt", victim

@@ -195,3 +195,24 @@ def test_file_too_large(start, files, tmp_path):
     assert said.splitlines()[-1].startswith("Error: run/checkpoints/step-000002: cannot be written (")
     assert "Traceback" not in said
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("use", ["backbone.checkpoint", "projection", "patch", "optimizer"])
+def test_a_torchscript_archive_runs_nothing(rtd, files, hostile, tmp_path, use):
+    """Its `__setstate__` would overwrite the victim, wherever a checkpoint is read."""
+    archive, victim = hostile
+    victim.write_bytes(bytes(64))
+    if use == "patch":
+        shutil.copytree(Path(__file__).parents[1] / "patching/hosts/lincir", tmp_path / "code")
+        done = rtd("patch", "code", "--weights", archive)
+    elif use == "optimizer":
+        assert rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=2", "--output", "run").exit_code == 0
+        (optimizer,) = Path("run").glob("checkpoints/*/optimizer.pt")
+        shutil.copy(archive, optimizer)
+        done = rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=2", "--output", "run", "--resume")
+    else:
+        done = rtd("train", "--recipe", files / "tiny.yaml", "--set", f"{use}={archive}", "--output", "run")
+    assert victim.read_bytes() == bytes(64)
+    assert done.exit_code == 1, done.output
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "holds pickled objects other than tensors" in done.stderr.splitlines()[-1]
