@@ -80,13 +80,7 @@ def test_a_pipe_is_not_waited_for(run, vacate, name):
     path = vacate(name)
     os.mkfifo(path)
     # Should the command wait for a writer, there is one after a minute, so that it ends, and this test fails.
-    released = threading.Event()
-
-    def release():
-        released.set()
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
-
-    timer = threading.Timer(60, release)
+    timer = threading.Timer(60, lambda: os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK)))
     timer.start()
     done = run(name)
     timer.cancel()
@@ -94,11 +88,10 @@ def test_a_pipe_is_not_waited_for(run, vacate, name):
 
 
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [9_460, 20_000])
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_with_too_many_pixels(run, vacate, name, side):
+def test_a_picture_with_too_many_pixels(run, vacate, name):
     path = vacate(name)
-    Image.new("1", (side, side)).save(path, "png")
+    Image.new("1", (9_460, 9_460)).save(path, "png")
     check_refused(run(name), path, "more than 89,478,485 pixels: save a smaller copy")
 
 
@@ -109,7 +102,9 @@ def test_a_picture_from_outside_is_shown_only_if_its_folder_is_named(run, vacate
     Image.new("RGB", (40, 40), "red").save(secret)
     path.symlink_to(secret)
     search = name.startswith("search")
-    check_refused(run(name), path, f"leads out of {tmp_path / PICTURES[name].split('/')[0]}" if not search else "leads out")
+    check_refused(
+        run(name), path, f"leads out of {tmp_path / PICTURES[name].split('/')[0]}" if not search else "leads out"
+    )
     option = ("--image-root", "private") if search else ("--set", "image_roots=[private]")
     done = run(name, *option)
     assert done.exit_code == 0, done.output

@@ -155,7 +155,9 @@ def test_a_long_thin_picture(tmp_path):
         padded_to_ratio(Image.new("1", (15_000, 40)))
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "No such file"), (b"<html>", "not a picture"), (b"", "not a pic")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "No such file"), (b"<html>", "not a picture"), (b"", "not a pic")]
+)
 def test_files_that_are_not_pictures(tmp_path, content, says):
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)

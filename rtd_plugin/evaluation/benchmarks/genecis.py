@@ -112,7 +112,7 @@ class GeneCIS(FileBenchmark):
         files = [
             folder / f"{picture.image_id}.jpg" for folder in ([self.visual_genome] if self.visual_genome else folders)
         ]
-        return next((file for file in files if file.is_file()), files[0])
+        return next((file for file in files if file.exists()), files[0])
 
     def allowed_roots(self) -> Sequence[Path]:
         return (*super().allowed_roots(), *filter(None, (self.coco, self.visual_genome)))
