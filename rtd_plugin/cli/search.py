@@ -16,6 +16,7 @@ from rtd_plugin.evaluation.labels import row_label
 @click.argument("image", type=FILE)
 @click.argument("condition")
 @click.option("--images", type=FILE, required=True, help="The folder to search, with the folders in it.")
+@click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images lead to.")
 @setup_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to give.")
 @click.option("--page", type=FILE, help="Write a page with pictures here.")
@@ -41,14 +42,22 @@ def command(as_json: bool, **options: Any) -> None:
         out().print(f"Wrote {result['page']}.", soft_wrap=True)
 
 
-def _search(image: Path, condition: str, images: Path, top: int, page: Path | None, **setup: Any) -> dict[str, Any]:
+def _search(
+    image: Path,
+    condition: str,
+    images: Path,
+    image_roots: tuple[Path, ...],
+    top: int,
+    page: Path | None,
+    **setup: Any,
+) -> dict[str, Any]:
     # These bring torch along, which `--help` does not wait for.
     from rtd_plugin.evaluation.comparison import compare
     from rtd_plugin.evaluation.retrieval import Retrieval
     from rtd_plugin.evaluation.search import Search
     from rtd_plugin.workflows.loading import load_setup
 
-    asked = Search(data=images, reference=image, condition=condition)
+    asked = Search(data=images, image_roots=image_roots, reference=image, condition=condition)
     loaded = load_setup(**setup)
     with progress("Encoding images") as advance:
         retrieval = Retrieval(asked, loaded.adapter, loaded.images, loaded.projection, advance)

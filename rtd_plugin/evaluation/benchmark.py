@@ -79,6 +79,7 @@ class Benchmark(BaseModel, ABC):
 
         Raises:
             OSError: there is no such image.
+            RTDError: the image must not be read.
         """
         return None
 

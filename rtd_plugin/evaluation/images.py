@@ -16,6 +16,7 @@ from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.cache import FeatureCache, digest_of, key_of
+from rtd_plugin.evaluation.pictures import check_size
 
 BATCH = 64
 TARGET_RATIO = 1.25  # of a picture's sides, beyond which it is padded
@@ -30,11 +31,15 @@ def padded_to_ratio(image: Image.Image) -> Image.Image:
 
     `targetpad` of Baldrati et al., Effective conditioned and composed image retrieval combining CLIP-based features
     (CVPR 2022), with the rounding of the hosts that use it.
+
+    Raises:
+        RTDError: the padded picture would be too large.
     """
     longest = max(image.size)
     if longest / min(image.size) < TARGET_RATIO:
         return image
     across, down = (max(int((longest / TARGET_RATIO - side) / 2), 0) for side in image.size)
+    check_size("padded", (image.width + 2 * across, image.height + 2 * down))
     return ImageOps.expand(image, (across, down, across, down), fill=0)
 
 
@@ -163,7 +168,7 @@ def _stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]:
     for name in names:
         try:
             stamps.append(benchmark.stamp(name))
-        except OSError as error:
+        except (OSError, RTDError) as error:
             missing[name] = error
     if missing:
         raise _unreadable(benchmark, missing) from next(iter(missing.values()))
@@ -174,7 +179,8 @@ def _unreadable(benchmark: Benchmark, broken: Mapping[str, Exception]) -> RTDErr
     """All that is wrong with a benchmark's images in one sentence."""
     name, error = next(iter(broken.items()))
     if len(broken) == 1:
-        what = f"the image {name} cannot be read ({type(error).__name__}: {error})"
+        reason = str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}"
+        what = f"the image {name} cannot be read ({reason})"
     else:
         more = ", …" if len(broken) > NAMED else ""
         what = f"{len(broken)} images cannot be read: {', '.join(list(broken)[:NAMED])}{more} ({name}: {error})"

@@ -21,6 +21,7 @@ class Search(FileBenchmark):
 
     name: ClassVar[str] = "search"
     excludes_reference: ClassVar[bool] = True
+    image_roots_option: ClassVar[str] = "--image-root {}"
 
     reference: RecipePath
     condition: str
@@ -33,6 +34,9 @@ class Search(FileBenchmark):
 
     def path(self, name: str) -> Path:
         return self.data / name
+
+    def allowed_roots(self) -> Sequence[Path]:
+        return (*super().allowed_roots(), self.reference)
 
     @cached_property
     def reference_name(self) -> str:

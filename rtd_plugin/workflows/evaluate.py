@@ -112,5 +112,7 @@ def _submissions(comparison: Comparison) -> dict[str, Any]:
 
 
 def folder_name(row: Row) -> str:
-    """A text encoder's name as a folder's."""
-    return "pre-trained" if row.weights is None else row.name.replace("/", "-")
+    """A text encoder's name as that of a folder in `submissions`."""
+    if row.weights is None:
+        return "pre-trained"
+    return "tuned" if row.name in (".", "..") else row.name.replace("/", "-")

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
+from rtd_plugin.evaluation.pictures import image_suffixes
 from rtd_plugin.paths import RecipePath
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
@@ -112,8 +112,7 @@ def images_in(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise RTDError(f"{folder}: no such folder of images")
-    Image.init()
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    suffixes = image_suffixes()
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
     if not names:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record
+from rtd_plugin.evaluation.pictures import check_size
 from rtd_plugin.paths import RecipePath
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
@@ -111,7 +112,10 @@ class GeneCIS(FileBenchmark):
         files = [
             folder / f"{picture.image_id}.jpg" for folder in ([self.visual_genome] if self.visual_genome else folders)
         ]
-        return next((file for file in files if file.is_file()), files[0])
+        return next((file for file in files if file.exists()), files[0])
+
+    def allowed_roots(self) -> Sequence[Path]:
+        return (*super().allowed_roots(), *filter(None, (self.coco, self.visual_genome)))
 
     def stamp(self, name: str) -> str | None:
         picture = self._pictures[name]
@@ -141,6 +145,7 @@ def _around(image: Image.Image, box: tuple[float, float, float, float]) -> Image
     bottom = min(image.height, top + (1 + DILATION) * height)
     crop = image.crop((left, top, right, bottom))
     side = max(crop.size)
+    check_size("the square around a crop", (side, side))
     square = Image.new(crop.mode, (side, side))
     square.paste(crop, ((side - crop.width) // 2, (side - crop.height) // 2))
     return square

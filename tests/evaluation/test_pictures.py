@@ -1,0 +1,172 @@
+"""Opening pictures: which files are read, in which formats, and how large they may be."""
+
+import os
+import socket
+import struct
+import threading
+import zlib
+
+import pytest
+from PIL import EpsImagePlugin, Image
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation import pictures
+from rtd_plugin.evaluation.images import padded_to_ratio
+from rtd_plugin.evaluation.pictures import FORMATS, open_image
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def write_png_header(path, width, height):
+    """A PNG that claims a size, with hardly any data."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b""))
+
+
+def finish_or_release(pipe, call):
+    """Run `call` in a thread; should it wait for a writer of the pipe, become one, so that the test fails and ends."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append(call())
+        except RTDError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    waited = thread.is_alive()
+    if waited:
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
+    assert not waited, "waits for a writer of the pipe"
+    return outcome[0]
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A stand-in on PATH that leaves a mark when it is started; returns the mark's path."""
+    mark, program = tmp_path / "started", tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    return mark
+
+
+def test_the_stand_in_is_what_pillow_starts(tmp_path, ghostscript):
+    """Without this, the next test could not fail."""
+    (tmp_path / "x.png").write_bytes(EPS)
+    with pytest.raises(OSError), Image.open(tmp_path / "x.png") as image:  # noqa: PT011
+        image.load()
+    assert ghostscript.exists()
+
+
+def test_no_program_is_started(tmp_path, ghostscript):
+    (tmp_path / "x.png").write_bytes(EPS)
+    with pytest.raises(RTDError, match=r"x\.png: not a picture in one of the formats JPEG, .*: convert or replace it"):
+        open_image(tmp_path / "x.png")
+    assert not ghostscript.exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_each_format_is_read_whatever_the_name(tmp_path, kind):
+    image = Image.new("RGB", (9, 6), (200, 10, 10))
+    image.save(tmp_path / "x.img", kind)
+    opened = open_image(tmp_path / "x.img")
+    assert (opened.size, opened.convert("RGB").getpixel((4, 3))[0] > 150) == ((9, 6), True)
+    assert getattr(opened, "fp", None) is None
+
+
+def test_a_link_to_a_picture_is_read(tmp_path):
+    Image.new("RGB", (9, 6)).save(tmp_path / "x.png")
+    (tmp_path / "link.png").symlink_to("x.png")
+    assert open_image(tmp_path / "link.png").size == (9, 6)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "x.png").symlink_to("pipe")
+    error = finish_or_release(tmp_path / "pipe", lambda: open_image(tmp_path / "x.png"))
+    assert "x.png: a pipe, socket or device, not a picture's file" in str(error)
+
+
+def test_a_pipe_that_replaces_a_file_is_refused_at_once(tmp_path, monkeypatch):
+    """Between the first look at the file and opening it."""
+    os.mkfifo(tmp_path / "x.png")
+    real, calls = pictures._require_regular, []
+
+    def require_regular(path, mode):
+        calls.append(mode)
+        if len(calls) > 1:
+            real(path, mode)
+
+    monkeypatch.setattr(pictures, "_require_regular", require_regular)
+    error = finish_or_release(tmp_path / "x.png", lambda: open_image(tmp_path / "x.png"))
+    assert "a pipe, socket or device" in str(error)
+    assert len(calls) == 2
+
+
+def test_devices_sockets_and_folders_are_not_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(os, "open", None)
+    for name, says in (("socket", "a pipe, socket or device"), ("zero", "a pipe, socket"), ("folder", "a folder, not")):
+        with pytest.raises(RTDError, match=rf"{name}\.png: {says}"):
+            open_image(tmp_path / f"{name}.png")
+
+
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_460, 12_000, 40_000])
+def test_too_many_pixels(tmp_path, side):
+    """Below Pillow's own limit, where Pillow warns, and where it refuses; by default and with warnings as errors."""
+    write_png_header(tmp_path / "x.png", side, side)
+    with pytest.raises(RTDError, match=r"x\.png: .*more than 89,478,485 pixels: save a smaller copy"):
+        open_image(tmp_path / "x.png")
+
+
+def test_a_warning_as_an_error_is_the_same_sentence(tmp_path):
+    write_png_header(tmp_path / "x.png", 12_000, 12_000)
+    with pytest.raises(RTDError, match=r"x\.png: more than 89,478,485 pixels: save a smaller copy"):
+        open_image(tmp_path / "x.png")
+
+
+def test_the_limit_does_not_depend_on_pillows_setting(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    write_png_header(tmp_path / "x.png", 40_000, 40_000)
+    with pytest.raises(RTDError, match=r"x\.png: 40000 x 40000 are more than 89,478,485 pixels"):
+        open_image(tmp_path / "x.png")
+
+
+def test_a_long_thin_picture(tmp_path):
+    """CLIP's preprocessing would enlarge it to 224 x 13,440,000."""
+    write_png_header(tmp_path / "x.png", 60_000, 1)
+    with pytest.raises(RTDError, match=r"x\.png: 60000 x 1: one side is more than 500 times the other: crop it"):
+        open_image(tmp_path / "x.png")
+    with pytest.raises(RTDError, match="15000 x 12000 are more than"):
+        padded_to_ratio(Image.new("1", (15_000, 40)))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "No such file"), (b"<html>", "not a picture"), (b"", "not a pic")]
+)
+def test_files_that_are_not_pictures(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(RTDError, match=says):
+        open_image(tmp_path / "x.png")
+
+
+def test_a_truncated_picture(tmp_path):
+    Image.effect_noise((40, 40), 50).save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:200])
+    with pytest.raises(RTDError, match=r"x\.png: cannot be read \(.*truncated.*\): replace the file"):
+        open_image(tmp_path / "x.png")
