@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from rtd_plugin import hookimpl, plugins
 from rtd_plugin.cli.console import Advance, err, progress
 from rtd_plugin.cli.folders import make_folder
+from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
@@ -86,7 +86,7 @@ def train_run(
             with plugins.registered(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
                 tower, step = train(run, accelerator)
         except Interrupted as error:
-            again = f"rtd-plugin train --resume --output {shlex.quote(str(folder))}"
+            again = f"rtd-plugin train --resume --output {quote(str(folder))}"
             raise Interrupted(f"{error}: {again}") from error
     if not main:
         return None
