@@ -164,6 +164,6 @@ def check_python_path(folder: Path) -> None:
     """
     if os.pathsep in str(folder):
         raise UsageError(
-            f"{folder}: PYTHONPATH cannot hold a path with {os.pathsep!r}: patch the host with another --output, or move "
-            "the patch folder"
+            f"{folder}: PYTHONPATH cannot hold a path with {os.pathsep!r}: patch the host with another --output, or "
+            "move the patch folder"
         )

@@ -27,22 +27,20 @@ KINDS = {
     "repeats target": "the condition repeats the target",
     "duplicate": "the triplet was there before",
 }
-# What spreadsheet programs evaluate in a cell that begins with one of = + - @ (also in full width), after the white
-# space that imports drop. Captions such as "- a dog", "+ size dress" or "@home" have none of what follows the sign.
+# What spreadsheet programs evaluate: all operands after `=`; after `+`, `-` and `@` what can reach beyond the cell, so
+# that "- a dog", "+ size dress" and "@home" are none. Imports drop leading white space; signs may be full width.
 _FORMULA = re.compile(
-    r"""[\s\0]*[=+@\uff0b\uff0d\uff1d\uff20-](?: [\s=+@\uff0b\uff0d\uff1d\uff20-]* (?:
-        [^\W\d][\w.]* \s* \(                          # a call of a function
-        | [\w.]+ \s* [|!]                             # DDE, or a cell of another sheet
-        | '[^']*' \s* [|!]                            # the same, with a quoted name
-        | \[[^\]]+\] [^!]* !                          # a cell of another file
-        | \$?[a-z]{1,3}\$?\d{1,7} (?:\s*$ | \s*[-+*/^&=<>:;,|!(])   # a cell, alone or in a calculation
-        | [\d.]+ \s* [-+*/^&=<>] \s* [^\W\d][\w.]* \s* [(|!]      # a call, a cell or DDE after a number
-        | [\d.]+ \s* [-+*/^&=<>] \s* \$?[a-z]{1,3}\$?\d{1,7} \b
-        | [\d.]+ (?:\s*[-+*/^&] \s*[-+]?[\d.]+)+ \s* [-+*/^&=<>] \s* [^\W\d][\w.]* \s* [(|!]
-    ))""",
+    r"""[\s\0]* (?:
+        [=\uff1d] \s* [\w"'({\[$+@-]
+        | [+@\uff0b\uff0d\uff20-] [\s+@=-]* (?:[\d.]+\s*[-+*/^&=<>]\s*)* (?:
+            [^\W\d][\w.]*\(                                    # a call
+            | (?:'[^']*'|[\w.]+) (?: \| | !\s*\$?[a-z]{1,3}\$?\d)   # DDE, a cell of another sheet
+            | \[[^\]]+\][^!]*!                                 # a cell of another file
+            | \$?[a-z]{1,3}\$?\d{1,7}\s* (?:$ | [-+*/^&=<>:])       # a cell, alone or in a calculation
+        )
+    )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_EQUATION = re.compile(r"[\s\0]*[=\uff1d]\s*[\w\"'({\[$+@-]")  # after =, any operand is evaluated
 _NAMES = Triplet._fields
 
 
@@ -78,7 +76,7 @@ def problems_of(triplet: Triplet) -> list[Problem]:
             found.append(Problem("too long", f"{name} by {over}"))
         if held := [letter for letter in PLACEHOLDERS if letter in text]:
             found.append(Problem("placeholder", f"{name} holds {' and '.join(held)}"))
-        if _FORMULA.match(text) or _EQUATION.match(text):
+        if _FORMULA.match(text):
             found.append(Problem("formula", name))
     reference, condition, target = (plain(text) for text in triplet)
     if reference == target:

@@ -39,18 +39,18 @@ NAMES = [
     "über 日本",
 ]
 PRINT = 'printf "%s\\0" "$PYTHONPATH"'
-CHILD = (
-    "python -c 'import sys; from rtd_plugin.patching.in_force import _in_force; print(len(_in_force), end=chr(0))'"
-)
+CHILD = "python -c 'import sys; from rtd_plugin.patching.in_force import _in_force; print(len(_in_force), end=chr(0))'"
 # Activated twice, then undone: PYTHONPATH, and how many patches a child has, each ends with NUL.
-LINES = f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {PRINT}; {CHILD}; rtd_deactivate; {PRINT}; {CHILD}'
+LINES = (
+    f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {PRINT}; {CHILD}; rtd_deactivate; {PRINT}; {CHILD}'
+)
 
 
 def script(shell: str, text: str = LINES) -> str:
     """The text for a shell; the path comes in an environment variable, so that the test quotes nothing."""
     if shell == "fish":
         text = text.replace("/activate", "/activate.fish").replace("&&", "; and")
-        text = text.replace('"$PYTHONPATH"', '(string join -- : $PYTHONPATH | string collect)')
+        text = text.replace('"$PYTHONPATH"', "(string join -- : $PYTHONPATH | string collect)")
     return text
 
 
@@ -106,12 +106,14 @@ def test_deactivation_restores_the_value(patched, start, shell, before):
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_colon_is_refused(patched, start, rtd, host, tmp_path, shell):
     """When the patch is written, run, and activated; and nothing is changed by that."""
-    with pytest.raises(UsageError, match="PYTHONPATH cannot hold a path with ':': patch the host with another --output"):
+    with pytest.raises(
+        UsageError, match="PYTHONPATH cannot hold a path with ':': patch the host with another --output"
+    ):
         patched("searle", folder="a:b")
     assert not (tmp_path / "a:b").exists()
     folder = rename(patched("searle").folder, "a:b")
     done = start(shell, script(shell, f'source "$PATCH/activate"; {PRINT}'), folder)
-    assert b"PYTHONPATH cannot hold a path with \":\"" in done.stderr
+    assert b'PYTHONPATH cannot hold a path with ":"' in done.stderr
     assert b"/site" not in done.stdout
     failed = start(shell, script(shell, 'source "$PATCH/activate" && echo active'), folder)
     assert (failed.stdout, failed.returncode) == (b"", 1)
