@@ -72,4 +72,5 @@ def main(debug: bool) -> None:
 
 def print_json(value: Any) -> None:
     """The one object that a command with `--json` writes to stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    # Bytes of file names that are not UTF-8 become JSON escapes.
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 from rtd_plugin.cli.console import out
 from rtd_plugin.cli.main import print_json
 from rtd_plugin.contract import plugins
+from rtd_plugin.cli.shell import quote
 from rtd_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def _next(manifest: Manifest, host: Host) -> list[str]:
     # Environment variables come first: after `run` they would replace what it sets.
     words = host.adapter.evaluation.split()
     variables = list(takewhile(lambda word: "=" in word, words))
-    run = [*variables, "rtd-plugin", "run", shlex.quote(str(manifest.folder)), "--", *words[len(variables) :]]
-    return [f"cd {shlex.quote(manifest.host)}", " ".join(run)]
+    run = [*variables, "rtd-plugin", "run", quote(str(manifest.folder)), "--", *words[len(variables) :]]
+    return [f"cd {quote(manifest.host)}", " ".join(run)]
 
 
 def _show(manifest: Manifest, host: Host) -> None:
@@ -138,6 +138,6 @@ def _show(manifest: Manifest, host: Host) -> None:
         "Next:",
         *(f"  {line}" for line in _next(manifest, host)),
         "or, for all Python started from a shell,",
-        f"  source {shlex.quote(str(manifest.folder / 'activate'))}",
+        f"  source {quote(str(manifest.folder / 'activate'))}",
     ]
     out().print("\n".join(lines), soft_wrap=True)

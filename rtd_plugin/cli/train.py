@@ -1,7 +1,6 @@
 """`rtd-plugin train`."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 from rtd_plugin.cli.console import out
 from rtd_plugin.cli.main import print_json
 from rtd_plugin.cli.results import comparison_tables
+from rtd_plugin.cli.shell import quote
 
 
 @click.command()
@@ -55,8 +55,8 @@ def _show(result: dict[str, Any]) -> None:
         f"Wrote {result['text_encoder']} (step {result['step']}).",
         "",
         "Next:",
-        f"  rtd-plugin patch path/to/your/code --weights {shlex.quote(run)}",
-        f"  rtd-plugin export {shlex.quote(run)} --layout huggingface text_encoder",
-        f"  python -c {shlex.quote(in_python)}",
+        f"  rtd-plugin patch path/to/your/code --weights {quote(run)}",
+        f"  rtd-plugin export {quote(run)} --layout huggingface text_encoder",
+        f"  python -c {quote(in_python)}",
     )
     console.print("\n".join(lines), soft_wrap=True)

@@ -1,7 +1,6 @@
 """Writes and removes patch folders."""
 
 import json
-import shlex
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from rtd_plugin.patching.manifest import (
     PatchedPoint,
     PatchedShim,
     TunedWeights,
+    check_python_path,
     read_manifest,
 )
 
@@ -54,6 +54,7 @@ def write_patch(
         raise UsageError(f"{folder}: lies inside the host, which is to stay as it is: pass another --output")
     if folder.exists() and not (folder / MANIFEST_FILE).is_file():
         raise UsageError(f"{folder}: is there and no patch folder: pass another --output")
+    check_python_path(folder)
     if not 0 <= blend <= 1:
         raise UsageError(f"a blend of {blend} is not between 0 (the pre-trained text encoder) and 1 (the tuned one)")
     unknown = sorted(set(without_shims) - {shim.name for shim in host.adapter.shims})
@@ -83,10 +84,9 @@ def write_patch(
     with written_atomically(folder) as draft:
         draft.mkdir()
         (draft / SITE).mkdir()
-        write_text(draft / MANIFEST_FILE, json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_text(draft / MANIFEST_FILE, json.dumps(manifest.to_dict(), indent=2) + "\n")
         for name, script in SCRIPTS.items():
-            text = (files("rtd_plugin.patching") / "scripts" / script).read_text(encoding="utf-8")
-            write_text(draft / name, text.replace("@SITE@", shlex.quote(str(folder / SITE))))
+            write_text(draft / name, (files("rtd_plugin.patching") / "scripts" / script).read_text(encoding="utf-8"))
     return manifest
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.patching import usage_log as tally
-from rtd_plugin.patching.manifest import SITE, Manifest
+from rtd_plugin.patching.manifest import SITE, Manifest, check_python_path
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")
 MODULE = "rtd_plugin.patching.bootstrap"
@@ -34,7 +34,9 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
 
     Raises:
         RTDError: the host or the weights are gone, the command is not found, or it is a Python without this package.
+        UsageError: the patch folder's path cannot be an entry of PYTHONPATH.
     """
+    check_python_path(manifest.folder)
     for path, what in ((manifest.host, "the host that was patched"), (manifest.weights.path, "the tuned text encoder")):
         if not Path(path).exists():
             raise RTDError(f"{path}: {what} is gone: patch the host again")

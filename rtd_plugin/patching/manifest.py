@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, UsageError
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -154,3 +154,16 @@ def find_patch(path: str | os.PathLike[str]) -> Manifest:
         f"{path}: neither a patch folder nor a host with one beside it: run `rtd-plugin patch` first, or name the "
         "folder that its --output was"
     )
+
+
+def check_python_path(folder: Path) -> None:
+    """Check that a patch folder can be an entry of PYTHONPATH, by which other processes find the patch.
+
+    Raises:
+        UsageError: its path holds the character that separates entries, so that no Python would activate the patch.
+    """
+    if os.pathsep in str(folder):
+        raise UsageError(
+            f"{folder}: PYTHONPATH cannot hold a path with {os.pathsep!r}: patch the host with another --output, or "
+            "move the patch folder"
+        )

@@ -27,7 +27,20 @@ KINDS = {
     "repeats target": "the condition repeats the target",
     "duplicate": "the triplet was there before",
 }
-_FORMULA = re.compile(r"\s*[=+@-]\s*[\w.]+\s*[(|!]")
+# What spreadsheet programs evaluate: all operands after `=`; after `+`, `-` and `@` what can reach beyond the cell, so
+# that "- a dog", "+ size dress" and "@home" are none. Imports drop leading white space; signs may be full width.
+_FORMULA = re.compile(
+    r"""[\s\0]* (?:
+        [=\uff1d] \s* [\w"'({\[$+@-]
+        | [+@\uff0b\uff0d\uff20-] [\s+@=-]* (?:[\d.]+\s*[-+*/^&=<>]\s*)* (?:
+            [^\W\d][\w.]*\(                                    # a call
+            | (?:'[^']*'|[\w.]+) (?: \| | !\s*\$?[a-z]{1,3}\$?\d)   # DDE, a cell of another sheet
+            | \[[^\]]+\][^!]*!                                 # a cell of another file
+            | \$?[a-z]{1,3}\$?\d{1,7}\s* (?:$ | [-+*/^&=<>:])       # a cell, alone or in a calculation
+        )
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _NAMES = Triplet._fields
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from rtd_plugin import hookimpl
 from rtd_plugin.cli.console import Advance, err, progress
+from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
@@ -87,7 +87,7 @@ def train_run(
             with plugins.registered(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
                 tower, step = train(run, accelerator)
         except Interrupted as error:
-            again = f"rtd-plugin train --resume --output {shlex.quote(str(folder))}"
+            again = f"rtd-plugin train --resume --output {quote(str(folder))}"
             raise Interrupted(f"{error}: {again}") from error
     if not main:
         return None

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rtd_plugin.triplets.checks import (
     KINDS,
@@ -39,6 +41,63 @@ LONG = " ".join(["dog"] * 80)
 )  # fmt: skip
 def test_problems_of_a_triplet(triplet, problems):
     assert problems_of(triplet) == [Problem(*problem) for problem in problems]
+
+
+FORMULAS = [
+    "=A1+cmd|' /C calc'!A0",
+    "=1+1",
+    "= SUM(A1:A3)",
+    '="a"&B1',
+    "+1+HYPERLINK(1)",
+    "-2+3+cmd|' /C calc'!A0",
+    "@SUM(1+1)*cmd|' /C calc'!A0",
+    "+cmd|x!A0",
+    "-A1",
+    "+$B$2*3",
+    "--A1",
+    "+'my sheet'!A1",
+    "+[book.xlsx]Sheet1!A1",
+    "\uff1dSUM(1)",
+    "-1*webservice(1)",
+]
+CAPTIONS = [
+    "- a dog",
+    "- red (dark)",
+    "- stop!",
+    "- red | blue",
+    "+ size dress",
+    "+1 dog, no cat",
+    "-5 degrees",
+    "@home",
+    "@home (today)",
+    "=) a smile",
+    "=> is blue",
+    "--- is blue",
+    "a1 = b1",
+    "add SUM(1)",
+    "+ a1, in red",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+@pytest.mark.parametrize("space", ["", " ", "\t", "\r", "\r\n"])
+def test_formulas(text, space):
+    assert Problem("formula", "condition") in problems_of(GOOD._replace(condition=space + text))
+
+
+@pytest.mark.parametrize("text", CAPTIONS)
+def test_captions_that_are_no_formulas(text):
+    assert problems_of(GOOD._replace(condition=text)) == []
+
+
+@given(st.sampled_from("+-@"), st.lists(st.from_regex("[a-z]{2,8}", fullmatch=True), min_size=1))
+def test_words_after_a_sign_are_no_formula(sign, words):
+    assert "formula" not in {p.kind for p in problems_of(GOOD._replace(condition=f"{sign} {' '.join(words)}"))}
+
+
+@given(st.sampled_from("=+-@"), st.from_regex("[a-z][a-z0-9.]{0,8}", fullmatch=True), st.text(max_size=9))
+def test_calls_are_formulas(sign, name, argument):
+    assert "formula" in {p.kind for p in problems_of(GOOD._replace(condition=f"{sign}{name}({argument})"))}
 
 
 def test_every_kind_of_problem_is_found_in_a_file(tmp_path):

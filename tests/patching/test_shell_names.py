@@ -1,0 +1,151 @@
+"""Activation in real shells, whatever the patch folder is called: a name is never code, and never a silent failure."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rtd_plugin.cli.shell import quote
+from rtd_plugin.errors import UsageError
+from rtd_plugin.patching.manifest import find_patch
+
+SHELLS = ["bash", "zsh", "fish"]
+NAMES = [
+    "plain",
+    "two words ",
+    "it's",
+    'a "quoted" name',
+    "back\\slash\\",
+    "\\'; touch ran; #",
+    "'; touch ran; '",
+    "'; touch ran; #",
+    "; touch ran; #",
+    "$(touch ran)",
+    "(touch ran)",
+    "`touch ran`",
+    "$HOME ${HOME}",
+    "line\nbreak\n",
+    "touch ran\n",
+    "!! !x",
+    "~",
+    "* [a-z] ? {a,b}",
+    "-n",
+    "%x %d @SITE@ &",
+    "tab\tescape\x1b[31m",
+    os.fsdecode(b"caf\xe9 \xff"),
+    "über 日本",
+]
+PRINT = 'printf "%s\\0" "$PYTHONPATH"'
+CHILD = "python -c 'import sys; from rtd_plugin.patching.in_force import _in_force; print(len(_in_force), end=chr(0))'"
+# Activated twice, then undone: PYTHONPATH, and how many patches a child has, each ends with NUL.
+SHOW = f"{PRINT}; {CHILD}"
+LINES = f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {SHOW}; rtd_deactivate; {SHOW}'
+
+
+def script(shell: str, text: str = LINES) -> str:
+    """The text for a shell; the path comes in an environment variable, so that the test quotes nothing."""
+    if shell == "fish":
+        text = text.replace("/activate", "/activate.fish").replace("&&", "; and")
+        text = text.replace('"$PYTHONPATH"', "(string join -- : $PYTHONPATH | string collect)")
+    return text
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Runs lines in a shell; without the shell the test fails, and is not skipped."""
+
+    def start(shell: str, text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        assert shutil.which(shell), f"{shell} is not installed"
+        own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RTD_PLUGIN_TALLY")}
+        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+        options = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"], "dash": []}[shell]
+        own |= {"PATCH": str(folder), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        return subprocess.run(
+            [shell, *options, "-c", text], cwd=tmp_path, env=own, capture_output=True, timeout=120, check=False
+        )
+
+    return start
+
+
+def rename(folder: Path, name: str) -> Path:
+    shutil.move(folder, folder.with_name("moved"))
+    (folder.parent / "names").mkdir(exist_ok=True)
+    return Path(shutil.move(folder.with_name("moved"), folder.parent / "names" / name))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_never_code(patched, start, tmp_path, shell, name):
+    """Whether the patch was written there or moved there later."""
+    for folder in (patched("searle", folder=name).folder, rename(patched("searle", folder="other").folder, name)):
+        done = start(shell, script(shell), folder, PYTHONPATH="/before:/other")
+        assert (done.stderr, done.returncode) == (b"", 0)
+        with_site, patches, without, after, end = done.stdout.split(b"\0")
+        assert os.path.normpath(os.fsdecode(with_site)) == f"{folder}/site:/before:/other"
+        assert (patches, without, after, end) == (b"1", b"/before:/other", b"0", b"")
+        assert not list(tmp_path.rglob("ran")), "the name was run"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("before", [None, "", "/a", "/a:", ":/a", "/a::/b", ":"])
+def test_deactivation_restores_the_value(patched, start, shell, before):
+    folder = patched("searle", folder="it's").folder
+    environment = {} if before is None else {"PYTHONPATH": before}
+    show = "env | grep -c '^PYTHONPATH='; env | grep '^PYTHONPATH='; echo"
+    text = f'{show}; source "$PATCH/activate"; rtd_deactivate; {show}'
+    done = start(shell, script(shell, text), folder, **environment)
+    lines = done.stdout.decode().split("\n\n")
+    assert done.stderr == b""
+    assert lines[0] == lines[1] == ("0" if before is None else f"1\nPYTHONPATH={before}")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_colon_is_refused(patched, start, rtd, host, tmp_path, shell):
+    """When the patch is written, run, and activated; and nothing is changed by that."""
+    with pytest.raises(UsageError, match="PYTHONPATH cannot hold a path with ':': patch the host with another"):
+        patched("searle", folder="a:b")
+    assert not (tmp_path / "a:b").exists()
+    folder = rename(patched("searle").folder, "a:b")
+    done = start(shell, script(shell, f'source "$PATCH/activate"; {PRINT}'), folder)
+    assert b'PYTHONPATH cannot hold a path with ":"' in done.stderr
+    assert b"/site" not in done.stdout
+    failed = start(shell, script(shell, 'source "$PATCH/activate" && echo active'), folder)
+    assert (failed.stdout, failed.returncode) == (b"", 1)
+    done = rtd("run", folder, "--", "true")
+    assert done.returncode == 2
+    assert "PYTHONPATH cannot hold a path with ':'" in done.stderr
+
+
+def test_a_host_may_have_a_colon(patched, host, rtd, tmp_path):
+    root = host("searle").rename(tmp_path / "my:host")
+    manifest = patched(root)
+    assert find_patch(manifest.folder).host == str(root)
+    code = "from rtd_plugin.patching.in_force import _in_force; print(*_in_force)"
+    assert rtd("run", manifest.folder, "--", sys.executable, "-c", code).stdout == f"{root}\n"
+
+
+def test_a_host_may_have_any_bytes(patched, host, tmp_path):
+    root = host("searle").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert find_patch(patched(root).folder).host == str(root)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_script_away_from_its_patch_is_refused(patched, start, tmp_path, shell):
+    folder = patched("searle").folder
+    for name in ("activate", "activate.fish"):
+        shutil.copy(folder / name, tmp_path / name)
+    done = start(shell, script(shell, 'source "$PATCH/activate" && echo active'), tmp_path)
+    assert (done.stdout, done.returncode) == (b"", 1)
+    assert b"site: no such folder" in done.stderr
+
+
+@pytest.mark.parametrize("shell", [*SHELLS, "dash"])
+def test_printed_words_are_read_back(start, tmp_path, shell):
+    for name in (*NAMES, "", "'", "\\", "a:b"):
+        done = start(shell, f"printf '%s' {quote(name)}", tmp_path)
+        assert (done.stdout, done.stderr) == (os.fsencode(name), b"")
+    assert not list(tmp_path.rglob("ran"))
+    assert quote("runs/a-b_1.x") == "runs/a-b_1.x"
