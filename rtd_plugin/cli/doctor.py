@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rtd_plugin import plugins
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json
 
 if TYPE_CHECKING:
     from rtd_plugin.patching.doctor import Diagnosis, PointReport
