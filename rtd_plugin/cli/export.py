@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtd_plugin.cli.console import print_json
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.errors import UsageError
 
 if TYPE_CHECKING:

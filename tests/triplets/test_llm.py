@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin import printable
 from rtd_plugin.triplets import llm
 from rtd_plugin.triplets.json_source import JsonTriplets
 from rtd_plugin.triplets.llm import Server, build, parse_answer
