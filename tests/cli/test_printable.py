@@ -116,7 +116,8 @@ class Echo(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         key = self.headers["Authorization"].removeprefix("Bearer ")
-        forms = [key, urllib.parse.quote(key, safe=""), json.dumps(key), base64.b64encode(f"user:{key}".encode()).decode()]
+        basic = base64.b64encode(f"user:{key}".encode()).decode()
+        forms = [key, urllib.parse.quote(key, safe=""), json.dumps(key), basic]
         content = f"{EVIL} {' '.join(forms)} Bearer {key} {'x' * 120} {key}".encode()
         self.send_response(401, f"no {key}")
         self.send_header("Content-Length", str(len(content)))
