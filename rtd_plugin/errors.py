@@ -1,10 +1,19 @@
 """The one family of errors that users see as a sentence instead of a traceback."""
 
+from rtd_plugin.printable import make_printable
+
 
 class RTDError(Exception):
-    """Something failed: the message says what, where and what to do. Exit code 1."""
+    """Something failed: the message says what, where and what to do. Exit code 1.
+
+    As a string it is safe to print: messages quote file names, files and servers, and whatever catches the error, a
+    host's own code included, may print it.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return make_printable(super().__str__())
 
 
 class UsageError(RTDError):

@@ -3,8 +3,7 @@
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.contract import plugins
 
 

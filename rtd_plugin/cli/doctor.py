@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.contract import plugins
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.cli.options import FILE, setup_options
 from rtd_plugin.cli.results import comparison_tables
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(file), "layout": layout})
     else:
-        click.echo(f"Wrote {file} in the {layout} layout.")
+        out().print(f"Wrote {file} in the {layout} layout.", soft_wrap=True)
 
 
 def _huggingface_config(tower: TextTower) -> dict[str, Any]:

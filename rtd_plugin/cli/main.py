@@ -1,12 +1,13 @@
 """The command `rtd-plugin`. Each command is a module of this package, imported when it is used."""
 
 import importlib
-import json
+import sys
 import traceback
 from typing import Any
 
 import click
 
+from rtd_plugin.cli.console import clean_messages, print_failure, print_text
 from rtd_plugin.errors import RTDError
 
 COMMANDS = {
@@ -38,6 +39,21 @@ class CommandLine(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        """Run as click does, but print errors through the one place that prints."""
+        with clean_messages():
+            if not standalone_mode:
+                return super().main(*args, standalone_mode=False, **options)
+            try:
+                code = super().main(*args, standalone_mode=False, **options)  # commands return no value of their own
+            except click.ClickException as error:
+                print_failure(error)
+                code = error.exit_code
+            except click.Abort:
+                print_text("Aborted!\n", stderr=True)
+                code = 1
+            sys.exit(code)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -45,7 +61,7 @@ class CommandLine(click.Group):
             raise
         except Exception as error:
             if ctx.params["debug"]:
-                traceback.print_exc()
+                print_text(traceback.format_exc(), stderr=True)
             raise _failure(error) from error
 
 
@@ -68,9 +84,3 @@ def main(debug: bool) -> None:
     Example:
       rtd-plugin train --adapter lincir
     """
-
-
-def print_json(value: Any) -> None:
-    """The one object that a command with `--json` writes to stdout."""
-    # Bytes of file names that are not UTF-8 become JSON escapes.
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode())

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
-from rtd_plugin.contract import plugins
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.cli.shell import quote
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def command(
         if as_json:
             print_json({"removed": str(folder)})
         else:
-            click.echo(f"Removed {folder}.")
+            out().print(f"Removed {folder}.", soft_wrap=True)
         return
 
     from rtd_plugin.clip.tuned_encoder import newest_run, read_weights

@@ -7,8 +7,7 @@ import click
 import yaml
 from rich.table import Table
 
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json, print_text
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 
@@ -30,7 +29,7 @@ def command(name: str | None, as_json: bool) -> None:
         if as_json:
             print_json({"name": name, "recipe": values})
         else:
-            click.echo(text, nl=False)
+            print_text(text)
         return
     found = {recipe: _read(path)[1] for recipe, path in plugins.recipes().items()}
     if as_json:

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from rtd_plugin.cli.console import out
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.cli.shell import quote
 

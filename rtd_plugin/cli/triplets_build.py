@@ -6,8 +6,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, progress
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json, progress
 
 CAPTIONS = click.argument("captions", type=click.Path(path_type=Path))
 OUTPUT = click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write: JSON lines.")

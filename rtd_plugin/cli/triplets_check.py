@@ -10,8 +10,7 @@ from typing import Any, TextIO
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import err, out, progress
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import err, out, print_json, progress
 from rtd_plugin.errors import UsageError
 
 SHOWN = 20  # problems that are listed unless --all is given

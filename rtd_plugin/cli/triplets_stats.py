@@ -6,8 +6,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, progress
-from rtd_plugin.cli.main import print_json
+from rtd_plugin.cli.console import out, print_json, progress
 from rtd_plugin.cli.triplets_check import COLUMNS, column_names
 
 ROWS = 10

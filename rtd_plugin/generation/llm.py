@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import json
-import os
 import random
 import threading
 import time
@@ -20,12 +19,14 @@ from typing import Any
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import written_atomically
 from rtd_plugin.generation.captions import Caption, read_captions
+from rtd_plugin.printable import KEY_VARIABLES, holds_secret, read_api_key, redact
 from rtd_plugin.triplets.checks import problems_of
 from rtd_plugin.triplets.records import text_fault
 from rtd_plugin.triplets.triplet import Triplet
 
-KEY_VARIABLES = ("RTD_PLUGIN_API_KEY", "OPENAI_API_KEY")
 LARGEST_ANSWER = 1 << 20  # bytes
+LARGEST_ERROR = 1 << 16  # bytes
+SHOWN_OF_ERROR = 300  # characters
 LONGEST_WAIT = 60.0  # seconds between two attempts
 KEYS = ("reference_caption", "conditioning_caption", "target_caption")
 
@@ -138,7 +139,7 @@ class Server:
         """
         body = {"model": self.model, "messages": messages, "temperature": 1.0, "seed": seed}
         headers = {"Content-Type": "application/json"}
-        key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
+        key = read_api_key()
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.address, json.dumps(body).encode(), headers)
@@ -147,7 +148,9 @@ class Server:
                 content = answer.read(LARGEST_ANSWER + 1)
         except urllib.error.HTTPError as error:
             with error:
-                said = " ".join(error.read(300).decode("utf-8", "replace").split())
+                # Redacted before it is cut: the beginning of a key would pass.
+                said = redact(error.read(LARGEST_ERROR).decode("utf-8", "replace"))
+                said = " ".join(said.split())[:SHOWN_OF_ERROR]
             if error.code in (408, 409, 425, 429) or error.code >= 500:
                 raise Unanswered(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After"))) from error
             hint = f"; set {KEY_VARIABLES[0]}" if error.code in (401, 403) else ""
@@ -217,7 +220,7 @@ def parse_answer(reference: str, answer: str, wanted: int) -> tuple[list[Triplet
             raise ValueError("a value that is no text")
         triplets.append(Triplet(reference, item["condition"].strip(), item["target"].strip()))
     distinct = list(dict.fromkeys(triplets[:wanted]))
-    good = [triplet for triplet in distinct if not problems_of(triplet)]
+    good = [triplet for triplet in distinct if not problems_of(triplet) and not any(map(holds_secret, triplet[1:]))]
     return good, len(objects) - len(good)
 
 

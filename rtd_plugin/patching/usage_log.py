@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
+from rtd_plugin.printable import make_printable
+
 VARIABLE = "RTD_PLUGIN_TALLY"
 
 # What can happen: a Python took the patch up, imported a composition point, composed a query, called a composition
@@ -67,7 +69,8 @@ class Tally:
                 with suppress(OSError):
                     os.unlink(self.path)
             if self.expected is not None and (events or self._runs_file_of(self.expected)):
-                print(summary(events or [(STARTED, os.getpid(), 1, "")], self.expected), file=sys.stderr, flush=True)
+                line = summary(events or [(STARTED, os.getpid(), 1, "")], self.expected)
+                print(line, file=sys.stderr, flush=True)
         if self._hidden_error:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError, AttributeError):
@@ -138,7 +141,7 @@ def summary(events: Iterable[Event], host: str) -> str:
         line += f"; repaired: {', '.join(notes[REPAIRED])}"
     if notes[HIDDEN]:
         line += f"; the host hid an error: {'; '.join(notes[HIDDEN])}"
-    return f"rtd-plugin: {line}"
+    return make_printable(f"rtd-plugin: {line}")
 
 
 def _notes(events: Iterable[Event], wanted: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from rtd_plugin.cli import main as module
+from rtd_plugin.cli import console
 from rtd_plugin.cli.export import LAYOUTS
 from rtd_plugin.cli.main import COMMANDS, main
 from rtd_plugin.clip import layouts
@@ -98,7 +98,7 @@ def test_export_offers_every_layout():
 
 
 def test_json_keeps_characters_as_they_are(capsys):
-    module.print_json({"recipe": "ψ"})
+    console.print_json({"recipe": "ψ"})
     assert capsys.readouterr().out == '{\n  "recipe": "ψ"\n}\n'
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import EpsImagePlugin, Image
-
 from rtd_plugin.cli.evaluation import folder_name
+
 from rtd_plugin.evaluation.comparison import Row
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

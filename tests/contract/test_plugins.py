@@ -17,7 +17,20 @@ from rtd_plugin.errors import RTDError, UsageError
 SOURCE = Path(rtd_plugin.__file__).parent
 # Each may import those to its left, and the modules of the package's root. Evaluation stands before training, because
 # validation is evaluation at intervals.
-ORDER = ["clip", "testing", "triplets", "evaluation", "training", "patching", "miniature", "cli"]
+ORDER = [
+    "clip",
+    "contract",
+    "testing",
+    "triplets",
+    "evaluation",
+    "training",
+    "engine",
+    "patching",
+    "generation",
+    "miniature",
+    "workflows",
+    "cli",
+]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from rtd_plugin import printable
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.generation import llm
 from rtd_plugin.generation.generated_sources import LlmTriplets
@@ -73,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch) -> Iterator[Callable[..., Model]]:
-    for name in llm.KEY_VARIABLES:
+    for name in printable.KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     running = []
 
@@ -129,7 +130,7 @@ def test_the_prompt_s_examples_are_answers_that_parse():
         assert len(parse_answer(caption, answer, 9)[0]) == len(answers)
 
 
-@pytest.mark.parametrize("variable", llm.KEY_VARIABLES)
+@pytest.mark.parametrize("variable", printable.KEY_VARIABLES)
 def test_a_key_comes_from_the_environment(serve, captions, tmp_path, monkeypatch, variable):
     model = serve()
     monkeypatch.setenv(variable, "secret")

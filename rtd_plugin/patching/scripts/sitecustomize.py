@@ -45,7 +45,9 @@ def start():
     try:
         start(PATCH)
     except Exception as error:
-        sys.meta_path.insert(0, Refusal(str(error)))
+        from rtd_plugin.printable import make_printable
+
+        sys.meta_path.insert(0, Refusal(make_printable(str(error))))
 
 
 def chain():
