@@ -34,9 +34,7 @@ class Mixture:
         if given:
             longest = max(size / weight for size, weight in zip(sizes, given, strict=True))
             # The tolerance keeps a rounding error from adding a position.
-            shares = [
-                max(size, math.ceil(weight * longest - 1e-6)) for size, weight in zip(sizes, given, strict=True)
-            ]
+            shares = [max(size, math.ceil(weight * longest - 1e-6)) for size, weight in zip(sizes, given, strict=True)]
         self.name = "-".join(map(str, shares)) if given else ""
         self._sizes = np.array(sizes, np.int64)
         self._first_rows = np.cumsum(self._sizes) - self._sizes

@@ -63,9 +63,7 @@ def tokenise_columns(columns: Sequence[pa.Array], prompt: Prompt) -> TokenisedTr
     asked, condition_rows = _encode_column(conditions, clean_conditions, encode_condition_word, prompt.encode_condition)
     texts = concatenate_ragged(captions, asked)
     count = len(references)
-    triplets = np.stack(
-        [caption_rows[:count], len(captions.lengths) + condition_rows, caption_rows[count:]], axis=1
-    )
+    triplets = np.stack([caption_rows[:count], len(captions.lengths) + condition_rows, caption_rows[count:]], axis=1)
     # Sort the texts by where a triplet first refers to them. Reversed: numpy keeps the last of several assignments.
     reversed_rows = triplets.ravel()[::-1]
     first = np.empty(len(texts.lengths), np.int64)
