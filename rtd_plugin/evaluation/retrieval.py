@@ -185,7 +185,7 @@ class Retrieval:
     def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
         """Texts as token ids, with a pseudo token for each or none, to features (Q, D)."""
         tower = tower.to(self.device)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # texts of similar length need little padding
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
         features = torch.empty(len(texts), tower.features, device=self.device)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
