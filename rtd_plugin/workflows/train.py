@@ -84,7 +84,7 @@ def train_run(
 
     with progress("Training", shown=main) as advance:
         try:
-            with plugins.registered(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
+            with plugins.use_plugins(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
                 tower, step = train(run, accelerator)
         except Interrupted as error:
             again = f"rtd-plugin train --resume --output {quote(str(folder))}"
@@ -104,7 +104,7 @@ def train_run(
         "evaluation": comparison.to_dict() if comparison else None,
     }
     write_text(folder / RESULTS_FILE, json.dumps(result, indent=2) + "\n")
-    plugins.plugin_manager().hook.rtd_run_ended(run=run, results=result)
+    plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result)
     return result
 
 
@@ -134,12 +134,12 @@ class BenchmarkValidation:
 def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:
     """How the recipe is called, by default the adapter's miniature; None if neither is given."""
     if adapter is not None:
-        plugins.adapter(adapter)
+        plugins.find_adapter(adapter)
     if recipe is not None:
         return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
     if adapter is None:
         return None
-    if f"{adapter}-miniature" not in plugins.recipes():
+    if f"{adapter}-miniature" not in plugins.list_recipes():
         raise UsageError(f"no plugin brings a miniature of {adapter}: pass --recipe NAME|FILE")
     return f"{adapter}-miniature"
 
