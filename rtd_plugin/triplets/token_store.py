@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder, written_atomically
+from rtd_plugin.files import cache_folder, write_atomically
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.parallel import in_order, processors
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
@@ -120,7 +120,7 @@ def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = l
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):  # of several processes one does the work
                 if not folder.is_dir():
-                    with written_atomically(folder) as draft:
+                    with write_atomically(folder) as draft:
                         draft.mkdir()
                         _write(draft, sets, prompt, advance)
         except OSError as error:

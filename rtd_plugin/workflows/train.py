@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from rtd_plugin import hookimpl
-from rtd_plugin.cli.console import Advance, err, progress
+from rtd_plugin.cli.console import err, progress
 from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
@@ -22,6 +22,7 @@ from rtd_plugin.evaluation.comparison import compare
 from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import cache_folder, write_text
+from rtd_plugin.progress import Advance
 from rtd_plugin.training.batches import BatchOrder
 from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
