@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """A path to write a file or make a folder at; it replaces `path` when the block ends without an error.
 
     Raises:
@@ -118,7 +118,7 @@ def cache_folder() -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    with written_atomically(path) as draft:
+    with write_atomically(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

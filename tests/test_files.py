@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import is_jit_archive, read_checkpoint, write_text, written_atomically
+from rtd_plugin.files import is_jit_archive, read_checkpoint, write_atomically, write_text
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -43,7 +43,7 @@ def test_an_error_leaves_the_old_file(tmp_path, error):
     write_text(tmp_path / "a.txt", "old")
 
     def write():
-        with written_atomically(tmp_path / "a.txt") as draft:
+        with write_atomically(tmp_path / "a.txt") as draft:
             draft.write_text("new")
             raise error("stop")
 
@@ -54,7 +54,7 @@ def test_an_error_leaves_the_old_file(tmp_path, error):
 
 
 def make_folder(path: Path, name: str) -> None:
-    with written_atomically(path) as draft:
+    with write_atomically(path) as draft:
         draft.mkdir()
         (draft / name).write_text(name)
 
@@ -69,9 +69,9 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 def test_files_are_readable_as_others_are(tmp_path):
     """Safetensors made files that nobody but their owner could read: useless to a colleague."""
     (tmp_path / "other").touch()
-    with written_atomically(tmp_path / "a.safetensors") as draft:
+    with write_atomically(tmp_path / "a.safetensors") as draft:
         save_file(STATE, draft)
-    with written_atomically(tmp_path / "folder") as draft:
+    with write_atomically(tmp_path / "folder") as draft:
         draft.mkdir()
         save_file(STATE, draft / "a.safetensors")
     mode = (tmp_path / "other").stat().st_mode
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, write):
     write_text(tmp_path / "a", "old")
 
     def fill():
-        with full_disk(), written_atomically(tmp_path / "a") as draft:
+        with full_disk(), write_atomically(tmp_path / "a") as draft:
             write(draft)
 
     with pytest.raises(RTDError, match="a: cannot be written") as error:
@@ -147,7 +147,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_other_errors_are_not_ours(tmp_path):
     def compute():
-        with written_atomically(tmp_path / "a"):
+        with write_atomically(tmp_path / "a"):
             raise RuntimeError("CUDA out of memory")
 
     with pytest.raises(RuntimeError, match="CUDA out of memory"):

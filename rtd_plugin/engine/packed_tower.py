@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
+from rtd_plugin.clip.injection import find_placeholders, inject
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.transformer import select_attention_kernels
 from rtd_plugin.engine.prefix_tree import GROUP_NODES, PackedTexts, pack_texts
@@ -94,18 +94,3 @@ class PackedTower(nn.Module):
         x = x + last.attn.out_proj(attended)  # (n, W)
         x = x + last.mlp(last.ln_2(x))
         return tower.ln_final(x) @ tower.text_projection
-
-    def encode(
-        self,
-        tokens: Tensor,
-        pseudo_tokens: Tensor | None = None,
-        placeholder: int | Tensor = 259,
-        subjects: Tensor | None = None,
-    ) -> Tensor:
-        """Encode as `TextTower.encode` does, from the same arguments: `prepare`, then `forward`."""
-        count = None
-        if pseudo_tokens is not None:
-            texts = len(tokens) if subjects is None else len(pseudo_tokens)
-            count = check_pseudo_tokens(pseudo_tokens, texts, self.tower.width).shape[1]
-        packed = self.prepare(tokens.cpu(), placeholder, subjects, count)
-        return self(move(packed, self.device), pseudo_tokens)

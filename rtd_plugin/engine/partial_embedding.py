@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rtd_plugin.clip.tokens import END, START
+from rtd_plugin.training.run import Run
+
 
 class PartialEmbedding(nn.Module):
     """Token embeddings of which some are trained; to read, and in a state dict, all are there.
@@ -52,3 +55,10 @@ class PartialEmbedding(nn.Module):
     ) -> None:
         weight = state[f"{prefix}weight"][self.trained.cpu()]
         super()._load_from_state_dict({f"{prefix}weight": weight}, prefix, metadata, strict, *lists)
+
+
+def embed_used_tokens(run: Run, device: torch.device) -> PartialEmbedding:
+    """Return a run's token embeddings, of which those in its texts and prompts are trained."""
+    prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
+    tokens = sorted({START, END, *prompt, *unconditioned, *run.triplets.vocabulary})
+    return PartialEmbedding(run.tower.token_embedding.weight.to(device), tokens)

@@ -1,28 +1,28 @@
-"""Which triplets a batch has, and the batch as tokens and noise.
-
-Everything here is a function of the seed and the batch's index, so a run that resumes needs to know only its step.
-"""
+"""Batches of triplets as tokens and noise, all that a step knows before it computes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional as F
 
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.interning import mix_bits
+from rtd_plugin.training.frozen import PlainFrozen
+from rtd_plugin.training.order import BatchOrder, stream_seed
+from rtd_plugin.training.run import Run
 from rtd_plugin.triplets.ragged import Ragged
 from rtd_plugin.triplets.token_store import TokenBatch
 
-FEISTEL_ROUNDS = 6
+ORDER, NOISE = 0, 1  # a run's random streams
 CONDITION, REFERENCE = -1, -2  # stand for a triplet's texts in a prompt
 
-AnyDataclass = TypeVar("AnyDataclass")
+Prepare = Callable[[Tensor, int, Tensor, int | None], Any]
+"""Turns texts into what a tower's `forward` takes; see `rtd_plugin.training.plain.PlainTower.prepare`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +105,6 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
     return torch.from_numpy(tokens)
 
 
-class Prepare(Protocol):
-    """Turns texts into what a tower's `forward` takes; see `rtd_plugin.training.plain.PlainTower.prepare`."""
-
-    def __call__(
-        self, tokens: Tensor, placeholder: int, subjects: Tensor, pseudo_tokens: int | None
-    ) -> Any: ...
-
-
 def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
     """Draw s · u · ε, u ~ U(0, 1) one a row and ε ~ N(0, I) (RTD, section 3.2): the same on every device."""
     generator = torch.Generator().manual_seed(seed)
@@ -120,81 +112,64 @@ def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
     return scale * strength * torch.randn(*shape, generator=generator)
 
 
-@dataclass(frozen=True)
-class BatchOrder:
-    """The order in which triplets are visited: each epoch a new permutation, its incomplete last batch left out.
+class RunBatches:
+    """The batches of a run on one process, by their index, counted over all epochs.
 
     Args:
-        triplets: how many there are.
-        batch_size: triplets a process and batch.
-        shuffle: False for the order of the file, in every epoch.
-        seed: of the permutations.
-        rank, processes: this process and how many there are; each step they take batch_size × processes triplets.
+        run: whose triplets they are made of.
+        accelerator: which process of how many this is.
+        prepare: what ψ makes of texts before it encodes them.
+        frozen: whose φ tells how many pseudo tokens there are for a feature.
 
     Raises:
-        RTDError: there are fewer triplets than one batch of all processes needs.
+        RTDError: there are too few triplets for one batch of all processes.
     """
 
-    triplets: int
-    batch_size: int
-    shuffle: bool
-    seed: int
-    rank: int = 0
-    processes: int = 1
+    def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
+        recipe = run.recipe
+        self._run, self._rank, self._prepare = run, accelerator.process_index, prepare
+        self._projected = recipe.objective.concatenation == "projected"
+        self._pseudo_tokens = frozen.count_pseudo_tokens() if self._projected else None
+        self._order = BatchOrder(
+            len(run.triplets),
+            recipe.batch_size,
+            recipe.shuffle,
+            stream_seed(recipe.seed, ORDER),
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
 
-    def __post_init__(self) -> None:
-        if self.triplets < self.batch_size * self.processes:
-            raise RTDError(
-                f"{self.triplets} triplets do not fill one batch of {self.batch_size} on {self.processes} process(es): "
-                "set batch_size lower"
-            )
-
-    def rows(self, index: int) -> np.ndarray:
-        """Return which triplets a batch has on this process, (batch_size,) int64; its index counts over all epochs."""
-        size = self.batch_size * self.processes
-        epoch, index = divmod(index, self.triplets // size)
-        start = index * size + self.rank * self.batch_size
-        positions = np.arange(start, start + self.batch_size)
-        return permute(positions, self.triplets, stream_seed(self.seed, epoch)) if self.shuffle else positions
-
-
-def permute(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Return where a permutation of 0 … size-1 takes some positions, without computing the rest of it.
-
-    A Feistel network permutes the integers of an even number of bits (Luby and Rackoff 1988); what it takes out of the
-    range goes through it again until it is back in (Black and Rogaway 2002, cycle walking).
-    """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    result = positions.astype(np.uint64)
-    outside = np.ones(len(result), dtype=bool)
-    while outside.any():
-        left, right = result[outside] >> half, result[outside] & mask
-        for key in _round_keys(seed):
-            left, right = right, left ^ (mix_bits(right + key) & mask)
-        result[outside] = (left << half) | right
-        outside = result >= size
-    return result.astype(np.int64)
+    def __getitem__(self, index: int) -> Batch:
+        run, settings = self._run, self._run.recipe.objective
+        triplets = run.triplets.gather(self._order.rows(index))
+        batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected)
+        tokens, subjects = batch.queries, torch.arange(len(batch.queries))
+        if settings.hard_negatives:
+            tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+        seed = stream_seed(run.recipe.seed, NOISE, index, self._rank)
+        return replace(
+            batch,
+            noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
+            composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
+        )
 
 
-@lru_cache(maxsize=4)
-def _round_keys(seed: int) -> np.ndarray:
-    return np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
+def stack_tokens(*batches: Tensor) -> Tensor:
+    """Stack token batches (B, L), each with its own B and L, into (sum of B, longest L), zeros after the end tokens."""
+    length = max(tokens.shape[1] for tokens in batches)
+    return torch.cat([F.pad(tokens, (0, length - tokens.shape[1])) for tokens in batches])
 
 
-@lru_cache(maxsize=16)
-def stream_seed(seed: int, *stream: int) -> int:
-    """Return the seed of one of a run's random streams: unrelated for different streams and different seeds."""
-    return int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, np.uint64)[0])
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to a tensor, or to all tensors of a dataclass."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if not is_dataclass(value):
+        return value
+    return type(value)(**{field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)})
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: AnyDataclass) -> AnyDataclass:
-    """Apply a function to all tensors of a dataclass, also in dataclasses within it."""
-    changes: dict[str, Any] = {}
-    for field in fields(value):  # type: ignore[arg-type]  # a type variable cannot be bound to dataclasses
-        content = getattr(value, field.name)
-        if isinstance(content, Tensor):
-            changes[field.name] = function(content)
-        elif is_dataclass(content):
-            changes[field.name] = map_tensors(function, content)
-    return replace(value, **changes)  # type: ignore[type-var]
+def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+    """Apply a function to the tensors that a step needs on the device; tokens stay on the CPU."""
+    names = ("noise", "composed", "packed_captions")
+    return replace(batch, **{name: map_tensors(function, getattr(batch, name)) for name in names})

@@ -1,12 +1,21 @@
-"""ψ, ψ₀ and φ without any trick: what the engine's are compared with, and `engine: plain` trains with."""
+"""ψ without any trick, which the fast one is compared with, and what an engine is."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.training.batches import Batch
+from rtd_plugin.training.batches import Batch, RunBatches
+from rtd_plugin.training.frozen import PlainFrozen, copy_frozen
+from rtd_plugin.training.run import Run
+
+Update = Callable[[Batch], Tensor]
+"""Takes an optimizer step on a batch and returns the loss, without a wait for the device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +34,7 @@ class PlainTexts:
 
 
 class PlainTower(nn.Module):
-    """ψ: a text tower that encodes texts as they are, padded to the longest.
+    """ψ: encodes texts padded to the longest.
 
     Args:
         tower: whose weights it works with, not a copy.
@@ -36,38 +45,54 @@ class PlainTower(nn.Module):
         self.tower = tower
 
     def prepare(
-        self, tokens: Tensor, placeholder: int = 259, subjects: Tensor | None = None, pseudo_tokens: int | None = None
+        self,
+        tokens: Tensor,
+        placeholder: int | Tensor = 259,
+        subjects: Tensor | None = None,
+        pseudo_tokens: int | None = None,
     ) -> PlainTexts:
         """Do what needs no weights, on the CPU; arguments as `rtd_plugin.engine.packed_tower.PackedTower.prepare`."""
-        columns = torch.arange(tokens.shape[1])
-        placeholders = (tokens == placeholder) & (columns < tokens.argmax(dim=1, keepdim=True))
-        return PlainTexts(tokens, placeholders, torch.arange(len(tokens)) if subjects is None else subjects)
+        if not isinstance(placeholder, Tensor):
+            columns = torch.arange(tokens.shape[1])
+            placeholder = (tokens == placeholder) & (columns < tokens.argmax(dim=1, keepdim=True))
+        return PlainTexts(tokens, placeholder, torch.arange(len(tokens)) if subjects is None else subjects)
 
     def forward(self, texts: PlainTexts, pseudo_tokens: Tensor | None = None) -> Tensor:
         """Return the texts' features, (n, D), not normalised."""
         return self.tower.encode(texts.tokens, pseudo_tokens, texts.placeholders, texts.subjects)
 
 
-class PlainFrozen(nn.Module):
-    """What never changes in training: the pre-trained text tower ψ₀ and the projection module φ.
+class Batches(Protocol):
+    """Batches by their index."""
 
-    Args:
-        tower: ψ₀.
-        projection: φ, features (B, D) to pseudo tokens (B, W) or (B, n, W).
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """What a run trains with.
+
+    Attributes:
+        tower: ψ's weights, fp32, on the device.
+        encoder: ψ as a module with `prepare` and `forward`, as `PlainTower`.
+        frozen: ψ₀ and φ.
+        batches: with their queries prepared by `encoder.prepare`.
+        capture: wraps what takes a step, to run it faster.
     """
 
-    def __init__(self, tower: TextTower, projection: nn.Module):
-        super().__init__()
-        self.tower = tower
-        self.projection = projection
-        self.eval().requires_grad_(False)
+    tower: TextTower
+    encoder: Any
+    frozen: PlainFrozen
+    batches: Batches
+    capture: Callable[[Update], Update] = lambda update: update
 
-    @torch.no_grad()
-    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return ψ₀'s features of the target captions and of the reference captions, (B, D) each."""
-        return self.tower.encode(batch.targets), self.tower.encode(batch.references)
 
-    @torch.no_grad()
-    def project(self, features: Tensor) -> Tensor:
-        """Return φ's pseudo tokens, (B, W) or (B, n, W)."""
-        return self.projection(features)
+BuildEngine = Callable[[Run, Accelerator], Engine]
+
+
+def build_plain(run: Run, accelerator: Accelerator) -> Engine:
+    """Return the pair without tricks."""
+    device = accelerator.device
+    tower = copy.deepcopy(run.tower).to(device).requires_grad_(True)
+    encoder, frozen = PlainTower(tower), PlainFrozen(*copy_frozen(run, device))
+    return Engine(tower, encoder, frozen, RunBatches(run, accelerator, encoder.prepare, frozen))

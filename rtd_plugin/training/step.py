@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rtd_plugin.training.batches import Batch
+from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.loss import gather_rows, rtd_loss
-from rtd_plugin.training.plain import PlainFrozen
 from rtd_plugin.training.recipe import Objective
 
 Encode = Callable[[Any, Tensor | None], Tensor]

@@ -12,18 +12,23 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from rtd_plugin import hookimpl
-from rtd_plugin.cli.console import Advance, err, progress
+from rtd_plugin.cli.console import err, progress
 from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
+from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
 from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import cache_folder, write_text
-from rtd_plugin.training.batches import BatchOrder
-from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train
+from rtd_plugin.progress import Advance
+from rtd_plugin.training.loop import Interrupted, make_accelerator, train
+from rtd_plugin.training.losses import StepReport
+from rtd_plugin.training.metrics import select_metric
+from rtd_plugin.training.order import BatchOrder
+from rtd_plugin.training.plain import build_plain
 from rtd_plugin.training.recipe import find_recipe, read_recipe
 from rtd_plugin.training.run import RECIPE_FILE, Run, load_run, resumed_recipe, write_recipe
 from rtd_plugin.workflows.folders import make_folder
@@ -74,7 +79,7 @@ def train_run(
             validated = settings.validation.benchmark if settings.validation else None
             validation = _retrieval(run, validated, accelerator.device)
             if validation is not None:
-                selected(validation.image_only().metrics(), settings.validation.select)
+                select_metric(validation.image_only().metrics(), settings.validation.select)
             same = settings.evaluation == validated
             evaluation = validation if same else _retrieval(run, settings.evaluation, accelerator.device)
             if evaluation is not None:
@@ -84,8 +89,9 @@ def train_run(
 
     with progress("Training", shown=main) as advance:
         try:
-            with plugins.registered(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
-                tower, step = train(run, accelerator)
+            with plugins.use_plugins(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
+                build = build_engine if settings.engine == "fast" else build_plain
+                tower, step = train(run, accelerator, build)
         except Interrupted as error:
             again = f"rtd-plugin train --resume --output {quote(str(folder))}"
             raise Interrupted(f"{error}: {again}") from error
@@ -104,7 +110,7 @@ def train_run(
         "evaluation": comparison.to_dict() if comparison else None,
     }
     write_text(folder / RESULTS_FILE, json.dumps(result, indent=2) + "\n")
-    plugins.plugin_manager().hook.rtd_run_ended(run=run, results=result)
+    plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result)
     return result
 
 
@@ -134,12 +140,12 @@ class BenchmarkValidation:
 def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:
     """How the recipe is called, by default the adapter's miniature; None if neither is given."""
     if adapter is not None:
-        plugins.adapter(adapter)
+        plugins.find_adapter(adapter)
     if recipe is not None:
         return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
     if adapter is None:
         return None
-    if f"{adapter}-miniature" not in plugins.recipes():
+    if f"{adapter}-miniature" not in plugins.list_recipes():
         raise UsageError(f"no plugin brings a miniature of {adapter}: pass --recipe NAME|FILE")
     return f"{adapter}-miniature"
 
