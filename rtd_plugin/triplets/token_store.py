@@ -5,8 +5,6 @@ after the other; `starts.i64`, where each text begins and the last one ends; `tr
 triplet's three texts; `vocabulary.u16`, the token ids that occur.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,11 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
+from rtd_plugin.cache import build_once
 from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
-from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder, write_atomically
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.parallel import in_order, processors
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
@@ -106,7 +102,7 @@ def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = l
         advance: called now and then while a store is made, with the triplets that are done and that there are.
 
     Raises:
-        RTDError: the cache folder cannot be written.
+        WriteError: the cache folder cannot be written.
     """
     made_of = [
         FORMAT,
@@ -114,17 +110,7 @@ def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = l
         prompt.placeholder,
         *((part.digest, part.count) for part in sets),
     ]
-    folder = cache_folder() / "tokens" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):  # of several processes one does the work
-                if not folder.is_dir():
-                    with write_atomically(folder) as draft:
-                        draft.mkdir()
-                        _write(draft, sets, prompt, advance)
-        except OSError as error:
-            raise RTDError(f"{folder.parent}: cannot be written ({error.strerror}): set RTD_PLUGIN_CACHE") from error
+    folder = build_once("tokens", made_of, lambda draft: _write(draft, sets, prompt, advance))
     return TokenStore(folder)
 
 
