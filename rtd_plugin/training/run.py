@@ -88,7 +88,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
     Raises:
         RTDError: a part of it is missing, broken, or does not fit the others.
     """
-    adapter = plugins.adapter(recipe.adapter)
+    adapter = plugins.find_adapter(recipe.adapter)
     sets = [opened(source) for source in recipe.triplets]
     mixture = Mixture([part.count for part in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)

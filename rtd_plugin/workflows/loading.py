@@ -93,7 +93,7 @@ def load_setup(
     """
     source = _recipe_file(recipe, weights)
     if source is None and miniature and projection is None and adapter is not None:
-        source = plugins.recipes().get(f"{adapter}-miniature")
+        source = plugins.list_recipes().get(f"{adapter}-miniature")
     values = _read(source) if source is not None else {}
     options = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
     if given := {key: CommandLineText(value) for key, value in options.items() if value is not None}:
@@ -104,7 +104,7 @@ def load_setup(
         values["projection"] = CommandLineText(projection)
     named = _named(values, source)
 
-    method = plugins.adapter(named.adapter)
+    method = plugins.find_adapter(named.adapter)
     tower = named.backbone.load_text_tower()
     phi = load_projection(method, named.projection, tower.features, tower.width)
     tuned = {}
