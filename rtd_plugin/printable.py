@@ -72,9 +72,14 @@ def make_printable(text: str) -> str:
     return _UNSAFE.sub(_escape, redact(text))
 
 
-def dump_json(value: object) -> str:
+def count_noun(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 call`, `2 calls`, `1,000 calls`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def dump_json(value: object, ascii_only: bool = False) -> str:
     """Return a value as indented JSON for a terminal: the same value when parsed, but for secrets."""
-    text = redact(json.dumps(value, indent=2, ensure_ascii=False))
+    text = redact(json.dumps(value, indent=2, ensure_ascii=ascii_only))
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

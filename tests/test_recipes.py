@@ -63,7 +63,7 @@ def miniatures():
 
 def test_there_is_one_for_every_adapter_and_backbone():
     assert set(RECIPES) == {path.stem for path in FOLDER.glob("*.yaml")} - set(miniatures())
-    assert set(RECIPES) | set(miniatures()) <= plugins.recipes().keys()
+    assert set(RECIPES) | set(miniatures()) <= plugins.list_recipes().keys()
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -16,7 +16,7 @@ def command(as_json: bool) -> None:
     Example:
       rtd-plugin adapters
     """
-    found = plugins.adapters().values()
+    found = plugins.list_adapters().values()
     if as_json:
         print_json({"adapters": [{"name": a.name, "home": a.home, "prompt": a.prompt.template} for a in found]})
         return

@@ -5,9 +5,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,14 +16,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from rtd_plugin.printable import dump_json, make_printable, read_api_key
+from rtd_plugin.progress import Advance, ignore_progress
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal
-
-
-class Advance(Protocol):
-    """Tells how much is done, of how much, and a note such as the loss."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 class PrintableConsole(Console):
@@ -56,7 +51,12 @@ def print_text(text: str, stderr: bool = False) -> None:
 
 def print_json(value: Any) -> None:
     """Print the one object that a command with `--json` writes to stdout."""
-    click.echo(dump_json(value))
+    text = dump_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = dump_json(value, ascii_only=True)
+    click.echo(text)
 
 
 def print_failure(error: click.ClickException) -> None:
@@ -66,16 +66,36 @@ def print_failure(error: click.ClickException) -> None:
     print_text(shown.getvalue(), stderr=True)
 
 
+def show(result: Mapping[str, Any], as_json: bool, show_table: Callable[[Mapping[str, Any]], None]) -> None:
+    """Print a command's result: as JSON with `--json`, otherwise the way `show_table` does."""
+    if as_json:
+        print_json(result)
+    else:
+        show_table(result)
+
+
 @contextmanager
 def clean_messages() -> Iterator[None]:
-    """Clean what Python's `logging` and `warnings` print for any library, and know the API key, within the block."""
+    """Clean what Python's `logging` and `warnings` print for any library, and know the API key, within the block.
+
+    What rtd_plugin itself logs is shown as plain lines on stderr.
+    """
     read_api_key()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
     logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = lambda *values, **options: make_printable(format_warning(*values, **options))
+    log, handler = logging.getLogger("rtd_plugin"), _PlainLines()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield
     finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
         logging.setLogRecordFactory(record)
         warnings.formatwarning = format_warning
 
@@ -85,29 +105,52 @@ class _PrintableRecord(logging.LogRecord):
         return make_printable(super().getMessage())
 
 
+class _PlainLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_text(record.getMessage() + "\n", stderr=True)
+
+
 @contextmanager
-def progress(what: str, shown: bool = True) -> Iterator[Advance]:
-    """A progress bar on a terminal, a plain line now and then elsewhere, or nothing."""
+def progress(description: str, shown: bool = True) -> Iterator[Advance]:
+    """Show a progress bar on a terminal, or a plain line now and then elsewhere (`rtd_plugin.progress.Progress`)."""
     if not shown:
-        yield lambda done, total, note="": None
+        yield ignore_progress
     elif sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=err()) as bar:
-            task = bar.add_task(what, total=None, note="")
-            yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+        with _bar(description) as advance:
+            yield advance
     else:
-        last = time.monotonic()
+        yield _lines(description)
 
-        def line(done: int, total: int, note: str = "") -> None:
-            nonlocal last
-            if done == total or time.monotonic() - last >= PLAIN_INTERVAL:
-                last = time.monotonic()
-                print_text(f"{what} {done}/{total} {note}".rstrip() + "\n", stderr=True)
 
-        yield line
+@contextmanager
+def _bar(description: str) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err()) as bar:
+        task_id = bar.add_task(description, total=None, note="")
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            bar.update(task_id, completed=done, total=total or None, note=note)
+
+        yield advance
+        task = bar.tasks[0]
+        if task.total is None:  # the work was found done, or ended without knowing how much it would be
+            bar.update(task_id, total=task.completed, visible=task.completed > 0)
+
+
+def _lines(description: str) -> Advance:
+    last = time.monotonic()
+
+    def advance(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= PLAIN_INTERVAL:
+            last = time.monotonic()
+            of_total = f"/{total}" if total else ""
+            print_text(f"{description} {done}{of_total} {note}".rstrip() + "\n", stderr=True)
+
+    return advance

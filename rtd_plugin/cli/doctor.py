@@ -38,7 +38,7 @@ def command(host: Path, adapter: str | None, as_json: bool) -> None:
     from rtd_plugin.patching.detection import find_host
     from rtd_plugin.patching.doctor import examine
 
-    candidates = plugins.adapters().values() if adapter is None else [plugins.adapter(adapter)]
+    candidates = plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)]
     diagnosis = examine(find_host(host, candidates))
     if as_json:
         print_json(diagnosis.to_dict())

@@ -40,7 +40,7 @@ def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
 
     from rtd_plugin.clip.artifact import artifact_path, load_text_encoder
     from rtd_plugin.clip.layouts import write_state_dict
-    from rtd_plugin.files import write_text, written_atomically
+    from rtd_plugin.files import write_atomically, write_text
 
     if layout == "rtd" and file.suffix == ".safetensors":
         raise UsageError(f"{file}: the authors' code reads files of torch.save only: end the name in .pt")
@@ -50,7 +50,7 @@ def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
     state = write_state_dict(tower.state_dict(), layout)
     folder = layout == "huggingface" and not file.suffix
     weights = file / "model.safetensors" if folder else file
-    with written_atomically(weights) as draft:
+    with write_atomically(weights) as draft:
         if weights.suffix == ".safetensors":
             save_file(state, draft, metadata={"format": "pt"})
         else:

@@ -84,14 +84,14 @@ def command(
     from rtd_plugin.patching.detection import find_host
     from rtd_plugin.patching.folder import write_patch
 
-    candidates = plugins.adapters().values() if adapter is None else [plugins.adapter(adapter)]
+    candidates = plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)]
     found = find_host(host, candidates)
     if found.root.parent == found.root:
         raise UsageError(f"{found.root}: has no place beside it: pass --output")
     tuned = read_weights(weights if weights is not None else newest_run(RUNS))
     folder = output or default_folder(found.root)
     manifest = write_patch(folder, found, tuned, blend=blend, force=force, without_shims=without_shims)
-    plugins.plugin_manager().hook.rtd_host_patched(manifest=manifest)
+    plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)
     if as_json:
         print_json({"patch": str(manifest.folder), "next": _next(manifest, found), **manifest.to_dict()})
     else:

@@ -31,7 +31,7 @@ def command(name: str | None, as_json: bool) -> None:
         else:
             print_text(text)
         return
-    found = {recipe: _read(path)[1] for recipe, path in plugins.recipes().items()}
+    found = {recipe: _read(path)[1] for recipe, path in plugins.list_recipes().items()}
     if as_json:
         print_json({"recipes": list(found)})
         return

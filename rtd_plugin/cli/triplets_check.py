@@ -114,9 +114,9 @@ def _copy(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
         yield None
         return
-    from rtd_plugin.files import written_atomically
+    from rtd_plugin.files import write_atomically
 
-    with written_atomically(path) as draft, draft.open("w", encoding="utf-8") as file:
+    with write_atomically(path) as draft, draft.open("w", encoding="utf-8") as file:
         yield file
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import written_atomically
+from rtd_plugin.files import write_atomically
 
 FILE_NAME = "text_encoder.safetensors"
 FORMAT = 1
@@ -51,7 +51,7 @@ def save_text_encoder(path: Path, tower: TextTower, info: TextEncoderInfo) -> No
     """Write a text encoder, whole or not at all."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in tower.state_dict().items()}
     metadata = {name: json.dumps(value) for name, value in info.model_dump().items()}
-    with written_atomically(path) as draft:
+    with write_atomically(path) as draft:
         save_file(weights, draft, metadata=metadata)
 
 

@@ -73,7 +73,7 @@ class PluginManager(pluggy.PluginManager):
 
 
 @lru_cache(maxsize=1)
-def plugin_manager() -> PluginManager:
+def get_plugin_manager() -> PluginManager:
     """The one plugin manager of this process, with every installed plugin loaded.
 
     Raises:
@@ -112,13 +112,13 @@ def _package(entry_point: EntryPoint) -> str:
 
 
 @contextmanager
-def registered(*plugins: object) -> Iterator[None]:
+def use_plugins(*plugins: object) -> Iterator[None]:
     """Plugins that are there for a while: for a run, say, objects with functions marked by `hookimpl`.
 
     Raises:
-        RTDError: as `plugin_manager`.
+        RTDError: as `get_plugin_manager`.
     """
-    manager = plugin_manager()
+    manager = get_plugin_manager()
     with ExitStack() as stack:
         for plugin in plugins:
             name = type(plugin).__name__
@@ -136,31 +136,31 @@ def _misfit(manager: PluginManager, name: str, error: pluggy.PluginValidationErr
     return RTDError(f"the plugin {manager.origin(name)} does not fit: {problem}{manager.remedy(name)}")
 
 
-def adapters() -> dict[str, Adapter]:
+def list_adapters() -> dict[str, Adapter]:
     """All adapters by name."""
     return _named("rtd_adapters", "adapter")
 
 
-def adapter(name: str) -> Adapter:
+def find_adapter(name: str) -> Adapter:
     """An adapter by name.
 
     Raises:
         UsageError: there is none of that name.
     """
-    return _pick(adapters(), name, "adapter")
+    return _pick(list_adapters(), name, "adapter")
 
 
-def triplet_source(name: str) -> type[TripletSource]:
+def find_triplet_source(name: str) -> type[TripletSource]:
     """A kind of triplet source by name."""
     return _pick(_named("rtd_triplet_sources", "triplet source"), name, "triplet source")
 
 
-def benchmark(name: str) -> type[Benchmark]:
+def find_benchmark(name: str) -> type[Benchmark]:
     """A kind of benchmark by name."""
     return _pick(_named("rtd_benchmarks", "benchmark"), name, "benchmark")
 
 
-def recipes() -> dict[str, Path]:
+def list_recipes() -> dict[str, Path]:
     """All recipes that plugins ship, by name."""
     files = ((plugin, file) for plugin, folder in _collected("rtd_recipe_folders") for file in _recipes_in(folder))
     return _by_name(files, "recipe", lambda file: file.stem)
@@ -173,7 +173,7 @@ def _recipes_in(folder: Path) -> list[Path]:
 def _collected(hook: str) -> list[tuple[str, Any]]:
     """What a hook's implementations return, each with the name of the plugin it came from."""
     found = []
-    manager = plugin_manager()
+    manager = get_plugin_manager()
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         with manager.blamed(implementation.plugin_name, hook):  # also a generator, which fails when it is iterated
             found += [(implementation.plugin_name, item) for item in implementation.function()]
@@ -181,7 +181,7 @@ def _collected(hook: str) -> list[tuple[str, Any]]:
 
 
 def _by_name(found: Iterable[tuple[str, Any]], what: str, name_of: Callable[[Any], str]) -> dict[str, Any]:
-    manager = plugin_manager()
+    manager = get_plugin_manager()
     items: dict[str, Any] = {}
     plugin_of: dict[str, str] = {}
     for plugin, item in found:

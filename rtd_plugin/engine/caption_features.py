@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import written_atomically
+from rtd_plugin.files import write_atomically
 
 LIMIT = 32 * 2**30  # bytes that all files together may take; one file takes at most half of what is free
 CHECKSUM = 8  # bytes
@@ -51,7 +51,7 @@ class KeptFeatures:
             with FileLock(path.parent / ".lock"):
                 if not path.exists():
                     rows = min(captions, _room(path.parent) // self._size)
-                    with written_atomically(path) as draft, draft.open("wb") as file:
+                    with write_atomically(path) as draft, draft.open("wb") as file:
                         file.truncate(rows * self._size)
                 os.utime(path)
             self._file = os.open(path, os.O_RDWR)

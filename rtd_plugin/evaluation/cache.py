@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import written_atomically
+from rtd_plugin.files import write_atomically
 
 SHARD = 512  # vectors a file
 FORMAT = 1
@@ -127,7 +127,7 @@ class FeatureCache:
                 if self.folder is not None:
                     place = self.folder / f"{name}.safetensors"
                     labels = torch.frombuffer(bytearray(b"".join(held)), dtype=torch.uint8).reshape(-1, KEY_BYTES)
-                    with written_atomically(place) as draft:
+                    with write_atomically(place) as draft:
                         save_file({"vectors": rows, "keys": labels}, draft)
                     self._read.add(place)
                 self._add(place, held)

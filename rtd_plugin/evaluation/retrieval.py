@@ -12,14 +12,13 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
 from rtd_plugin.evaluation.images import ImageFeatures, Report
 from rtd_plugin.evaluation.per_query_metrics import Figures, figures_of
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 
-BATCH = 256  # texts at a time: the more, the more of them begin alike
+BATCH = 256  # texts at a time
 DEPTH = 50  # of the rankings that submissions and reports show
 SUBSET_DEPTH = 3
 
@@ -185,14 +184,14 @@ class Retrieval:
     @torch.no_grad()
     def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
         """Texts as token ids, with a pseudo token for each or none, to features (Q, D)."""
-        packed = PackedTower(tower.to(self.device))
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # alike in length: little padding
+        tower = tower.to(self.device)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
         features = torch.empty(len(texts), tower.features, device=self.device)
         for start in range(0, len(order), BATCH):
-            numbers = order[start : start + BATCH]
-            tokens = pad([texts[number] for number in numbers], tower.context_length)
-            batch = None if pseudo_tokens is None else pseudo_tokens[numbers]
-            features[numbers] = packed(tokens, batch, self.adapter.prompt.placeholder_id).float()
+            rows = order[start : start + BATCH]
+            tokens = pad([texts[row] for row in rows], tower.context_length)
+            batch = None if pseudo_tokens is None else pseudo_tokens[rows]
+            features[rows] = tower.encode(tokens, batch, self.adapter.prompt.placeholder_id).float()
         return features
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.files import written_atomically
+from rtd_plugin.files import write_atomically
 from rtd_plugin.generation.captions import Caption, read_captions
 from rtd_plugin.printable import KEY_VARIABLES, holds_secret, read_api_key, redact
 from rtd_plugin.triplets.checks import problems_of
@@ -412,7 +412,7 @@ class _Answers:
 
 def _write(captions: Path, column: str | None, answers: _Answers, output: Path) -> int:
     seen: set[tuple[str, str, str]] = set()
-    with written_atomically(output) as draft, draft.open("w", encoding="utf-8") as file:
+    with write_atomically(output) as draft, draft.open("w", encoding="utf-8") as file:
         for caption in read_captions(captions, column):
             if isinstance(caption, Caption):
                 for condition, target in answers.of(caption.text):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.files import write_text, written_atomically
+from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.patching.detection import Host
 from rtd_plugin.patching.manifest import (
     MANIFEST_FILE,
@@ -81,7 +81,7 @@ def write_patch(
         force=force,
         version=version("rtd-plugin"),
     )
-    with written_atomically(folder) as draft:
+    with write_atomically(folder) as draft:
         draft.mkdir()
         (draft / SITE).mkdir()
         write_text(draft / MANIFEST_FILE, json.dumps(manifest.to_dict(), indent=2) + "\n")

@@ -27,7 +27,7 @@ def _checks(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
     from rtd_plugin.testing.adapters import CHECKS
 
     try:
-        adapter = plugins.adapter(name)
+        adapter = plugins.find_adapter(name)
     except RTDError as error:
         raise pytest.UsageError(str(error)) from error
     for check in CHECKS:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import read_checkpoint, written_atomically
+from rtd_plugin.files import read_checkpoint, write_atomically
 
 
 class Best(BaseModel):
@@ -87,7 +87,7 @@ class CheckpointStore:
         Raises:
             RTDError: it cannot be written; the earlier ones are still there.
         """
-        with written_atomically(self.path(progress.step)) as draft:
+        with write_atomically(self.path(progress.step)) as draft:
             draft.mkdir()
             weights = {name: weight.contiguous() for name, weight in tower.state_dict().items()}
             save_file(weights, draft / "tower.safetensors")

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.plugins import plugin_manager
+from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.checkpoints import Best, CheckpointStore, Progress
 from rtd_plugin.training.interrupts import interrupts
@@ -84,7 +84,7 @@ def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
         Interrupted: Ctrl-C or SIGTERM came; there is a checkpoint of the last finished step.
         RTDError: the loss is not a number; a checkpoint cannot be written, or is of another run; a plugin failed.
     """
-    recipe, main, hook = run.recipe, accelerator.is_main_process, plugin_manager().hook
+    recipe, main, hook = run.recipe, accelerator.is_main_process, get_plugin_manager().hook
     stepper = Stepper(run, accelerator)
     tower, optimizer, scaler = stepper.tower, stepper.optimizer, accelerator.scaler
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)

@@ -103,7 +103,7 @@ class Recipe(Keys):
     @classmethod
     def _known_adapter(cls, name: str) -> str:
         try:
-            return plugins.adapter(name).name
+            return plugins.find_adapter(name).name
         except UsageError as error:
             raise ValueError(str(error)) from error
 
@@ -137,7 +137,7 @@ def find_recipe(name_or_file: str) -> Path:
         if not path.is_file():
             raise UsageError(f"{path}: no such recipe file")
         return path
-    shipped = plugins.recipes()
+    shipped = plugins.list_recipes()
     if name_or_file not in shipped:
         raise UsageError(f"there is no recipe {name_or_file!r}: installed are {', '.join(shipped) or 'none'}")
     return shipped[name_or_file]
@@ -207,17 +207,17 @@ def _validated(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
 
     if isinstance(values.get("triplets"), list):
         values["triplets"] = [
-            plugin_part(part, "source", plugins.triplet_source, ("triplets", number))
+            plugin_part(part, "source", plugins.find_triplet_source, ("triplets", number))
             for number, part in enumerate(values["triplets"])
         ]
     validation = values.get("validation")
     if isinstance(validation, dict):
         own = {name: value for name, value in validation.items() if name in ("every", "select")}
         rest = {name: value for name, value in validation.items() if name not in own}
-        benchmark = plugin_part(rest, "benchmark", plugins.benchmark, ("validation",))
+        benchmark = plugin_part(rest, "benchmark", plugins.find_benchmark, ("validation",))
         values["validation"] = {**own, "benchmark": benchmark}
     if values.get("evaluation") is not None:
-        values["evaluation"] = plugin_part(values["evaluation"], "benchmark", plugins.benchmark, ("evaluation",))
+        values["evaluation"] = plugin_part(values["evaluation"], "benchmark", plugins.find_benchmark, ("evaluation",))
     return check(Recipe, values)
 
 

@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.plugins import plugin_manager
+from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.engine.allocator import keep_freed_memory
 from rtd_plugin.engine.batch_groups import Windows, kept_features
 from rtd_plugin.engine.caption_features import DTYPES
@@ -19,7 +20,6 @@ from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
 from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.engine.weight_file import WeightFile
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder
 from rtd_plugin.training import objective
 from rtd_plugin.training.batches import BatchOrder, stream_seed
 from rtd_plugin.training.checkpoints import CheckpointStore
@@ -142,7 +142,7 @@ class Stepper:
         noise = torch.Generator().manual_seed(seed)
         batch, placeholder = self.windows.batch(number), run.adapter.prompt.placeholder_id
         inputs = objective_inputs(self.model, self.frozen, batch, placeholder, recipe.objective, noise)
-        loss = plugin_manager().hook.rtd_objective(inputs=inputs)
+        loss = get_plugin_manager().hook.rtd_objective(inputs=inputs)
         if loss is None:
             raise RTDError("there is no objective: the plugin objective is left out, and no other gives one")
         return loss
@@ -150,7 +150,7 @@ class Stepper:
 
 def _is_published() -> bool:
     """Whether no plugin but the published objective's could give the loss."""
-    implementations = plugin_manager().hook.rtd_objective.get_hookimpls()
+    implementations = get_plugin_manager().hook.rtd_objective.get_hookimpls()
     return all(implementation.plugin is objective for implementation in implementations)
 
 

@@ -82,7 +82,7 @@ def make_benchmark(name: str, data: Path | None, split: str | None, options: Seq
     Raises:
         UsageError: there is none of that name, or an option that it does not have, needs or understand.
     """
-    kind = plugins.benchmark(name)
+    kind = plugins.find_benchmark(name)
     values: dict[str, Any] = dict(map(parse_override, options))
     for key, value in (("data", data), ("split", split)):
         if value is not None:

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.cli.console import err
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.fingerprint import PROBE_TOLERANCE, probe
@@ -20,7 +21,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.images import ImageFeatures
-from rtd_plugin.files import cache_folder, read_checkpoint
+from rtd_plugin.files import read_checkpoint
 from rtd_plugin.patching.manifest import TunedWeights
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.recipe import find_recipe
@@ -92,7 +93,7 @@ def load_setup(
     """
     source = _recipe_file(recipe, weights)
     if source is None and miniature and projection is None and adapter is not None:
-        source = plugins.recipes().get(f"{adapter}-miniature")
+        source = plugins.list_recipes().get(f"{adapter}-miniature")
     values = _read(source) if source is not None else {}
     options = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
     if given := {key: CommandLineText(value) for key, value in options.items() if value is not None}:
@@ -103,7 +104,7 @@ def load_setup(
         values["projection"] = CommandLineText(projection)
     named = _named(values, source)
 
-    method = plugins.adapter(named.adapter)
+    method = plugins.find_adapter(named.adapter)
     tower = named.backbone.load_text_tower()
     phi = load_projection(method, named.projection, tower.features, tower.width)
     tuned = {}

@@ -12,7 +12,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from rtd_plugin import hookimpl
-from rtd_plugin.cli.console import Advance, err, progress
+from rtd_plugin.cache import cache_folder
+from rtd_plugin.cli.console import err, progress
 from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
@@ -21,7 +22,8 @@ from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
 from rtd_plugin.evaluation.images import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
-from rtd_plugin.files import cache_folder, write_text
+from rtd_plugin.files import write_text
+from rtd_plugin.progress import Advance
 from rtd_plugin.training.batches import BatchOrder
 from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
@@ -84,7 +86,7 @@ def train_run(
 
     with progress("Training", shown=main) as advance:
         try:
-            with plugins.registered(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
+            with plugins.use_plugins(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
                 tower, step = train(run, accelerator)
         except Interrupted as error:
             again = f"rtd-plugin train --resume --output {quote(str(folder))}"
@@ -104,7 +106,7 @@ def train_run(
         "evaluation": comparison.to_dict() if comparison else None,
     }
     write_text(folder / RESULTS_FILE, json.dumps(result, indent=2) + "\n")
-    plugins.plugin_manager().hook.rtd_run_ended(run=run, results=result)
+    plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result)
     return result
 
 
@@ -134,12 +136,12 @@ class BenchmarkValidation:
 def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:
     """How the recipe is called, by default the adapter's miniature; None if neither is given."""
     if adapter is not None:
-        plugins.adapter(adapter)
+        plugins.find_adapter(adapter)
     if recipe is not None:
         return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
     if adapter is None:
         return None
-    if f"{adapter}-miniature" not in plugins.recipes():
+    if f"{adapter}-miniature" not in plugins.list_recipes():
         raise UsageError(f"no plugin brings a miniature of {adapter}: pass --recipe NAME|FILE")
     return f"{adapter}-miniature"
 

@@ -27,7 +27,7 @@ def point(request):
 
 
 def test_it_is_installed():
-    assert type(plugins.adapter("lincir")) is LinCIR
+    assert type(plugins.find_adapter("lincir")) is LinCIR
 
 
 @pytest.mark.parametrize("hidden_states", [False, True])

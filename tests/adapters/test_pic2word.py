@@ -65,7 +65,7 @@ DEMO_FORMS = {
 
 
 def test_it_is_installed():
-    assert type(plugins.adapter("pic2word")) is Pic2Word
+    assert type(plugins.find_adapter("pic2word")) is Pic2Word
 
 
 def vectors_of(images, places):

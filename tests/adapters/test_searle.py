@@ -57,7 +57,7 @@ FORMS = {
 
 
 def test_it_is_installed():
-    assert type(plugins.adapter("searle")) is SEARLE
+    assert type(plugins.find_adapter("searle")) is SEARLE
 
 
 @pytest.mark.parametrize("form", FORMS)

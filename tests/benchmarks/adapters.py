@@ -93,7 +93,7 @@ def measure(cell: Cell, output: Path) -> None:
     """Train, and write the figures of before and after."""
     split, before = retrieval(cell.backbone, cell.adapter)
     _, registered = ABLATIONS.get(cell.ablation, ([], []))
-    with tempfile.TemporaryDirectory() as folder, plugins.registered(*registered):
+    with tempfile.TemporaryDirectory() as folder, plugins.use_plugins(*registered):
         tower, seconds = tuned(cell.run(Path(folder)), cell.name)
     results = {**before, "after": figures(split.composed(tower)), "seconds": seconds}
     write_text(output / f"{cell.name}.json", json.dumps(results, indent=2))

@@ -40,7 +40,7 @@ def tuned(run: Run, what: str) -> tuple[TextTower, float]:
     began = time.monotonic()
     with progress(what) as advance:
         accelerator = make_accelerator(run.recipe)
-        with plugins.registered(ProgressBar(advance)):
+        with plugins.use_plugins(ProgressBar(advance)):
             tower, _ = train(run, accelerator)
     return tower, time.monotonic() - began
 
@@ -84,7 +84,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run = run_of(args.recipe, 0, Path(folder) / "base")
-        adapter = plugins.adapter(run.recipe.adapter)
+        adapter = plugins.find_adapter(run.recipe.adapter)
         images = ImageFeatures(run.recipe.backbone.load_image_encoder())
         retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
         rows: dict[str, list[dict[str, Any]]] = {

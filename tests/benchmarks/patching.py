@@ -63,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    host = find_host(args.host, [plugins.adapter("searle")])
+    host = find_host(args.host, [plugins.find_adapter("searle")])
     sys.path.insert(0, str(host.root / "src"))
     compose = importlib.import_module("encode_with_pseudo_tokens").encode_with_pseudo_tokens
     model = CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12).eval()

@@ -76,7 +76,7 @@ def main() -> None:
         triplets = rule_triplets(args.captions, folder)
         print(f"{sum(1 for _ in triplets.open()):,} triplets of {args.captions:,} captions")
         run = run_of(RECIPE, 0, folder / "base")
-        adapter = plugins.adapter(run.recipe.adapter)
+        adapter = plugins.find_adapter(run.recipe.adapter)
         retrieval = Retrieval(run.recipe.evaluation, adapter, run.recipe.backbone.load_image_encoder(), run.projection)
         rows: dict[str, list[dict[str, Any]]] = {"frozen": [figures(retrieval.composed(run.tower))], "rules": []}
         for seed in range(args.seeds):

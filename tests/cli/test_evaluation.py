@@ -71,7 +71,7 @@ class Plugin:
 
 @pytest.fixture
 def recipe(files, tmp_path):
-    manager = plugins.plugin_manager()
+    manager = plugins.get_plugin_manager()
     manager.register(Plugin(), "swatches")
     values = yaml.safe_load((files / "tiny.yaml").read_text())
     values["backbone"] = {"model": str(files / "model.json"), "checkpoint": str(files / "clip.pt")}

@@ -110,7 +110,7 @@ def test_hook_rtd_host_patched(rtd, finished, host, tmp_path):
             assert read_manifest(manifest.folder) == manifest
             told.append(manifest)
 
-    with plugins.registered(Told()):
+    with plugins.use_plugins(Told()):
         rtd("patch", "code", "--weights", finished, "--blend", "3")
         assert told == []
         rtd("patch", "code", "--weights", finished)

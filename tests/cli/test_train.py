@@ -66,7 +66,7 @@ def test_hook_rtd_run_ended(rtd, files, tmp_path):
             assert run.text_encoder.is_file()
             came.append((json.loads((run.folder / "results.json").read_text()), results))
 
-    with plugins.registered(Ends()):
+    with plugins.use_plugins(Ends()):
         rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--output", "run")
     ((written, results),) = came
     assert results == written

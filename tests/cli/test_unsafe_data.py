@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from PIL import EpsImagePlugin, Image
-from rtd_plugin.cli.evaluation import folder_name
 
 from rtd_plugin.evaluation.comparison import Row
+from rtd_plugin.workflows.evaluate import folder_name
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 PICTURES = {

@@ -40,7 +40,7 @@ def install(monkeypatch):
 
     def install(*pairs, **named):
         installed.extend([*pairs, *named.items()])
-        plugins.plugin_manager.cache_clear()
+        plugins.get_plugin_manager.cache_clear()
 
     def entry_points(group):
         assert group == "rtd_plugin"
@@ -60,9 +60,9 @@ def install(monkeypatch):
         return plugin
 
     monkeypatch.setattr(plugins, "entry_points", entry_points)
-    plugins.plugin_manager.cache_clear()
+    plugins.get_plugin_manager.cache_clear()
     yield install
-    plugins.plugin_manager.cache_clear()
+    plugins.get_plugin_manager.cache_clear()
 
 
 def registering(*adapters):
@@ -78,42 +78,42 @@ ONE, TWO = SimpleNamespace(name="one"), SimpleNamespace(name="two")
 
 
 def test_shipped_plugins_are_found():
-    assert "lincir" in plugins.adapters()
-    assert plugins.adapter("lincir").name == "lincir"
-    assert plugins.triplet_source("json").name == "json"
+    assert "lincir" in plugins.list_adapters()
+    assert plugins.find_adapter("lincir").name == "lincir"
+    assert plugins.find_triplet_source("json").name == "json"
 
 
 def test_hook_rtd_adapters(install):
     install(first=registering(ONE), second=registering(TWO), other=object())
-    assert plugins.adapters() == {"one": ONE, "two": TWO}
+    assert plugins.list_adapters() == {"one": ONE, "two": TWO}
     with pytest.raises(UsageError, match=r"^there is no adapter 'three': installed are one, two$"):
-        plugins.adapter("three")
+        plugins.find_adapter("three")
 
 
 def test_none_installed(install):
     install()
     with pytest.raises(UsageError, match="there is no adapter 'one': installed are none"):
-        plugins.adapter("one")
+        plugins.find_adapter("one")
 
 
 @pytest.mark.parametrize("value", ["second", " second , ,unknown", "second,broken"])
 def test_plugins_left_out(install, monkeypatch, value):
     monkeypatch.setenv("RTD_PLUGIN_DISABLE", value)
     install(first=registering(ONE), second=registering(TWO))
-    assert plugins.adapters() == {"one": ONE}
+    assert plugins.list_adapters() == {"one": ONE}
 
 
 def test_a_broken_plugin_left_out_is_not_loaded(install, monkeypatch):
     monkeypatch.setenv("RTD_PLUGIN_DISABLE", "broken")
     install(first=registering(ONE), broken=ImportError("no module named 'x'"))
-    assert plugins.adapters() == {"one": ONE}
+    assert plugins.list_adapters() == {"one": ONE}
 
 
 @pytest.mark.parametrize("error", [ImportError("no module named 'x'"), ValueError("what")])
 def test_a_plugin_that_cannot_be_loaded_is_named(install, error):
     install(first=registering(ONE), broken=error)
     with pytest.raises(RTDError) as caught:
-        plugins.adapters()
+        plugins.list_adapters()
     assert str(caught.value) == (
         f"the plugin broken (of package-2 1.0) cannot be loaded from broken_module: {type(error).__name__}: {error}. "
         "Leave it out with RTD_PLUGIN_DISABLE=broken"
@@ -130,7 +130,7 @@ def test_an_unknown_hook_is_named(install):
     with pytest.raises(
         RTDError, match=r"misspelt \(of package-1 1.0\) does not fit: unknown hook 'rtd_adaptors'"
     ) as error:
-        plugins.adapters()
+        plugins.list_adapters()
     assert "\n" not in str(error.value)
 
 
@@ -144,7 +144,7 @@ def test_wrong_arguments_are_named(install):
     with pytest.raises(
         RTDError, match=r"curious \(of package-1 1.0\) does not fit: .*'rtd_adapters'.*'colour'"
     ) as error:
-        plugins.adapters()
+        plugins.list_adapters()
     assert "hookimpl definition: rtd_adapters(colour)" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -152,13 +152,13 @@ def test_wrong_arguments_are_named(install):
 def test_two_plugins_of_one_name(install):
     install(("same", registering(ONE)), ("same", registering(TWO)))
     with pytest.raises(RTDError, match=r"two plugins are called 'same', one of package-1 1\.0 and one of"):
-        plugins.adapters()
+        plugins.list_adapters()
 
 
 def test_two_adapters_of_one_name(install):
     install(first=registering(ONE), second=registering(TWO, SimpleNamespace(name="one")))
     with pytest.raises(RTDError, match="two plugins register the adapter 'one': ") as error:
-        plugins.adapters()
+        plugins.list_adapters()
     for origin in ("first (of package-1 1.0)", "second (of package-2 1.0)"):
         assert origin in str(error.value)
 
@@ -170,9 +170,9 @@ def test_hook_rtd_triplet_sources(install):
             return [ONE]
 
     install(mine=Plugin())
-    assert plugins.triplet_source("one") is ONE
+    assert plugins.find_triplet_source("one") is ONE
     with pytest.raises(UsageError, match="there is no triplet source 'two': installed are one"):
-        plugins.triplet_source("two")
+        plugins.find_triplet_source("two")
 
 
 def test_hook_rtd_benchmarks(install):
@@ -182,9 +182,9 @@ def test_hook_rtd_benchmarks(install):
             return [TWO]
 
     install(mine=Plugin())
-    assert plugins.benchmark("two") is TWO
+    assert plugins.find_benchmark("two") is TWO
     with pytest.raises(UsageError, match="there is no benchmark 'one': installed are two"):
-        plugins.benchmark("one")
+        plugins.find_benchmark("one")
 
 
 def test_hook_rtd_recipe_folders(install, tmp_path):
@@ -199,10 +199,10 @@ def test_hook_rtd_recipe_folders(install, tmp_path):
             return [self.folder]
 
     install(first=Plugin("a"))
-    assert plugins.recipes() == {"quick": tmp_path / "a" / "quick.yaml"}
+    assert plugins.list_recipes() == {"quick": tmp_path / "a" / "quick.yaml"}
     install(second=Plugin("b"))
     with pytest.raises(RTDError, match="two plugins register the recipe 'quick'"):
-        plugins.recipes()
+        plugins.list_recipes()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_hooks_that_fail_are_named(install, returned, message):
 
     install(odd=Plugin())
     with pytest.raises(RTDError, match=rf"the plugin odd \(of package-1 1.0\) {message}"):
-        plugins.adapters()
+        plugins.list_adapters()
 
 
 def sources() -> list[Path]:

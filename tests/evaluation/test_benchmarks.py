@@ -20,7 +20,7 @@ def make(tmp_path, write_dataset):
 
     def make(name, *, written=None, **options):
         write_dataset(name, tmp_path / name, **(written or {}))
-        return plugins.benchmark(name)(data=str(tmp_path / name), **options)
+        return plugins.find_benchmark(name)(data=str(tmp_path / name), **options)
 
     return make
 
@@ -69,7 +69,7 @@ def test_cirr_as_its_repository_has_it(make, tmp_path):
     for folder in ("captions", "image_splits"):
         (tmp_path / "cirr/cirr" / folder).rename(tmp_path / "cirr" / folder)
     (tmp_path / "cirr/cirr").rmdir()
-    assert plugins.benchmark("cirr")(data=str(tmp_path / "cirr")).queries() == before
+    assert plugins.find_benchmark("cirr")(data=str(tmp_path / "cirr")).queries() == before
 
 
 def test_circo(make):
@@ -126,7 +126,7 @@ def test_genecis_from_other_folders(make, tmp_path):
     name = benchmark.queries()[0].targets[0]
     image = benchmark.image(name)
     (tmp_path / "genecis/VG_100K").rename(tmp_path / "pictures")
-    moved = plugins.benchmark("genecis")(data=str(tmp_path / "genecis"), visual_genome=str(tmp_path / "pictures"))
+    moved = plugins.find_benchmark("genecis")(data=str(tmp_path / "genecis"), visual_genome=str(tmp_path / "pictures"))
     assert moved.image(name).tobytes() == image.tobytes()
 
 
@@ -169,7 +169,7 @@ def test_folder_with_json_lines(make, tmp_path):
     ]
     file = tmp_path / "mine.jsonl"
     file.write_text("\n\n".join(map(json.dumps, lines)))
-    assert plugins.benchmark("folder")(data=str(tmp_path / "folder"), queries_file=str(file)).queries() == expected
+    assert plugins.find_benchmark("folder")(data=str(tmp_path / "folder"), queries_file=str(file)).queries() == expected
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_folder_without_queries_or_images(make, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, says in (("empty", "there is no image in this folder"), ("nowhere", "no such folder of images")):
         with pytest.raises(RTDError, match=says):
-            plugins.benchmark("folder")(data=str(tmp_path / folder)).gallery()
+            plugins.find_benchmark("folder")(data=str(tmp_path / folder)).gallery()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_what_is_missing_and_where_it_comes_from(make, tmp_path, name, file, say
     make(name)
     (tmp_path / name / file).unlink()
     with pytest.raises(RTDError, match=says):
-        read(plugins.benchmark(name)(data=str(tmp_path / name)))
+        read(plugins.find_benchmark(name)(data=str(tmp_path / name)))
 
 
 def read(benchmark):
@@ -249,7 +249,7 @@ def test_the_captions_of_another_dataset(make, tmp_path, write_dataset, name, ot
     write_dataset(other, tmp_path / "other")
     file = tmp_path / name / ANNOTATIONS[name]
     file.write_bytes((tmp_path / "other" / ANNOTATIONS[other]).read_bytes())
-    benchmark = plugins.benchmark(name)(data=str(tmp_path / name))
+    benchmark = plugins.find_benchmark(name)(data=str(tmp_path / name))
     if name == other:
         read(benchmark)
         return
@@ -263,7 +263,7 @@ def test_the_captions_of_a_split_without_targets(make, tmp_path, name):
     file = tmp_path / name / ANNOTATIONS[name]
     file.write_bytes(file.with_name(file.name.replace("val", "test1" if name == "cirr" else "test")).read_bytes())
     with pytest.raises(RTDError, match=rf"not the (captions|annotations) of {name} val"):
-        read(plugins.benchmark(name)(data=str(tmp_path / name)))
+        read(plugins.find_benchmark(name)(data=str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"[{", "it: invalid JSON"), (b"{}", "it: input should be a valid")])
@@ -271,7 +271,7 @@ def test_files_that_are_broken(make, tmp_path, content, says):
     make("cirr")
     (tmp_path / "cirr" / ANNOTATIONS["cirr"]).write_bytes(content)
     with pytest.raises(RTDError, match=f"cap.rc2.val.json: not a file of cirr val: {says}"):
-        read(plugins.benchmark("cirr")(data=str(tmp_path / "cirr")))
+        read(plugins.find_benchmark("cirr")(data=str(tmp_path / "cirr")))
 
 
 def ranked(benchmark, length=50, subset=3):

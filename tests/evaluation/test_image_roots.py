@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from rtd_plugin import plugins
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.search import Search
 
@@ -26,7 +26,7 @@ FIRST["search"] = FIRST["folder"]
 def open_benchmark(name, folder, **options):
     if name == "search":
         return Search(data=str(folder), reference=str(folder / "1.png"), condition="is red", **options)
-    return plugins.benchmark(name)(data=str(folder), **options)
+    return plugins.find_benchmark(name)(data=str(folder), **options)
 
 
 @pytest.fixture

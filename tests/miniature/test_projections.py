@@ -43,7 +43,7 @@ def make(monkeypatch, tmp_path):
 @pytest.mark.parametrize("method", PROGRAMS)
 def test_a_few_steps_give_a_projection_of_the_method(make, method, tower):
     file = make(method)
-    projection = load_projection(plugins.adapter(method), file, tower.features, tower.width)
+    projection = load_projection(plugins.find_adapter(method), file, tower.features, tower.width)
     assert projection(torch.randn(3, tower.features)).shape == (3, tower.width)
     first, again, other = (load_file(path) for path in (file, make(method), make(method, seed=1)))
     assert all(first[key].equal(again[key]) for key in first)

@@ -88,7 +88,9 @@ def test_both_kinds_of_feature_are_equally_long(clip):
 @pytest.mark.parametrize("name", ["lincir", "pic2word", "searle"])
 def test_projection_fits_the_tower(name):
     tower = TextTower.from_state_dict(load_file(FOLDER / "clip.safetensors"), activation="gelu")
-    projection = load_projection(plugins.adapter(name), FOLDER / f"{name}.safetensors", tower.features, tower.width)
+    projection = load_projection(
+        plugins.find_adapter(name), FOLDER / f"{name}.safetensors", tower.features, tower.width
+    )
     assert projection(torch.zeros(2, tower.features)).shape == (2, tower.width)
     configuration = json.loads((FOLDER / "rtd-miniature.json").read_text())
     assert tower.features == configuration["embed_dim"]

@@ -95,7 +95,7 @@ def patched(tmp_path, files, host) -> Callable[..., Manifest]:
 
     def patched(name: str | Path, weights: Path | None = None, folder: str = "patch", **settings) -> Manifest:
         root = host(name) if isinstance(name, str) else name
-        found = find_host(root, plugins.adapters().values())
+        found = find_host(root, plugins.list_adapters().values())
         return write_patch(tmp_path / folder, found, read_weights(weights or files.run), **settings)
 
     return patched

@@ -77,7 +77,7 @@ def case(host, patched, request, tmp_path, randomised):
             self.tuned = compose(tuned, self.composition).detach()
             assert (self.tuned - self.own).abs().max() > 0.1
             # Repaired, LinCIR's own function is another one.
-            shims = [shim.name for shim in plugins.adapter(self.name).shims]
+            shims = [shim.name for shim in plugins.find_adapter(self.name).shims]
             self.patch = patched(self.root, weights=tmp_path / "tuned.safetensors", without_shims=shims)
             self.forget()
 

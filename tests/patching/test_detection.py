@@ -14,7 +14,7 @@ from rtd_plugin.patching.detection import find_host
 
 
 def find(folder, *names):
-    chosen = [plugins.adapter(name) for name in names] or plugins.adapters().values()
+    chosen = [plugins.find_adapter(name) for name in names] or plugins.list_adapters().values()
     return find_host(folder, chosen)
 
 
@@ -137,11 +137,11 @@ def test_third_parties(host, tmp_path):
 
     def read(self, x, *, y=None): ...
 
-    class Other(type(plugins.adapter("lincir"))):
+    class Other(type(plugins.find_adapter("lincir"))):
         name = "other"
         composition_points = (CompositionPoint("lib/fuse.py", ("fuse",), "A.B.fuse", read),)
 
-    class Without(type(plugins.adapter("lincir"))):
+    class Without(type(plugins.find_adapter("lincir"))):
         name = "without"
         composition_points = ()
 

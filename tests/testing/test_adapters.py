@@ -271,9 +271,9 @@ def test_every_check_is_a_test_of_its_own(tmp_path):
 def test_a_check_that_fails_says_why(tmp_path):
     (tmp_path / "conftest.py").write_text(
         "from rtd_adapters.lincir import LinCIR\n"
-        "from rtd_plugin import plugins\n"
+        "from rtd_plugin.contract import plugins\n"
         "LinCIR.home = ''\n"
-        "assert plugins.adapter('lincir').home == ''\n"
+        "assert plugins.find_adapter('lincir').home == ''\n"
     )
     done = pytest_of("--rtd-adapter", "lincir", folder=tmp_path)
     assert done.returncode == 1

@@ -71,9 +71,9 @@ class Plugin:
 
 @pytest.fixture(autouse=True)
 def shelf():
-    plugins.plugin_manager().register(plugin := Plugin(), "shelf")
+    plugins.get_plugin_manager().register(plugin := Plugin(), "shelf")
     yield
-    plugins.plugin_manager().unregister(plugin)
+    plugins.get_plugin_manager().unregister(plugin)
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +177,7 @@ def trained(make_run):
     def trained(name="run", *overrides, report=None, validate=None):
         run = make_run(name, *overrides)
         told = ([Reporting(report)] if report else []) + ([Validating(validate)] if validate else [])
-        with plugins.registered(*told):
+        with plugins.use_plugins(*told):
             tower, step = train(run, make_accelerator(run.recipe))
         return tower.state_dict(), step
 

@@ -18,7 +18,7 @@ def run_with(make_run):
 
     def run_with(*told, overrides=()):
         run = make_run("run", "steps=4", *overrides)
-        with plugins.registered(*told):
+        with plugins.use_plugins(*told):
             train(run, make_accelerator(run.recipe))
         return run
 
@@ -128,7 +128,7 @@ def test_hook_rtd_objective(run_with, metrics):
 
 
 def test_no_objective_at_all(run_with, monkeypatch):
-    manager = plugins.plugin_manager()
+    manager = plugins.get_plugin_manager()
     module = manager.get_plugin("objective")
     manager.unregister(module)
     try:
@@ -162,9 +162,9 @@ def test_plugins_of_a_while_are_gone_after_it(run_with):
         def rtd_run_started(self):
             pass
 
-    before = plugins.plugin_manager().get_plugins()
+    before = plugins.get_plugin_manager().get_plugins()
     run_with(Passing())
-    assert plugins.plugin_manager().get_plugins() == before
+    assert plugins.get_plugin_manager().get_plugins() == before
 
 
 def test_a_misspelt_hook_of_a_plugin_for_a_while(run_with):
@@ -175,4 +175,4 @@ def test_a_misspelt_hook_of_a_plugin_for_a_while(run_with):
 
     with pytest.raises(RTDError, match="the plugin Misspelt does not fit: unknown hook 'rtd_step_end'"):
         run_with(Misspelt())
-    assert not plugins.plugin_manager().has_plugin("Misspelt")
+    assert not plugins.get_plugin_manager().has_plugin("Misspelt")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rtd_plugin import hookimpl
-from rtd_plugin.contract.plugins import registered
+from rtd_plugin.contract.plugins import use_plugins
 from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
 from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.training.loop import make_accelerator
@@ -40,7 +40,7 @@ def test_another_objective_may_use_any_token(stepper, same_weights):
     overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}",)
     partly = stepper(*overrides)
     losses = [partly.take(step, 1e-3 / (1 + step)) for step in range(5)]
-    with registered(Objective()):
+    with use_plugins(Objective()):
         whole = stepper(*overrides)
         assert len(whole.tower.token_embedding.weight) == 49408
         assert [whole.take(step, 1e-3 / (1 + step)) for step in range(5)] == losses
@@ -113,7 +113,7 @@ def test_another_objective_finds_all_weights_as_they_were(stepper, monkeypatch):
             return rtd_objective(inputs) + penalty
 
     monkeypatch.setattr("rtd_plugin.training.step.UPDATED_TOGETHER", 1)
-    with registered(Anchored()):
+    with use_plugins(Anchored()):
         early, late = stepper(), stepper("optimizer.max_grad_norm=1.0e9")
         assert [early.take(step, 1e-3) for step in range(3)] == [late.take(step, 1e-3) for step in range(3)]
 

@@ -206,4 +206,4 @@ def test_a_data_set_that_is_not_there(tmp_path, parquet):
 
 @pytest.mark.parametrize("name", ["json", "instructpix2pix", "csv", "parquet", "datasets", "rules", "llm"])
 def test_sources_are_found_by_name(name):
-    assert plugins.triplet_source(name).name == name
+    assert plugins.find_triplet_source(name).name == name

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import write_text, written_atomically
+from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.generation.captions import Caption, digest, parts, read_captions
 from rtd_plugin.generation.rules.edits import edits
 from rtd_plugin.generation.rules.lexicon import Counts, Embed, Lexicon, count
@@ -110,7 +110,7 @@ def build(
         pool.share(lexicon)
         edited = ((folder, number, key, options, per_caption, seed) for number, key in enumerate(keys))
         seen: set[bytes] = set()
-        with written_atomically(output) as draft, draft.open("w", encoding="utf-8") as file:
+        with write_atomically(output) as draft, draft.open("w", encoding="utf-8") as file:
             for number, path in enumerate(pool.map(_edit_part, edited), 1):
                 for line in path.read_text(encoding="utf-8").splitlines():
                     *triplet, kinds = json.loads(line)
@@ -206,7 +206,7 @@ def _parse_part(job: tuple[Path, str, list[Caption]]) -> Counts:
         docs = unpack(file.read_bytes())
     if docs is None:
         docs = parse(caption.text for caption in part)
-        with written_atomically(file) as draft:
+        with write_atomically(file) as draft:
             draft.write_bytes(pack(docs))
     return count(docs, [caption.image for caption in part])
 
