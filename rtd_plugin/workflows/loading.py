@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.cli.console import err
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.fingerprint import PROBE_TOLERANCE, probe
@@ -20,7 +21,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.files import cache_folder, read_checkpoint
+from rtd_plugin.files import read_checkpoint
 from rtd_plugin.patching.manifest import TunedWeights
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.recipe import find_recipe

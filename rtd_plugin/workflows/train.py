@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from rtd_plugin import hookimpl
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.cli.console import err, progress
 from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
@@ -21,7 +22,7 @@ from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
-from rtd_plugin.files import cache_folder, write_text
+from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance
 from rtd_plugin.training.batches import BatchOrder
 from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train

@@ -131,7 +131,7 @@ def test_progress():
 
 
 def test_without_target_captions(monkeypatch):
-    monkeypatch.setattr(Retrieval, "target_captions", lambda self, tower: None)
+    monkeypatch.setattr(Retrieval, "rank_by_target_caption", lambda self, tower: None)
     comparison = compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED})
     assert [row.query for row in comparison.baselines] == ["image only", "text only"]
     assert compare(Retrieval(), FROZEN, {}, baselines=False).baselines == []
