@@ -19,7 +19,7 @@ from rtd_plugin.clip.tuned_encoder import TunedWeights, check_base, read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.files import read_checkpoint
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.recipe import find_recipe
