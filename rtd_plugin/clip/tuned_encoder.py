@@ -85,7 +85,7 @@ def check_base(weights: TunedWeights, base: "TextTower", found: str, hint: str =
     Args:
         weights: the tuned text encoder.
         base: the pre-trained tower, in fp32 on the CPU.
-        found: a clause of the message that says where `base` comes from, such as "the backbone given here has other weights".
+        found: a clause of the message about `base`, such as "the backbone given here has other weights".
         hint: a sentence that ends the message: what to do.
 
     Raises:
