@@ -71,7 +71,7 @@ def rules(
     """
     # These bring torch along, which `--help` does not wait for.
     from rtd_plugin.generation.rules.build import build
-    from rtd_plugin.triplets.parallel import processors
+    from rtd_plugin.triplets.parallel import count_processors
 
     embed, name = None, ""
     if backbone or checkpoint:
@@ -87,7 +87,7 @@ def rules(
             column=column,
             per_caption=per_caption,
             seed=seed,
-            workers=workers or processors(),
+            workers=workers or count_processors(),
             embed=embed,
             backbone=name,
             progress=advance,

@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.engine.caption_features import DTYPES, KeptFeatures
-from rtd_plugin.files import cache_folder
 from rtd_plugin.training.batches import Batch, BatchOrder, make_batch
 from rtd_plugin.training.objective import FrozenSide, stack
 from rtd_plugin.training.run import Run

@@ -14,7 +14,7 @@ from torch import Tensor
 from rtd_plugin.clip.tokens import pad
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.interning import mixed
+from rtd_plugin.triplets.interning import mix_bits
 from rtd_plugin.triplets.token_store import TokenTriplet
 
 FEISTEL_ROUNDS = 6
@@ -116,7 +116,7 @@ def permuted(places: np.ndarray, size: int, seed: int) -> np.ndarray:
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask
         for key in keys:
-            left, right = right, left ^ (mixed(right + key) & mask)
+            left, right = right, left ^ (mix_bits(right + key) & mask)
         result[outside] = (left << half) | right
         outside = result >= size
     return result.astype(np.int64)

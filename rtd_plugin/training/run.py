@@ -20,7 +20,7 @@ from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.source_cache import opened
-from rtd_plugin.triplets.token_store import Advance, TokenStore, token_store
+from rtd_plugin.triplets.token_store import Advance, TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
 MAY_CHANGE = ("steps", "checkpoints", "validation", "evaluation", "tracker")  # on resuming: the data's order does not
@@ -99,7 +99,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         adapter=adapter,
         tower=tower,
         projection=projection,
-        triplets=token_store(sets, adapter.prompt, advance).mixed(mixture),
+        triplets=open_token_store(sets, adapter.prompt, advance).reorder(mixture),
         skipped=sum(part.skipped for part in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.plugins import get_plugin_manager
@@ -19,7 +20,6 @@ from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
 from rtd_plugin.engine.prefix_tree import PackedTower
 from rtd_plugin.engine.weight_file import WeightFile
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder
 from rtd_plugin.training import objective
 from rtd_plugin.training.batches import BatchOrder, stream_seed
 from rtd_plugin.training.checkpoints import CheckpointStore

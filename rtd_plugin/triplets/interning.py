@@ -1,78 +1,87 @@
-"""Distinct things, numbered in the order in which they come: by hashes, in arrays, for some 40 bytes a thing."""
+"""Distinct keys, indexed in the order in which they first occur: hashes in arrays, some 40 bytes a key."""
 
 import numpy as np
 
 FREE = np.uint32(2**32 - 1)
-BLOCK = 2**16  # keys that are put into a larger table at once
+BLOCK = 2**16  # keys inserted at once when the table grows
 
 
-def mixed(numbers: np.ndarray) -> np.ndarray:
-    """A hash of 64-bit numbers: the last steps of SplitMix64 (Steele et al. 2014)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
+def mix_bits(values: np.ndarray) -> np.ndarray:
+    """Hash 64-bit integers with the last steps of SplitMix64 (Steele et al. 2014).
+
+    Args:
+        values: uint64, of any shape.
+
+    Returns:
+        uint64 of the same shape.
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
-class Numbers:
-    """The numbers of keys, a hash table with linear probing.
+class Interner:
+    """The indices of keys: a hash table with linear probing.
 
-    What a loop over a dictionary would do, without a Python object for each key.
+    Gives the result of `dictionary.setdefault(key, len(dictionary))` in a loop, without a Python object for each key.
     """
 
     def __init__(self) -> None:
         self._count = 0
-        self._keys = np.empty((BLOCK, 2), np.uint64)  # by their numbers
-        self._slots = np.full(2 * BLOCK, FREE)  # numbers, by their keys; no more than half of them taken
+        self._keys = np.empty((BLOCK, 2), np.uint64)  # by index
+        self._slots = np.full(2 * BLOCK, FREE)  # index by hash; at most half of the slots are taken
 
     def __len__(self) -> int:
         return self._count
 
-    def of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number keys: old ones as before, new ones in their order from `len(self)` on.
+    def intern(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the index of each key; new keys get the next indices, in the order in which they occur.
 
         Args:
             keys: (k, 2) uint64, hashes of 128 bits.
 
         Returns:
-            (k,) uint32, their numbers; (m,) int64, where each new one stands first.
+            indices: (k,) uint32.
+            new: (m,) int64, the rows of `keys` where each new key occurs first.
         """
         known = self._count
-        self._make_room(known + len(keys))
-        own = np.arange(known, known + len(keys), dtype=np.uint32)  # their numbers if all were new and distinct
-        self._keys[own] = keys
-        numbers, places = self._place(own)
-        new = np.flatnonzero(numbers == own)
+        self._grow(known + len(keys))
+        provisional = np.arange(known, known + len(keys), dtype=np.uint32)  # right if all keys are new and distinct
+        self._keys[provisional] = keys
+        indices, slots = self._insert(provisional)
+        new = np.flatnonzero(indices == provisional)
         final = np.zeros(len(keys), np.uint32)
-        final[new] = own[: len(new)]
-        again = numbers >= known
-        numbers[again] = final[numbers[again] - known]
-        self._slots[places[new]] = own[: len(new)]
+        final[new] = provisional[: len(new)]
+        is_new = indices >= known
+        indices[is_new] = final[indices[is_new] - known]
+        self._slots[slots[new]] = provisional[: len(new)]
         self._count += len(new)
         self._keys[known : self._count] = keys[new]
-        return numbers, new
+        return indices, new
 
-    def _place(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find a slot for the keys of numbers: the first number of an equal key, and its slot."""
-        keys, mask = self._keys[numbers], len(self._slots) - 1
-        first = np.empty(len(numbers), np.uint32)
-        places = (keys[:, 0] & np.uint64(mask)).astype(np.int64)
-        left = np.arange(len(numbers))
-        while len(left):
-            at = places[left]
-            claims = left[self._slots[at] == FREE][::-1]  # of several for one slot the last stays: the smallest number
-            self._slots[places[claims]] = numbers[claims]
-            held = self._slots[at]
-            equal = (self._keys[held] == keys[left]).all(axis=1)
-            first[left[equal]] = held[equal]
-            left = left[~equal]
-            places[left] = (places[left] + 1) & mask
-        return first, places
+    def _insert(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Insert the keys of indices; return for each the first index with an equal key, and its slot."""
+        keys, mask = self._keys[indices], len(self._slots) - 1
+        first = np.empty(len(indices), np.uint32)
+        slots = (keys[:, 0] & np.uint64(mask)).astype(np.int64)
+        pending = np.arange(len(indices))
+        while len(pending):
+            probed = slots[pending]
+            # Reversed: of several claims to one slot numpy keeps the last, here the smallest index.
+            claims = pending[self._slots[probed] == FREE][::-1]
+            self._slots[slots[claims]] = indices[claims]
+            holders = self._slots[probed]
+            equal = (self._keys[holders] == keys[pending]).all(axis=1)
+            first[pending[equal]] = holders[equal]
+            pending = pending[~equal]
+            slots[pending] = (slots[pending] + 1) & mask
+        return first, slots
 
-    def _make_room(self, count: int) -> None:
+    def _grow(self, count: int) -> None:
         if count > len(self._keys):
             keys, self._keys = self._keys, np.empty((max(count, 2 * len(self._keys)), 2), np.uint64)
             self._keys[: self._count] = keys[: self._count]
         if 2 * count > len(self._slots):
             self._slots = np.full(2 ** (2 * count - 1).bit_length(), FREE)
             for start in range(0, self._count, BLOCK):
-                self._place(np.arange(start, min(start + BLOCK, self._count), dtype=np.uint32))
+                self._insert(np.arange(start, min(start + BLOCK, self._count), dtype=np.uint32))

@@ -1,25 +1,25 @@
 """Several sources in one run, each with its share."""
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+
+import numpy as np
 
 from rtd_plugin.errors import UsageError
 
 
-class Mixture(Sequence[int]):
-    """Which triplet stands where in an epoch, as its number among all sources' triplets one after the other.
+class Mixture:
+    """The triplets of an epoch, in order: a position in the epoch to a row among the triplets of all sources.
 
-    With weights, a source's part of the epoch is its share of the weights. The epoch is as short as can be with no
-    triplet left out, so a source with few triplets for its weight is repeated, from its start, until its part is full.
+    With weights, a source gets its share of the epoch's positions. The epoch is the shortest one that leaves no triplet
+    out; a source with few triplets for its weight is repeated from its start until its share is full.
 
     Args:
         sizes: triplets of each source.
-        weights: one a source, or None for all: every triplet once.
+        weights: one for each source, or None for all: every triplet once.
 
     Attributes:
-        name: of this mixture among those of the same sources; "" without weights.
+        name: distinguishes this mixture from others of the same sources; "" without weights.
 
     Raises:
         UsageError: some sources have a weight and others have none.
@@ -28,23 +28,36 @@ class Mixture(Sequence[int]):
     def __init__(self, sizes: Sequence[int], weights: Sequence[float | None]) -> None:
         given = [weight for weight in weights if weight is not None]
         if given and len(given) < len(weights):
-            number = list(weights).index(None)
-            raise UsageError(f"triplets.{number}.weight: is missing: either all sources have a weight or none has")
-        parts = list(sizes)
+            source = list(weights).index(None)
+            raise UsageError(f"triplets.{source}.weight: is missing; give all sources a weight or none")
+        shares = list(sizes)
         if given:
             longest = max(size / weight for size, weight in zip(sizes, given, strict=True))
-            # What rounding adds to a whole number of triplets is not one more.
-            parts = [max(s, math.ceil(w * longest - 1e-6)) for s, w in zip(sizes, given, strict=True)]
-        self._sizes = list(sizes)
-        self._starts = [0, *accumulate(sizes)]
-        self._ends = list(accumulate(parts))
-        self.name = "-".join(map(str, parts)) if given else ""
+            # The tolerance keeps a rounding error from adding a position.
+            shares = [max(size, math.ceil(weight * longest - 1e-6)) for size, weight in zip(sizes, given, strict=True)]
+        self.name = "-".join(map(str, shares)) if given else ""
+        self._sizes = np.array(sizes, np.int64)
+        self._first_rows = np.cumsum(self._sizes) - self._sizes
+        self._ends = np.cumsum(shares, dtype=np.int64)
+        self._starts = self._ends - np.array(shares, np.int64)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> int:
-        index = range(len(self))[index]
-        source = bisect_right(self._ends, index)
-        start = self._ends[source - 1] if source else 0
-        return self._starts[source] + (index - start) % self._sizes[source]
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Return the rows at positions of the epoch.
+
+        Args:
+            positions: (B,) integers in [0, len(self)).
+
+        Returns:
+            (B,) int64.
+
+        Raises:
+            IndexError: a position is outside the epoch.
+        """
+        positions = np.asarray(positions, np.int64)
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"positions must be in [0, {len(self)})")
+        source = np.searchsorted(self._ends, positions, side="right")
+        return self._first_rows[source] + (positions - self._starts[source]) % self._sizes[source]

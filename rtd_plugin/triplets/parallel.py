@@ -6,26 +6,28 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
-def processors() -> int:
-    """How many processors this process may use."""
+def count_processors() -> int:
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[Job], ahead: int) -> Iterator[Result]:
-    """What a function makes of jobs, in their order.
+    """Call a function on each job in a pool; yield the results in the order of the jobs.
 
     Args:
         pool: where the function is called.
-        function, jobs: what for.
-        ahead: how many jobs are taken, and results kept, before they are asked for.
+        function: called with one job.
+        jobs: taken from the iterable as results are consumed.
+        ahead: number of jobs submitted ahead of the result that is consumed.
     """
-    under_way: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     for job in jobs:
-        under_way.append(pool.submit(function, job))
-        if len(under_way) > ahead:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+        pending.append(pool.submit(function, job))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,12 +1,10 @@
-"""Triplets as tokens, kept on disk: tokenised once, then mapped, so that neither time nor memory grow with them.
+"""Triplets as tokens on disk: tokenised once, then memory-mapped; start-up time and memory do not grow with them.
 
-A store is a folder of four arrays, in files of nothing else: `tokens.u16`, the token ids of all distinct texts one
-after the other; `starts.i64`, where each text begins and the last one ends; `triplets.u32`, the numbers of each
-triplet's three texts; `vocabulary.u16`, the token ids that occur.
+A store is a folder of four raw arrays: `tokens.u16`, the token ids of all distinct texts one after the other;
+`starts.i64`, where each text begins and the last one ends; `triplets.u32`, the indices of each triplet's three texts;
+`vocabulary.u16`, the token ids that occur.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,143 +15,162 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
+from rtd_plugin.cache import build_once
 from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
-from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder, write_atomically
 from rtd_plugin.triplets.mixture import Mixture
-from rtd_plugin.triplets.parallel import in_order, processors
+from rtd_plugin.triplets.parallel import count_processors, in_order
+from rtd_plugin.triplets.ragged import Ragged, gather_slices
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
 
 FORMAT = 1
-PIECE = 2**13  # triplets that are tokenised at once, and written; progress is reported after each
-MOST_THREADS = 4  # what reads, numbers and writes texts keeps no more busy
+CHUNK = 2**13  # triplets tokenised and written at once; progress is reported after each chunk
+MAX_THREADS = 4  # the single thread that interns and writes texts keeps no more busy
 
 Advance = Callable[[int, int], None]
 
 
 class TokenTriplet(NamedTuple):
-    """A triplet's token ids, without start and end: captions as they are cleaned, the condition as prompts have it.
+    """A triplet's token ids, without start and end: cleaned captions, and the condition as prompts take it.
 
     Attributes:
-        numbers: of its reference and target among the store's texts, None of a triplet in no store.
+        captions: indices of reference and target among the store's texts, None for a triplet outside a store.
     """
 
     reference: list[int]
     condition: list[int]
     target: list[int]
-    numbers: tuple[int, int] | None = None
+    captions: tuple[int, int] | None = None
 
 
-def tokenised(triplet: Triplet, prompt: Prompt) -> TokenTriplet:
-    """A triplet's tokens; its condition has none that the prompt's placeholder could be confused with."""
+class TokenBatch(NamedTuple):
+    """B triplets as token ids, without start and end.
+
+    Attributes:
+        references, conditions, targets: B rows of uint16 each.
+        captions: (B, 2) int64, the indices of reference and target among the store's texts.
+    """
+
+    references: Ragged
+    conditions: Ragged
+    targets: Ragged
+    captions: np.ndarray
+
+
+def tokenise_triplet(triplet: Triplet, prompt: Prompt) -> TokenTriplet:
+    """Tokenise one triplet; the prompt's placeholder is removed from its condition."""
     reference, target = (encode_text(clean_caption(text)) for text in (triplet.reference, triplet.target))
     return TokenTriplet(reference, prompt.encode_condition(triplet.condition), target)
 
 
 class TokenStore(Sequence[TokenTriplet]):
-    """The triplets of a folder that `token_store` made.
+    """The triplets in a folder that `open_token_store` wrote.
 
     Attributes:
-        key: names what the store was made of.
-        texts: how many distinct ones there are.
-        vocabulary: the token ids in them, ascending.
+        key: identifies what the store was made from, and its mixture.
+        texts: number of distinct texts.
+        vocabulary: the token ids that occur, ascending.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.key = folder.name
-        self._tokens, self._starts = _mapped(folder / "tokens.u16"), _mapped(folder / "starts.i64")
-        self._triplets = _mapped(folder / "triplets.u32").reshape(-1, 3)
-        self._order: Sequence[int] = range(len(self._triplets))
+        self._tokens, self._starts = _map_array(folder / "tokens.u16"), _map_array(folder / "starts.i64")
+        self._triplets = _map_array(folder / "triplets.u32").reshape(-1, 3)
+        self._mixture = Mixture([len(self._triplets)], [None])
         self.texts = len(self._starts) - 1
-        self.vocabulary: list[int] = _mapped(folder / "vocabulary.u16").tolist()
+        self.vocabulary: list[int] = _map_array(folder / "vocabulary.u16").tolist()
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._mixture)
 
-    def __getitem__(self, index: int) -> TokenTriplet:
-        reference, condition, target = self._triplets[self._order[index]].tolist()
-        return TokenTriplet(*map(self._text, (reference, condition, target)), (reference, target))
+    def __getitem__(self, index: int) -> TokenTriplet:  # type: ignore[override]  # no slices: `gather` reads many
+        batch = self.gather(np.array([range(len(self))[index]]))
+        reference, condition, target = (texts.values.tolist() for texts in batch[:3])
+        return TokenTriplet(reference, condition, target, tuple(batch.captions[0].tolist()))
 
-    def mixed(self, mixture: Mixture) -> "TokenStore":
-        """The same triplets, each as often as its source's share asks for."""
+    def gather(self, rows: np.ndarray) -> TokenBatch:
+        """Read many triplets at once.
+
+        Args:
+            rows: (B,) integers in [0, len(self)).
+
+        Raises:
+            IndexError: a row is outside the store.
+        """
+        triplets = self._triplets[self._mixture.rows(rows)].astype(np.int64)
+        starts = self._starts[triplets]
+        lengths = self._starts[triplets + 1] - starts
+        references, conditions, targets = (
+            gather_slices(self._tokens, starts[:, column], lengths[:, column]) for column in range(3)
+        )
+        return TokenBatch(references, conditions, targets, triplets[:, [0, 2]])
+
+    def reorder(self, mixture: Mixture) -> "TokenStore":
+        """Return the same store with the triplets of each source as often as the mixture has them."""
         store = copy(self)
-        store._order = mixture
+        store._mixture = mixture
         if mixture.name:
             store.key = f"{self.key}-{mixture.name}"
         return store
 
-    def _text(self, number: int) -> list[int]:
-        start, end = self._starts[number : number + 2]
-        return self._tokens[start:end].tolist()
 
-
-def _mapped(path: Path) -> np.ndarray:
-    kind = path.suffix.removeprefix(".")
-    dtype = np.dtype(f"{kind[0]}{int(kind[1:]) // 8}")
+def _map_array(path: Path) -> np.ndarray:
+    suffix = path.suffix.removeprefix(".")
+    dtype = np.dtype(f"{suffix[0]}{int(suffix[1:]) // 8}")
     if not path.stat().st_size:
-        return np.empty(0, dtype)  # nothing cannot be mapped
-    return np.asarray(np.memmap(path, dtype, mode="r"))  # of numpy's own type, which is sooner indexed
+        return np.empty(0, dtype)  # an empty file cannot be mapped
+    return np.asarray(np.memmap(path, dtype, mode="r"))  # a plain ndarray is indexed faster than a memmap
 
 
-def token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = lambda done, total: None) -> TokenStore:
-    """The tokens of triplets, from the cache folder; made there if no earlier run did.
+def open_token_store(
+    sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = lambda done, total: None
+) -> TokenStore:
+    """Return the tokens of triplets from the cache folder; tokenise and write them there the first time.
 
     Args:
-        sets: of all sources, one after the other.
-        prompt: of the method, for whose placeholder there must be no room in conditions.
-        advance: called now and then while a store is made, with the triplets that are done and that there are.
+        sets: the triplets of all sources.
+        prompt: of the method; its placeholder is removed from conditions.
+        advance: called with the triplets done and their total while a store is written.
 
     Raises:
-        RTDError: the cache folder cannot be written.
+        WriteError: the cache folder cannot be written.
     """
-    made_of = [
+    made_from = [
         FORMAT,
         version("open_clip_torch"),
         prompt.placeholder,
-        *((part.digest, part.count) for part in sets),
+        *((source.digest, source.count) for source in sets),
     ]
-    folder = cache_folder() / "tokens" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):  # of several processes one does the work
-                if not folder.is_dir():
-                    with write_atomically(folder) as draft:
-                        draft.mkdir()
-                        _write(draft, sets, prompt, advance)
-        except OSError as error:
-            raise RTDError(f"{folder.parent}: cannot be written ({error.strerror}): set RTD_PLUGIN_CACHE") from error
+    folder = build_once("tokens", made_from, lambda draft: _write(draft, sets, prompt, advance))
     return TokenStore(folder)
 
 
 def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Advance) -> None:
-    """Tokenise triplets, and number, in their order, and write the texts that no earlier piece had."""
+    """Tokenise triplets chunk by chunk; intern the texts in order, and write those that are new."""
     from rtd_plugin.triplets.arrow_triplets import by_column
-    from rtd_plugin.triplets.interning import Numbers
-    from rtd_plugin.triplets.tokenisation import tokenised_piece
+    from rtd_plugin.triplets.interning import Interner
+    from rtd_plugin.triplets.tokenisation import tokenise_columns
 
-    total, done, end = sum(part.count for part in sets), 0, 0
-    numbers, used = Numbers(), np.zeros(2**16, dtype=bool)
-    encode_text("a")  # the tokenizer is loaded, before several threads do it at once
-    pieces = (columns for part in sets for columns in by_column(part.triplets, PIECE))
+    total, done, end = sum(source.count for source in sets), 0, 0
+    interner, used = Interner(), np.zeros(2**16, dtype=bool)
+    encode_text("a")  # loads the tokenizer before several threads would at once
+    columns = (columns for source in sets for columns in by_column(source.triplets, CHUNK))
     with ExitStack() as stack:
         tokens, starts, triplets = (
             stack.enter_context((folder / name).open("wb")) for name in ("tokens.u16", "starts.i64", "triplets.u32")
         )
-        starts.write(np.zeros(1, np.int64))
-        threads = min(processors(), MOST_THREADS)
+        starts.write(np.zeros(1, np.int64).data)
+        threads = min(count_processors(), MAX_THREADS)
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        for piece in in_order(pool, partial(tokenised_piece, prompt=prompt), pieces, ahead=threads):
-            places, new = numbers.of(piece.keys)
-            texts = piece.texts.take(new)
+        for chunk in in_order(pool, partial(tokenise_columns, prompt=prompt), columns, ahead=threads):
+            indices, new = interner.intern(chunk.keys)
+            texts = chunk.texts.take(new)
             ends = end + np.cumsum(texts.lengths)
             end += len(texts.values)
-            tokens.write(texts.values)
-            starts.write(ends)
-            triplets.write(places[piece.triplets])
+            tokens.write(texts.values.data)
+            starts.write(ends.data)
+            triplets.write(indices[chunk.triplets].data)
             used[texts.values] = True
-            done += len(piece.triplets)
+            done += len(chunk.triplets)
             advance(done, total)
     (folder / "vocabulary.u16").write_bytes(np.flatnonzero(used).astype(np.uint16).tobytes())

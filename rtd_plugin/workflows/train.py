@@ -11,14 +11,15 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import hookimpl, plugins
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
-from rtd_plugin.files import cache_folder, write_text
+from rtd_plugin.files import write_text
 from rtd_plugin.printable import count_noun
 from rtd_plugin.progress import Advance, Progress, no_progress
 from rtd_plugin.training import loop
@@ -198,12 +199,12 @@ def _encode_benchmarks(
     settings = run.recipe.validation
     validation = encode(settings.benchmark if settings else None)
     if settings is not None and validation is not None:
-        loop.selected(validation.image_only().metrics(), settings.select)
+        loop.selected(validation.rank_by_image().compute_metrics(), settings.select)
         if run.recipe.evaluation == settings.benchmark:
             return validation, validation
     evaluation = encode(run.recipe.evaluation)
     if evaluation is not None:
-        evaluation.image_only().metrics()
+        evaluation.rank_by_image().compute_metrics()
     return validation, evaluation
 
 
@@ -229,4 +230,4 @@ class BenchmarkValidation:
     @hookimpl
     def rtd_validation_due(self, tower: TextTower) -> dict[str, Any]:
         """Return the benchmark's metrics with this tower."""
-        return self.retrieval.composed(tower).metrics()
+        return self.retrieval.rank_composed(tower).compute_metrics()

@@ -53,7 +53,7 @@ from rtd_plugin.training.objective import rtd_loss, stack  # noqa: E402
 from rtd_plugin.training.recipe import Recipe  # noqa: E402
 from rtd_plugin.training.run import Run  # noqa: E402
 from rtd_plugin.training.step import NOISE, Stepper  # noqa: E402
-from rtd_plugin.triplets.token_store import token_store, tokenised  # noqa: E402
+from rtd_plugin.triplets.token_store import open_token_store, tokenise_triplet  # noqa: E402
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource  # noqa: E402
 
 TOWERS = {"ViT-B-32": 512, "ViT-L-14": 768, "miniature": 128}  # width, which is the features' size too
@@ -116,7 +116,7 @@ def make_run(args: argparse.Namespace, folder: Path) -> Run:
         adapter=LinCIR(),
         tower=tower,
         projection=projection,
-        triplets=token_store([part], LinCIR.prompt),
+        triplets=open_token_store([part], LinCIR.prompt),
         skipped=0,
         base_digest=digest(tower),
         base_probe=probe(tower),
@@ -134,7 +134,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
     triplets = iter(Real(captions=args.captions, conditions=args.conditions).load().triplets)
     batches = []
     for number in range(args.steps):
-        texts = [tokenised(triplet, adapter.prompt) for triplet in islice(triplets, args.triplets)]
+        texts = [tokenise_triplet(triplet, adapter.prompt) for triplet in islice(triplets, args.triplets)]
         batch = make_batch(texts, adapter, 77)
         padding = torch.zeros(1, 77, dtype=torch.int64)
         generator = torch.Generator().manual_seed(stream_seed(SEED, NOISE, number, 0))
@@ -285,7 +285,7 @@ def steps(args: argparse.Namespace) -> None:
         folder = Path(temporary)
         prepare(args, folder)
         os.environ |= {"OMP_NUM_THREADS": str(args.threads), "RTD_PLUGIN_CACHE": str(folder / "cache")}
-        token_store([Real(captions=args.captions, conditions=args.conditions).load()], LinCIR.prompt)
+        open_token_store([Real(captions=args.captions, conditions=args.conditions).load()], LinCIR.prompt)
         own = [sys.executable, __file__, "side", "--folder", temporary, *common(args)]
         commands = {} if args.without_explicit else {"explicit": [*own, "--side", "explicit"]}
         if args.authors:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rtd_plugin.clip.tokens import END, START, encode_text, pad
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.batches import BatchOrder, make_batch, permuted, stream_seed
-from rtd_plugin.triplets.token_store import tokenised
+from rtd_plugin.triplets.token_store import tokenise_triplet
 from rtd_plugin.triplets.triplet import Triplet
 
 
@@ -92,7 +92,7 @@ def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
         Triplet("  A <PERSON> pays $5 ", "Pays $10 instead", "A person pays ten"),
         Triplet("two dogs", "one dog", "one dog and " + "very " * 100 + "old"),
     ]
-    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in triplets], adapter, 77)
+    batch = make_batch([tokenise_triplet(triplet, adapter.prompt) for triplet in triplets], adapter, 77)
     assert torch.equal(batch.references, pad([encode_text("a person pays 5"), encode_text("two dogs")]))
     assert batch.targets.shape == (2, 77)
     assert batch.targets[1, -1] == END
@@ -104,12 +104,12 @@ def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
 
 def test_batch_of_concatenated_texts(adapter):
     batch = make_batch(
-        [tokenised(Triplet("Two DOGS", "one dog", "a dog"), adapter.prompt)], adapter, 77, projected=False
+        [tokenise_triplet(Triplet("Two DOGS", "one dog", "a dog"), adapter.prompt)], adapter, 77, projected=False
     )
     assert batch.queries[0].tolist() == [START, *encode_text("a photo of two dogs that one dog"), END]
     assert batch.unconditioned[0].tolist() == [START, *encode_text("a photo of two dogs"), END]
 
 
 def test_batch_fits_a_short_context(adapter, triplets):
-    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in triplets[:3]], adapter, 8)
+    batch = make_batch([tokenise_triplet(triplet, adapter.prompt) for triplet in triplets[:3]], adapter, 8)
     assert max(part.shape[1] for part in vars(batch).values() if part is not None) == 8

@@ -17,7 +17,7 @@ from rtd_plugin.training.loop import make_accelerator
 from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_loss, rtd_objective
 from rtd_plugin.training.recipe import Objective
 from rtd_plugin.training.step import Stepper
-from rtd_plugin.triplets.token_store import tokenised
+from rtd_plugin.triplets.token_store import tokenise_triplet
 
 PLACEHOLDER = 259
 
@@ -92,7 +92,10 @@ def compare_steps(tower, projection, adapter, triplets, settings):
     """Assert that the objective and the slow one have equal losses and gradients."""
     frozen, slow = copy.deepcopy(tower), copy.deepcopy(tower)
     batch = make_batch(
-        [tokenised(triplet, adapter.prompt) for triplet in triplets], adapter, 77, settings.concatenation == "projected"
+        [tokenise_triplet(triplet, adapter.prompt) for triplet in triplets],
+        adapter,
+        77,
+        settings.concatenation == "projected",
     )
     loss = rtd_objective(
         objective_inputs(
@@ -215,7 +218,7 @@ def test_frozen_side_gets_no_gradients(tower, projection, adapter, triplets):
     frozen = FrozenSide(copy.deepcopy(tower), projection.train().requires_grad_(True))
     assert not frozen.training
     assert not any(module.training for module in frozen.modules())
-    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in triplets[:4]], adapter, 77)
+    batch = make_batch([tokenise_triplet(triplet, adapter.prompt) for triplet in triplets[:4]], adapter, 77)
     rtd_objective(objective_inputs(tower, frozen, batch, PLACEHOLDER, Objective(), torch.Generator())).backward()
     assert all(parameter.grad is None for parameter in frozen.parameters())
     assert all(parameter.grad is not None for parameter in tower.parameters())
@@ -224,7 +227,7 @@ def test_frozen_side_gets_no_gradients(tower, projection, adapter, triplets):
 def test_noise_is_normal_times_one_uniform_a_row(tower, adapter, triplets):
     """Each row's noise over its strength is normal, and the strengths are uniform on (0, scale)."""
     frozen = FrozenSide(tower, nn.Identity())
-    batch = make_batch([tokenised(triplet, adapter.prompt) for triplet in (triplets * 20)[:1500]], adapter, 77)
+    batch = make_batch([tokenise_triplet(triplet, adapter.prompt) for triplet in (triplets * 20)[:1500]], adapter, 77)
     _, references, noised = frozen(batch, 0.5, torch.Generator().manual_seed(0))
     noise = noised - references  # (1500, 32)
     strengths = noise.std(dim=1, correction=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rtd_plugin.triplets import interning as module
-from rtd_plugin.triplets.interning import Numbers
+from rtd_plugin.triplets.interning import Interner
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from rtd_plugin.triplets.interning import Numbers
 def test_numbers_are_those_of_a_dictionary(low, high, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 16)  # so that tables grow, and are filled again block by block
     random = np.random.default_rng(0)
-    numbers, plain = Numbers(), {}
+    interner, plain = Interner(), {}
     for size in [0, 1, 5, 300, 7, 1000, 64]:
         keys = np.stack([random.integers(0, bound, size, dtype=np.uint64) for bound in (low, high)], axis=1)
         before = len(plain)
         expected = [plain.setdefault(tuple(key), len(plain)) for key in keys.tolist()]
-        found, new = numbers.of(keys)
+        found, new = interner.intern(keys)
         assert found.tolist() == expected
         assert new.tolist() == [expected.index(number) for number in range(before, len(plain))]
-        assert len(numbers) == len(plain)
+        assert len(interner) == len(plain)

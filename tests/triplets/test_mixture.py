@@ -2,26 +2,32 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import UsageError
 from rtd_plugin.triplets.mixture import Mixture
-from rtd_plugin.triplets.token_store import token_store
+from rtd_plugin.triplets.token_store import open_token_store
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
+
+
+def all_rows(mixture):
+    return mixture.rows(np.arange(len(mixture))).tolist()
 
 
 def test_without_weights_every_triplet_once():
     mixture = Mixture([3, 1, 2], [None, None, None])
-    assert list(mixture) == [0, 1, 2, 3, 4, 5]
-    assert mixture[-1] == 5
+    assert all_rows(mixture) == [0, 1, 2, 3, 4, 5]
     assert mixture.name == ""
-    with pytest.raises(IndexError):
-        mixture[6]
+    for position in (6, -1):
+        with pytest.raises(IndexError):
+            mixture.rows(np.array([0, position]))
+    assert mixture.rows(np.array([], int)).tolist() == []
 
 
 @pytest.mark.parametrize(
-    ("sizes", "weights", "parts"),
+    ("sizes", "weights", "shares"),
     [
         ((10, 30), (1, 1), (30, 30)),
         ((10, 30), (3, 1), (90, 30)),
@@ -30,22 +36,24 @@ def test_without_weights_every_triplet_once():
         ((3, 5, 2), (0.1, 0.7, 0.2), (3, 21, 6)),
     ],
 )
-def test_weights_are_shares_and_nothing_is_left_out(sizes, weights, parts):
+def test_weights_are_shares_and_nothing_is_left_out(sizes, weights, shares):
     mixture = Mixture(sizes, weights)
-    visited = Counter(mixture)
+    visited = Counter(all_rows(mixture))
     first = 0
-    for size, part in zip(sizes, parts, strict=True):
-        times = [visited[number] for number in range(first, first + size)]
-        assert sum(times) == part
+    for size, share in zip(sizes, shares, strict=True):
+        times = [visited[row] for row in range(first, first + size)]
+        assert sum(times) == share
         assert min(times) >= 1
         assert max(times) - min(times) <= 1
         first += size
-    assert len(mixture) == sum(parts)
+    assert len(mixture) == sum(shares)
     assert mixture.name
 
 
-def test_where_a_triplet_is():
-    assert list(Mixture([2, 4], [1, 1])) == [0, 1, 0, 1, 2, 3, 4, 5]
+def test_a_small_source_is_repeated_from_its_start():
+    mixture = Mixture([2, 4], [1, 1])
+    assert mixture.rows(np.array([4, 3, 0])).tolist() == [2, 1, 0]
+    assert all_rows(mixture) == [0, 1, 0, 1, 2, 3, 4, 5]
 
 
 def test_a_missing_weight_is_named():
@@ -56,9 +64,11 @@ def test_a_missing_weight_is_named():
 def test_a_store_is_visited_as_the_mixture_says(tmp_path, monkeypatch):
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path))
     few = [Triplet("one dog", "is red", "a red dog")]
-    many = [Triplet(f"{number} cats", "more", f"{number + 1} cats") for number in range(3)]
-    store = token_store([TripletSet(few, "few"), TripletSet(many, "many")], Prompt("a photo of $ that {condition}"))
-    mixed = store.mixed(Mixture([1, 3], [2, 1]))
-    assert list(mixed) == [store[0]] * 6 + [store[1], store[2], store[3]]
-    assert mixed.vocabulary == store.vocabulary
-    assert mixed.key != store.key == store.mixed(Mixture([1, 3], [None, None])).key
+    many = [Triplet(f"{count} cats", "more", f"{count + 1} cats") for count in range(3)]
+    store = open_token_store(
+        [TripletSet(few, "few"), TripletSet(many, "many")], Prompt("a photo of $ that {condition}")
+    )
+    reordered = store.reorder(Mixture([1, 3], [2, 1]))
+    assert list(reordered) == [store[0]] * 6 + [store[1], store[2], store[3]]
+    assert reordered.vocabulary == store.vocabulary
+    assert reordered.key != store.key == store.reorder(Mixture([1, 3], [None, None])).key

@@ -16,7 +16,7 @@ from rtd_plugin.triplets import source_cache as known
 from rtd_plugin.triplets.json_source import InstructPix2PixTriplets, JsonTriplets
 from rtd_plugin.triplets.source_cache import opened
 from rtd_plugin.triplets.sources import CsvTriplets, ParquetSource
-from rtd_plugin.triplets.token_store import token_store
+from rtd_plugin.triplets.token_store import open_token_store
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
 TRIPLETS = [Triplet(f"a dog, number {n}", "show a cat", f"a cat, number {n}") for n in range(5)]
@@ -86,12 +86,12 @@ def same(one: TripletSet, other: TripletSet) -> bool:
 def test_a_second_start_reads_nothing(make, tmp_path, settled, loads, files_opened):
     source = make(tmp_path)
     first = opened(source)
-    store = token_store([first], PROMPT)
+    store = open_token_store([first], PROMPT)
     assert loads == [source.path]
     OPENED.clear()
     again = opened(type(source).model_validate(source.model_dump()))
     assert same(again, first)
-    assert list(token_store([again], PROMPT)) == list(store)
+    assert list(open_token_store([again], PROMPT)) == list(store)
     assert loads == [source.path]
     assert str(cache_file(tmp_path)) in OPENED
     assert str(source.path) not in OPENED
@@ -158,9 +158,9 @@ def test_another_file_in_its_place_is_read(tmp_path, settled, loads):
 
 def test_the_same_content_has_the_same_store(tmp_path, settled, loads):
     source = json_source(tmp_path)
-    store = token_store([opened(source)], PROMPT)
+    store = open_token_store([opened(source)], PROMPT)
     os.utime(source.path, (1, 1))
-    assert token_store([opened(source)], PROMPT).key == store.key
+    assert open_token_store([opened(source)], PROMPT).key == store.key
     assert len(loads) == 2
 
 
@@ -192,7 +192,7 @@ def test_a_file_that_changes_before_its_triplets_are_asked_for(tmp_path, settled
     again = opened(source)
     source.path.write_text(source.path.read_text().replace("dog", "cow"))
     with pytest.raises(RTDError, match=r"the triplets of the source `json` changed just now; start again"):
-        token_store([again], PROMPT)
+        open_token_store([again], PROMPT)
 
 
 def test_a_missing_file_is_said(tmp_path, settled):

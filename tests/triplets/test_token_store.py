@@ -16,8 +16,9 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets import arrow_triplets as tables
 from rtd_plugin.triplets import token_store as module
 from rtd_plugin.triplets import tokenisation as tokenising
+from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.sources import ParquetSource
-from rtd_plugin.triplets.token_store import token_store, tokenised
+from rtd_plugin.triplets.token_store import open_token_store, tokenise_triplet
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
 
 PROMPT = Prompt("a photo of $ that {condition}")
@@ -40,14 +41,16 @@ def as_set(triplets, digest="digest"):
 
 
 def files(store, cache):
-    return {path.name: path.read_bytes() for path in (cache / "tokens" / store.key).iterdir()}
+    return {
+        path.name: path.read_bytes() for path in (cache / "tokens" / store.key).iterdir() if path.name != "index.json"
+    }
 
 
 def plainly(triplets, prompt=PROMPT):
     """The files of a store, made by a loop."""
     numbers, rows = {}, []
     for triplet in triplets:
-        rows.append([numbers.setdefault(tuple(text), len(numbers)) for text in tokenised(triplet, prompt)[:3]])
+        rows.append([numbers.setdefault(tuple(text), len(numbers)) for text in tokenise_triplet(triplet, prompt)[:3]])
     tokens = [token for text in numbers for token in text]
     return {
         "tokens.u16": np.array(tokens, np.uint16).tobytes(),
@@ -65,22 +68,38 @@ class Unreadable(list):
 
 
 def test_a_store_has_each_triplets_tokens():
-    store = token_store([as_set(TRIPLETS[:1], "one"), as_set(TRIPLETS[1:], "two")], PROMPT)
+    store = open_token_store([as_set(TRIPLETS[:1], "one"), as_set(TRIPLETS[1:], "two")], PROMPT)
     assert len(store) == 4
     for found, triplet in zip(store, TRIPLETS, strict=True):
-        assert found[:3] == tokenised(triplet, PROMPT)[:3]
+        assert found[:3] == tokenise_triplet(triplet, PROMPT)[:3]
     assert 259 not in store[0].condition
     assert store[3].target == []
     used = {token for triplet in store for text in triplet[:3] for token in text}
     assert store.vocabulary == sorted(used)
 
 
+def test_gathering_gives_what_single_triplets_are():
+    store = open_token_store([as_set(TRIPLETS)], PROMPT).reorder(Mixture([1, 3], [1, 2]))
+    rows = np.array([4, 0, 2, 4])
+    batch = store.gather(rows)
+    for column, texts in enumerate(batch[:3]):
+        ends = np.cumsum(texts.lengths)
+        assert texts.values.dtype == np.uint16
+        for row, start, end in zip(rows, ends - texts.lengths, ends, strict=True):
+            assert texts.values[start:end].tolist() == store[row][column]
+    assert batch.captions.tolist() == [list(store[row].captions) for row in rows]
+    assert batch.captions.dtype == np.int64
+    assert [len(texts.lengths) for texts in store.gather(rows[:0])[:3]] == [0, 0, 0]
+    with pytest.raises(IndexError):
+        store.gather(np.array([5]))
+
+
 def test_equal_texts_are_stored_once():
-    store = token_store([as_set(TRIPLETS * 3)], PROMPT)
+    store = open_token_store([as_set(TRIPLETS * 3)], PROMPT)
     assert store.texts == 9  # "one dog" and "One DOG" are one, as are "two dogs" and the condition of that name
-    assert store[1].numbers[1] == store[2].numbers[0] == store[5].numbers[1]
+    assert store[1].captions[1] == store[2].captions[0] == store[5].captions[1]
     numbers = {
-        tuple(text): number for t in store for text, number in zip((t.reference, t.target), t.numbers, strict=True)
+        tuple(text): number for t in store for text, number in zip((t.reference, t.target), t.captions, strict=True)
     }
     assert len(set(numbers.values())) == len(numbers)
 
@@ -99,8 +118,8 @@ SPELT = st.text(st.characters(codec="utf-8"), max_size=20) | st.lists(
 @settings(max_examples=50, deadline=None)
 @given(triplets=st.lists(st.tuples(SPELT, SPELT, SPELT).map(Triplet._make), min_size=1, max_size=9))
 def test_any_triplets(triplets, prompt):
-    store = token_store([as_set(triplets, repr(triplets))], prompt)
-    assert [triplet[:3] for triplet in store] == [tokenised(triplet, prompt)[:3] for triplet in triplets]
+    store = open_token_store([as_set(triplets, repr(triplets))], prompt)
+    assert [triplet[:3] for triplet in store] == [tokenise_triplet(triplet, prompt)[:3] for triplet in triplets]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -108,9 +127,9 @@ def test_any_triplets(triplets, prompt):
 def test_a_store_does_not_depend_on_threads_and_on_where_triplets_are(threads, kind, cache, tmp_path, monkeypatch):
     words = ["a", "dog", "Dog", "an <PERSON>", "$5", "&amp;", "café", "runs"]
     triplets = [Triplet(*(f"{words[n % 8]} {words[n // 3 % 8]} {n % k}" for k in (5, 7, 11))) for n in range(600)]
-    monkeypatch.setattr(module, "processors", lambda: threads)
-    monkeypatch.setattr(module, "MOST_THREADS", 5)
-    monkeypatch.setattr(module, "PIECE", 23)
+    monkeypatch.setattr(module, "count_processors", lambda: threads)
+    monkeypatch.setattr(module, "MAX_THREADS", 5)
+    monkeypatch.setattr(module, "CHUNK", 23)
     monkeypatch.setattr(tables, "BATCH", 128)
     if kind == "list":
         part = as_set(triplets)
@@ -122,14 +141,14 @@ def test_a_store_does_not_depend_on_threads_and_on_where_triplets_are(threads, k
             columns = [column.dictionary_encode() for column in columns]
         pq.write_table(pa.table(columns, Triplet._fields), tmp_path / "t.parquet", row_group_size=250)
         part = ParquetSource(path=tmp_path / "t.parquet").load()
-    assert files(token_store([part], PROMPT), cache) == plainly(triplets)
+    assert files(open_token_store([part], PROMPT), cache) == plainly(triplets)
 
 
 def test_half_a_surrogate_pair():
     """No file can have it, but a plugin's triplets may."""
     triplets = [Triplet("a \ud83d dog", "\ud83d\udc36", "b \udc36")]
-    assert [triplet[:3] for triplet in token_store([as_set(triplets)], PROMPT)] == [
-        tokenised(triplet, PROMPT)[:3] for triplet in triplets
+    assert [triplet[:3] for triplet in open_token_store([as_set(triplets)], PROMPT)] == [
+        tokenise_triplet(triplet, PROMPT)[:3] for triplet in triplets
     ]
 
 
@@ -137,7 +156,7 @@ def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
     rows = [*TRIPLETS[:2], ("a", " $ ", "b")]
     pq.write_table(pa.table([pa.array(column) for column in zip(*rows, strict=True)], Triplet._fields), tmp_path / "t")
     with pytest.raises(RTDError) as raised:
-        token_store([ParquetSource(path=tmp_path / "t").load()], PROMPT)
+        open_token_store([ParquetSource(path=tmp_path / "t").load()], PROMPT)
     assert (
         str(raised.value)
         == f"{tmp_path / 't'}, row 3: `condition` is empty; repair the file or set `skip_invalid: true`"
@@ -146,19 +165,19 @@ def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
 
 
 def test_long_files_are_written_in_pieces(monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 3)
+    monkeypatch.setattr(module, "CHUNK", 3)
     told = []
-    store = token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers))
+    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers))
     assert told == [(3, 8), (6, 8), (8, 8)]
-    assert [triplet[:3] for triplet in store] == [tokenised(triplet, PROMPT)[:3] for triplet in TRIPLETS] * 2
+    assert [triplet[:3] for triplet in store] == [tokenise_triplet(triplet, PROMPT)[:3] for triplet in TRIPLETS] * 2
 
 
 def test_a_store_is_made_once(cache):
-    first = token_store([as_set(TRIPLETS)], PROMPT)
-    again = token_store([as_set(Unreadable(TRIPLETS))], PROMPT)
+    first = open_token_store([as_set(TRIPLETS)], PROMPT)
+    again = open_token_store([as_set(Unreadable(TRIPLETS))], PROMPT)
     assert list(again) == list(first)
     assert again.key == first.key
-    assert {path.suffix for path in (cache / "tokens" / first.key).iterdir()} == {".u16", ".i64", ".u32"}
+    assert set(files(first, cache)) == {"tokens.u16", "starts.i64", "triplets.u32", "vocabulary.u16"}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +189,7 @@ def test_a_store_is_made_once(cache):
     ],
 )
 def test_other_triplets_and_placeholders_have_stores_of_their_own(sets, prompt):
-    assert token_store(sets, prompt).key != token_store([as_set(TRIPLETS)], PROMPT).key
+    assert open_token_store(sets, prompt).key != open_token_store([as_set(TRIPLETS)], PROMPT).key
 
 
 def test_several_at_once_make_one(monkeypatch):
@@ -178,7 +197,7 @@ def test_several_at_once_make_one(monkeypatch):
     write = module._write
     monkeypatch.setattr(module, "_write", lambda *arguments: made.append(1) or write(*arguments))
     with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(lambda _: token_store([as_set(TRIPLETS * 500)], PROMPT), range(4)))
+        stores = list(pool.map(lambda _: open_token_store([as_set(TRIPLETS * 500)], PROMPT), range(4)))
     assert sum(made) == 1
     assert len({store.key for store in stores}) == 1
 
@@ -190,18 +209,18 @@ def test_a_store_is_there_whole_or_not_at_all(cache):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        token_store([as_set(Breaking(TRIPLETS))], PROMPT)
+        open_token_store([as_set(Breaking(TRIPLETS))], PROMPT)
     assert [path.suffix for path in (cache / "tokens").iterdir()] in ([], [".lock"])
-    assert len(token_store([as_set(TRIPLETS)], PROMPT)) == 4
+    assert len(open_token_store([as_set(TRIPLETS)], PROMPT)) == 4
 
 
 def test_a_thread_that_fails(cache, monkeypatch):
     def failing(columns, prompt):
         raise MemoryError
 
-    monkeypatch.setattr(tokenising, "tokenised_piece", failing)
+    monkeypatch.setattr(tokenising, "tokenise_columns", failing)
     with pytest.raises(MemoryError):
-        token_store([as_set(TRIPLETS * 100)], PROMPT)
+        open_token_store([as_set(TRIPLETS * 100)], PROMPT)
     assert [path.suffix for path in (cache / "tokens").iterdir()] in ([], [".lock"])
 
 
@@ -211,7 +230,7 @@ def test_a_full_disk(cache):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(RTDError, match=r"tokens/\w+: cannot be written \(.*File too large\)"):
-            token_store([as_set(TRIPLETS * 2000)], PROMPT)
+            open_token_store([as_set(TRIPLETS * 2000)], PROMPT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.suffix for path in (cache / "tokens").iterdir()] in ([], [".lock"])
@@ -221,11 +240,11 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "file"))
     with pytest.raises(RTDError, match=r"file/tokens: cannot be written .*: set RTD_PLUGIN_CACHE"):
-        token_store([as_set(TRIPLETS)], PROMPT)
+        open_token_store([as_set(TRIPLETS)], PROMPT)
 
 
 def test_a_store_is_mapped_not_read():
-    store = token_store([as_set(TRIPLETS)], PROMPT)
+    store = open_token_store([as_set(TRIPLETS)], PROMPT)
     for part in (store._tokens, store._starts, store._triplets):
         while isinstance(part, np.ndarray):
             part = part.base
