@@ -1,22 +1,29 @@
-"""Reading checkpoints without running what is in them, and writing files whole or not at all."""
+"""Read checkpoints without running code in them, and write files atomically."""
 
+import hashlib
 import os
 import pickle
 import shutil
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.torchscript import ForeignObjectError, read_torchscript
+
+DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in the folder that something is written in
+STALE_AFTER = 24 * 3600  # seconds: an unlocked draft of that age was left by a killed process
+BLOCK = 2**20  # bytes read at once
 
 
 def is_jit_archive(path: Path) -> bool:
@@ -60,42 +67,91 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     return checkpoint
 
 
+class WriteError(RTDError):
+    """A file or folder that cannot be written."""
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A path to write a file or make a folder at; it replaces `path` when the block ends without an error.
+    """Yield a path to write a file or create a folder at, which replaces `path` if the block ends without an error.
+
+    The content is on the disk before it replaces what was there, so that not even a loss of power leaves half a file.
 
     Raises:
-        RTDError: the disk is full or the place cannot be written; what was at `path` before is still there.
+        WriteError: the disk is full or the folder cannot be written; `path` is as it was before.
     """
-    draft = None
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale_drafts(path.parent)
+            draft = stack.enter_context(_draft_folder(path))
+            yield draft / path.name
+            _set_mode(draft / path.name, draft / f"{path.name}.mode")
+            _flush(draft / path.name)
+            if path.is_dir():
+                _replace_folder(path, draft / path.name, draft / f"{path.name}.replaced")
+            else:
+                os.replace(draft / path.name, path)
+            _flush_folder(path.parent)
+        except (OSError, SafetensorError) as error:
+            raise WriteError(f"{path}: cannot be written ({_first_line(error)})") from error
+        except RuntimeError as error:
+            # torch.save reports a full disk as a RuntimeError of its archive writer.
+            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+                raise
+            raise WriteError(f"{path}: cannot be written ({_first_line(error)})") from error
+
+
+@contextmanager
+def _draft_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, locked as long as this process uses it and removed afterwards."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    lock = FileLock(draft / DRAFT_LOCK)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        yield draft / path.name
-        _share(draft / path.name, draft / f"{path.name}.mode")
-        if path.is_dir():
-            _replace_folder(path, draft / path.name, draft / f"{path.name}.replaced")
-        else:
-            os.replace(draft / path.name, path)
-    except (OSError, SafetensorError) as error:
-        raise RTDError(f"{path}: cannot be written ({_first_line(error)})") from error
-    except RuntimeError as error:
-        # torch.save reports a full disk as a RuntimeError of its archive writer.
-        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-            raise
-        raise RTDError(f"{path}: cannot be written ({_first_line(error)})") from error
+        with suppress(NotImplementedError):  # a file system without locks: the draft is never taken for a stale one
+            lock.acquire()
+        yield draft
     finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        lock.release()
 
 
-def _share(written: Path, probe: Path) -> None:
-    """Give files the mode of any new one: safetensors makes them readable for their owner alone."""
+def _remove_stale_drafts(folder: Path) -> None:
+    """Remove the drafts of killed processes: old ones that no process has locked."""
+    for draft in folder.glob(".*.????????"):
+        lock = FileLock(draft / DRAFT_LOCK)
+        with suppress(OSError, NotImplementedError, Timeout):
+            if (draft / DRAFT_LOCK).stat().st_mtime < time.time() - STALE_AFTER:
+                with lock.acquire(timeout=0):
+                    shutil.rmtree(draft, ignore_errors=True)
+
+
+def _set_mode(path: Path, probe: Path) -> None:
+    """Give files the mode of any new file: safetensors makes them readable for their owner alone."""
     probe.touch()
     mode = probe.stat().st_mode & 0o777
-    for file in (written, *written.rglob("*")):
+    for file in (path, *path.rglob("*")):
         if file.is_file():
             file.chmod(mode)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or all that is in a folder, is on the disk."""
+    for entry in (*path.rglob("*"), path):
+        if entry.is_dir():
+            _flush_folder(entry)
+        else:
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every file system can; the content of files is safe without
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _replace_folder(path: Path, new: Path, aside: Path) -> None:
@@ -109,17 +165,27 @@ def _replace_folder(path: Path, new: Path, aside: Path) -> None:
         raise
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $RTD_PLUGIN_CACHE, or rtd-plugin in $XDG_CACHE_HOME or ~/.cache."""
-    if os.environ.get("RTD_PLUGIN_CACHE"):
-        return Path(os.environ["RTD_PLUGIN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtd-plugin"
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically.
+
+    Raises:
+        WriteError: as `write_atomically`.
+    """
     with write_atomically(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            content.update(block)
+    return content.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,11 @@
 """Files are written whole or not at all, and read without running what is in them."""
 
+import hashlib
+import os
 import pickle
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import is_jit_archive, read_checkpoint, write_atomically, write_text
+from rtd_plugin.files import DRAFT_LOCK, hash_file, is_jit_archive, read_checkpoint, write_atomically, write_text
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -102,6 +106,71 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     assert names(tmp_path) == ["results"]
 
 
+def leave_draft(folder: Path) -> Path:
+    """Kill a process while it writes the file `a`; returns the draft that it leaves."""
+    code = """
+import os, sys
+from pathlib import Path
+from rtd_plugin.files import write_atomically
+with write_atomically(Path(sys.argv[1]) / "a") as draft:
+    draft.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    (draft,) = folder.glob(".a.*")
+    return draft
+
+
+def make_old(draft: Path) -> None:
+    os.utime(draft / DRAFT_LOCK, (1, 1))
+
+
+def test_the_draft_of_a_killed_process_is_removed_once_it_is_old(tmp_path):
+    draft = leave_draft(tmp_path)
+    write_text(tmp_path / "b", "text")
+    assert (draft / "a").read_text() == "half"
+    make_old(draft)
+    write_text(tmp_path / "b", "text")
+    assert names(tmp_path) == ["b"]
+
+
+def test_an_old_draft_that_is_being_written_stays(tmp_path):
+    with write_atomically(tmp_path / "a") as draft:
+        draft.write_text("text")
+        make_old(draft.parent)
+        write_text(tmp_path / "b", "text")
+        assert draft.read_text() == "text"
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_folders_that_are_not_drafts_stay(tmp_path):
+    (tmp_path / ".config.personal").mkdir()
+    os.utime(tmp_path / ".config.personal", (1, 1))
+    write_text(tmp_path / "a", "text")
+    assert names(tmp_path) == [".config.personal", "a"]
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "text"), lambda path: make_folder(path, "file")])
+def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, write):
+    """After a loss of power a renamed file whose content was never flushed is empty."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def record_fsync(descriptor):
+        calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def record_replace(source, target):
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    write(tmp_path / "a")
+    flushed = calls[: calls.index("replace")]
+    assert {Path(path).name for path in flushed} in ({"a"}, {"a", "file"})
+    assert calls[-1] == str(tmp_path)
+
+
 @contextmanager
 def full_disk():
     """No file of this process grows over 2 KB: writing fails as on a full disk.
@@ -152,6 +221,12 @@ def test_other_errors_are_not_ours(tmp_path):
 
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
         compute()
+
+
+def test_the_hash_of_a_file(tmp_path):
+    content = bytes(range(256)) * 5000  # more than one block
+    (tmp_path / "a").write_bytes(content)
+    assert hash_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 def test_checkpoints_are_read(tmp_path):

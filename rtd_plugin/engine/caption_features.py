@@ -24,8 +24,9 @@ from accelerate import Accelerator
 from filelock import FileLock
 from torch import Tensor
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder, write_atomically
+from rtd_plugin.files import write_atomically
 from rtd_plugin.training.frozen import DTYPES
 from rtd_plugin.training.run import Run
 

@@ -1,7 +1,5 @@
 """What sources found in their files, kept, so that a run on files that were read before starts without reading them."""
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,10 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from rtd_plugin.cache import cache_folder, hash_key, lock, read_record, write_record
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder, write_text
+from rtd_plugin.files import WriteError
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
 FORMAT = 1  # of what is kept; another one too when sources find other triplets in the same files
@@ -28,12 +25,11 @@ def opened(source: TripletSource) -> TripletSet:
     state = _state(source)
     if state is None:
         return source.load()
-    record = cache_folder() / "sources" / f"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]}.json"
+    record = cache_folder() / "sources" / f"{hash_key(state)}.json"
     try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(record.with_suffix(".lock")):  # of several processes one reads
+        with lock(record.with_suffix(".lock")):  # of several processes one reads
             return _kept(source, record) or _loaded(source, state, record)
-    except OSError:  # of the lock: the cache folder cannot be written
+    except WriteError:
         return _kept(source, record) or source.load()
 
 
@@ -59,9 +55,9 @@ def _state(source: TripletSource) -> list[Any] | None:
 
 def _kept(source: TripletSource, record: Path) -> TripletSet | None:
     try:
-        digest, count, skipped = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return None  # not there, or broken
+        digest, count, skipped = read_record(record)
+    except (ValueError, TypeError):
+        return None  # missing or damaged
 
     def triplets() -> Sequence[Triplet]:
         found = source.load()
@@ -79,6 +75,6 @@ def _loaded(source: TripletSource, state: list[Any], record: Path) -> TripletSet
     kept = [found.digest, found.count, found.skipped]
     changes = [moment for _, _, modified, changed, _ in state[1] for moment in (modified, changed)]
     if max(changes, default=0) < settled and _state(source) == state:
-        with suppress(RTDError):  # no room: the next run reads again
-            write_text(record, json.dumps(kept))
+        with suppress(WriteError):  # no room: the next run reads again
+            write_record(record, kept)
     return found

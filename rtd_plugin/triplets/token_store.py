@@ -5,8 +5,6 @@ A store is a folder of four raw arrays: `tokens.u16`, the token ids of all disti
 `vocabulary.u16`, the token ids that occur.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,11 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
+from rtd_plugin.cache import build_once
 from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
-from rtd_plugin.errors import RTDError
-from rtd_plugin.files import cache_folder, write_atomically
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.parallel import count_processors, in_order
 from rtd_plugin.triplets.ragged import Ragged, gather_slices
@@ -137,7 +133,7 @@ def open_token_store(
         advance: called with the triplets done and their total while a store is written.
 
     Raises:
-        RTDError: the cache folder cannot be written.
+        WriteError: the cache folder cannot be written.
     """
     made_from = [
         FORMAT,
@@ -145,17 +141,7 @@ def open_token_store(
         prompt.placeholder,
         *((source.digest, source.count) for source in sets),
     ]
-    folder = cache_folder() / "tokens" / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):  # one of several processes writes the store
-                if not folder.is_dir():
-                    with write_atomically(folder) as draft:
-                        draft.mkdir()
-                        _write(draft, sets, prompt, advance)
-        except OSError as error:
-            raise RTDError(f"{folder.parent}: cannot be written ({error.strerror}): set RTD_PLUGIN_CACHE") from error
+    folder = build_once("tokens", made_from, lambda draft: _write(draft, sets, prompt, advance))
     return TokenStore(folder)
 
 
