@@ -34,6 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.engine.build import build_engine
+from rtd_plugin.engine.prefetching import PrefetchedBatches
 from rtd_plugin.training.batches import stack_tokens
 from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.loop import make_accelerator
@@ -46,7 +47,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CORRECT = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3, "compiled": 2e-2, "ddp": 2e-2}  # of the loss, relative
 SIDES = ("authors", "good", "plain", "engine")
 WARM_UP = 8
-SYNCHRONISATIONS = ("Synchronize", "cudaMemcpy ", "cudaEventQuery")
+SYNCHRONISATIONS = ("Synchronize", "cudaMemcpy ")
 
 
 class HandWritten:
@@ -67,7 +68,7 @@ class HandWritten:
                 for block in tower.transformer.resblocks:
                     block.compile(dynamic=True)
         self.tokens = 0
-        self.batches = build_plain(run, make_accelerator(run.recipe)).batches
+        self.batches = PrefetchedBatches(build_plain(run, make_accelerator(run.recipe)).batches, lambda batch: batch)
 
     def pad(self, tokens: Tensor) -> Tensor:
         length = 77 if self.authors else -(-tokens.shape[1] // 8) * 8
@@ -164,7 +165,7 @@ def measure(take_step: Callable[[int, float], Tensor], steps: int) -> dict[str, 
     return result
 
 
-def count_kernels(take_step: Callable[[int, float], Tensor], index: int, steps: int = 5) -> dict[str, float]:
+def count_kernels(take_step: Callable[[int, float], Tensor], index: int, steps: int = 5) -> dict[str, Any]:
     """Return kernels, launches and waits a step, the share of time without a kernel, and the longest gap."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
@@ -186,6 +187,10 @@ def count_kernels(take_step: Callable[[int, float], Tensor], index: int, steps: 
         busy += max(0.0, stop - max(start, end))
         end = max(end, stop)
     span = end - kernels[0][0]
+    times: dict[str, float] = {}
+    for start, stop, name in kernels:
+        times[name[:60]] = times.get(name[:60], 0.0) + (stop - start) / steps
+    largest = sorted(times.items(), key=lambda item: -item[1])[:12]
     return {
         "kernels": len(kernels) / steps,
         "launches": launches / steps,
@@ -193,6 +198,7 @@ def count_kernels(take_step: Callable[[int, float], Tensor], index: int, steps: 
         "idle": 1 - busy / span,
         "longest_gap_us": max(gaps),
         "busy_ms": busy / steps / 1e3,
+        "largest_us": {name: round(time) for name, time in largest},
     }
 
 
