@@ -12,7 +12,7 @@ from rtd_plugin.clip.artifact import (
     FILE_NAME,
     FORMAT,
     TextEncoderInfo,
-    artifact_path,
+    find_text_encoder,
     load_text_encoder,
     read_info,
     save_text_encoder,
@@ -96,7 +96,7 @@ def test_places_without_one(tmp_path):
     with pytest.raises(RTDError, match="none: no such file or folder"):
         load_text_encoder(tmp_path / "none")
     (tmp_path / "any.name").touch()
-    assert artifact_path(tmp_path / "any.name") == tmp_path / "any.name"
+    assert find_text_encoder(tmp_path / "any.name") == tmp_path / "any.name"
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, -1])
