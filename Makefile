@@ -13,6 +13,7 @@ quickstart: $(INSTALLED)
 test: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/pytest
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
