@@ -2,50 +2,47 @@
 
 transformers writes only what differs from its defaults, and reads a file as `CLIPModel.from_pretrained` does: a whole
 CLIP has its text tower's settings under `text_config`, or, in files of 2022 and 2023, under `text_config_dict`, which
-overrides `text_config` with its defaults too. The default values are those of transformers' `CLIPTextConfig`.
+overrides all of `text_config`. The default values are those of transformers' `CLIPTextConfig`.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from rtd_plugin.clip.tokens import END, START
-from rtd_plugin.clip.tower import ACTIVATIONS, TextTower
+from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import read_json
+from rtd_plugin.validation import describe_error
 
 CONFIG_FILE = "config.json"
 MODEL_TYPES = ("clip", "clip_text_model")
 LAYER_NORM_EPS = 1e-5
 
 
-@dataclass(frozen=True)
-class TextConfig:
-    """Settings of a text tower, with the default values of transformers.
+class TextConfig(BaseModel):
+    """Settings of a text tower by their keys in `config.json`, with the default values of transformers.
 
     Attributes:
         activation: "gelu" or "quick_gelu".
         heads: number of attention heads.
         width: of the residual stream, W.
         layers: number of transformer blocks.
+        layer_norm_eps: the constant in layer norms' denominators; CLIP's text towers have 1e-5.
     """
 
-    activation: str = "quick_gelu"
-    heads: int = 8
-    width: int = 512
-    layers: int = 12
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-
-KEYS = {
-    "activation": "hidden_act",
-    "heads": "num_attention_heads",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-}
+    activation: Literal["gelu", "quick_gelu"] = Field("quick_gelu", alias="hidden_act")
+    heads: PositiveInt = Field(8, alias="num_attention_heads")
+    width: PositiveInt = Field(512, alias="hidden_size")
+    layers: PositiveInt = Field(12, alias="num_hidden_layers")
+    layer_norm_eps: float = LAYER_NORM_EPS
 
 
 def read_text_config(file: Path) -> TextConfig:
-    """Read the text tower's settings from a `config.json` of a `CLIPModel`, `CLIPTextModel` or one with projection.
+    """Read the text tower's settings from the `config.json` of a whole CLIP or its text tower.
 
     Raises:
         RTDError: the file is not readable, or not the configuration of a text tower like CLIP's.
@@ -53,27 +50,20 @@ def read_text_config(file: Path) -> TextConfig:
     config = read_json(file)
     model_type = config.get("model_type", MODEL_TYPES[0])
     if model_type not in MODEL_TYPES:
-        raise RTDError(f"{file}: the configuration of a model of type {model_type!r}, not of a CLIP")
-    text = config
+        raise RTDError(f"{file}: the configuration of a model of type {model_type!r}, not of a CLIP text tower")
+    text: Any = config
     for key in ("text_config", "text_config_dict"):
         if config.get(key) is not None:
             text = config[key]
-    if not isinstance(text, dict):
-        raise RTDError(f"{file}: its text_config is not a JSON object")
-    if text.get("layer_norm_eps", LAYER_NORM_EPS) != LAYER_NORM_EPS:
+    try:
+        settings = TextConfig.model_validate(text)
+    except ValidationError as error:
+        problem = describe_error(error)
+        raise RTDError(f"{file}: {problem.key or 'text_config'}: {problem.sentence}") from error
+    if settings.layer_norm_eps != LAYER_NORM_EPS:
         raise RTDError(
-            f"{file}: layer_norm_eps is {text['layer_norm_eps']}, but CLIP's text tower has {LAYER_NORM_EPS}"
+            f"{file}: layer_norm_eps is {settings.layer_norm_eps}, but CLIP's text towers have {LAYER_NORM_EPS}"
         )
-    values = {name: text[key] for name, key in KEYS.items() if key in text}
-    for name, value in values.items():
-        expected = str if name == "activation" else int
-        if type(value) is not expected or (expected is int and value < 1):
-            raise RTDError(
-                f"{file}: {KEYS[name]} is {value!r}, not a {'name' if expected is str else 'positive integer'}"
-            )
-    settings = TextConfig(**values)
-    if settings.activation not in ACTIVATIONS:
-        raise RTDError(f"{file}: activation {settings.activation!r} is not one of {', '.join(ACTIVATIONS)}")
     return settings
 
 

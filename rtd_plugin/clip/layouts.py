@@ -125,13 +125,13 @@ def read_sizes(state: Mapping[str, Any]) -> TowerSizes | None:
     """
     layout = detect_layout(state)
     weights = _select_text_weights(state, layout)
-    embedding, projection = (
-        weights.get(layout_names(name, layout)[0]) for name in ("token_embedding.weight", "text_projection")
-    )
-    if not all(isinstance(weight, Tensor) and weight.ndim == 2 for weight in (embedding, projection)):
-        return None
-    features = projection.shape[1 if layout == "openai" else 0]
-    return TowerSizes(_count_blocks(weights), embedding.shape[1], features)
+    shapes = []
+    for name in ("token_embedding.weight", "text_projection"):
+        weight = weights.get(layout_names(name, layout)[0])
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            return None
+        shapes.append(weight.shape)
+    return TowerSizes(_count_blocks(weights), shapes[0][1], shapes[1][1 if layout == "openai" else 0])
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:
