@@ -20,7 +20,7 @@ from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.files import read_checkpoint
 from rtd_plugin.patching.manifest import TunedWeights
 from rtd_plugin.paths import CommandLineText, RecipePath

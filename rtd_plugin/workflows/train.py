@@ -20,7 +20,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance
@@ -76,11 +76,11 @@ def train_run(
             validated = settings.validation.benchmark if settings.validation else None
             validation = _retrieval(run, validated, accelerator.device)
             if validation is not None:
-                selected(validation.image_only().metrics(), settings.validation.select)
+                selected(validation.rank_by_image().compute_metrics(), settings.validation.select)
             same = settings.evaluation == validated
             evaluation = validation if same else _retrieval(run, settings.evaluation, accelerator.device)
             if evaluation is not None:
-                evaluation.image_only().metrics()
+                evaluation.rank_by_image().compute_metrics()
             write_recipe(settings, folder)
         accelerator.wait_for_everyone()
 
@@ -130,7 +130,7 @@ class BenchmarkValidation:
 
     @hookimpl
     def rtd_validation_due(self, tower: TextTower) -> dict[str, Any]:
-        return self.retrieval.composed(tower).metrics()
+        return self.retrieval.rank_composed(tower).compute_metrics()
 
 
 def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:

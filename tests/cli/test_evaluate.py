@@ -289,7 +289,7 @@ def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset
     assert (done.exit_code, done.output) == (0, "")
     assert not (tmp_path / "evaluations").exists()
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("rtd_plugin.evaluation.images.ImageFeatures._encode", None)  # there is nothing left to encode
+    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode", None)
     assert evaluate("cirr")["gallery"] == 18
 
 
