@@ -89,6 +89,7 @@ class Recipe(Keys):
     steps: int = Field(2000, gt=0)
     batch_size: int = Field(128, gt=1)
     accumulation: int = Field(1, gt=0)
+    engine: Literal["fast", "plain"] = "fast"
     activation_checkpointing: bool = False
     compile: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"

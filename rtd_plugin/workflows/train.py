@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import hookimpl, plugins
+from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
@@ -23,7 +24,10 @@ from rtd_plugin.files import write_text
 from rtd_plugin.printable import count_noun
 from rtd_plugin.progress import Advance, Progress, no_progress
 from rtd_plugin.training import loop
-from rtd_plugin.training.batches import BatchOrder
+from rtd_plugin.training.losses import StepReport
+from rtd_plugin.training.metrics import select_metric
+from rtd_plugin.training.order import BatchOrder
+from rtd_plugin.training.plain import build_plain
 from rtd_plugin.training.recipe import Recipe
 from rtd_plugin.training.run import Run, load_run, write_recipe
 from rtd_plugin.workflows.folders import lock_folder, make_folder
@@ -173,7 +177,8 @@ def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: 
 def _tune(run: Run, accelerator: Accelerator, watchers: Sequence[object]) -> tuple[TextTower, int]:
     try:
         with plugins.use_plugins(*watchers):
-            return loop.train(run, accelerator)
+            build = build_engine if run.recipe.engine == "fast" else build_plain
+            return loop.train(run, accelerator, build)
     except loop.Interrupted as error:
         raise InterruptedRun(str(error), run.folder) from error
 
@@ -199,7 +204,7 @@ def _encode_benchmarks(
     settings = run.recipe.validation
     validation = encode(settings.benchmark if settings else None)
     if settings is not None and validation is not None:
-        loop.selected(validation.rank_by_image().compute_metrics(), settings.select)
+        select_metric(validation.rank_by_image().compute_metrics(), settings.select)
         if run.recipe.evaluation == settings.benchmark:
             return validation, validation
     evaluation = encode(run.recipe.evaluation)
@@ -215,7 +220,7 @@ class TrainingProgress:
     advance: Advance
 
     @hookimpl
-    def rtd_step_ended(self, run: Run, report: loop.StepReport) -> None:
+    def rtd_step_ended(self, run: Run, report: StepReport) -> None:
         """Show the step, the loss and the speed."""
         note = f"loss {report.loss:.3f}, {report.triplets_per_second:.0f} triplets/s"
         self.advance(report.step, run.recipe.steps, note)
