@@ -42,7 +42,9 @@ def _draw_table(benchmark: str, sections: Sequence[ComparisonTable], columns: Se
             cells = [row.cells[column] for column in columns]
             if row.kind == "gain":
                 table.add_row(f"  {row.label}", *(_color(cell, f"{cell.value:+.1f}") for cell in cells))
-                table.add_row("    95 % interval", *(_color(cell, f"{cell.low:+.1f}…{cell.high:+.1f}") for cell in cells))
+                table.add_row(
+                    "    95 % interval", *(_color(cell, f"{cell.low:+.1f}…{cell.high:+.1f}") for cell in cells)
+                )
             else:
                 table.add_row(f"  {row.label}", *(f"{cell.value:.1f}" for cell in cells))
         table.add_section()

@@ -143,16 +143,11 @@ def find_recipe(name_or_file: str) -> Path:
     return shipped[name_or_file]
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
-    """Read and validate a recipe; paths in it are relative to its folder, those of overrides to the current one.
-
-    Args:
-        path: the recipe's file.
-        overrides: `a.b=value`, the value in YAML; an entry of a list is meant by its number, `triplets.0.path=…`.
-        adapter: replaces the recipe's adapter.
+def read_values(path: Path) -> tuple[dict[str, Any], str]:
+    """Return a recipe's keys and values, not validated, and its text.
 
     Raises:
-        UsageError: a file that is no YAML, or a key or value that does not fit, by name, file and line.
+        UsageError: the file cannot be read, or is not YAML with keys and values.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -165,6 +160,21 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), adapter: str | None =
         raise UsageError(f"{path}: not a text in UTF-8") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: not a recipe: it should hold keys and values")
+    return values, text
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
+    """Read and validate a recipe; paths in it are relative to its folder, those of overrides to the current one.
+
+    Args:
+        path: the recipe's file.
+        overrides: `a.b=value`, the value in YAML; an entry of a list is meant by its number, `triplets.0.path=…`.
+        adapter: replaces the recipe's adapter.
+
+    Raises:
+        UsageError: a file that is no YAML, or a key or value that does not fit, by name, file and line.
+    """
+    values, text = read_values(path)
     if adapter is not None:
         values["adapter"] = adapter
     for override in overrides:
