@@ -224,7 +224,7 @@ def test_an_error_is_safe_wherever_it_is_printed():
 
 
 # These print what `make_printable` returned, and JSON for the doctor.
-PRINTERS = {"cli/console.py", "patching/tally.py", "patching/self_check.py"}
+PRINTERS = {"cli/console.py", "patching/usage_log.py", "patching/self_check.py"}
 
 
 def test_one_module_prints():
