@@ -113,7 +113,7 @@ def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
             own.pop(name, None)
         arguments = list(map(str, words))
         return subprocess.run(
-            arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, timeout=120, check=False
+            arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, check=False
         )
 
     return command

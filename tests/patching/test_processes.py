@@ -273,7 +273,7 @@ def test_signals_reach_the_command(searle, tmp_path):
     while not (tmp_path / "ready").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 9
     assert b"no composed query" in errors
 

@@ -63,9 +63,7 @@ def start(tmp_path):
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
         options = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"], "dash": []}[shell]
         own |= {"PATCH": str(folder), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-        return subprocess.run(
-            [shell, *options, "-c", text], cwd=tmp_path, env=own, capture_output=True, timeout=120, check=False
-        )
+        return subprocess.run([shell, *options, "-c", text], cwd=tmp_path, env=own, capture_output=True, check=False)
 
     return start
 
