@@ -126,7 +126,7 @@ def load_models(
     recipe_file = _find_recipe_file(recipe, files)
     if recipe_file is None and miniature and projection is None and adapter is not None:
         recipe_file = plugins.list_recipes().get(f"{adapter}-miniature")
-    values = read_values(recipe_file)[0] if recipe_file is not None else {}
+    values = read_values(recipe_file)[1] if recipe_file is not None else {}
     backbone = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
     backbone = {key: CommandLineText(value) for key, value in backbone.items() if value is not None}
     values |= {"backbone": backbone} if backbone else {}

@@ -24,7 +24,7 @@ from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
 from rtd_plugin.training.run import Run, load_run
-from rtd_plugin.workflows.train import ProgressBar
+from rtd_plugin.workflows.train import TrainingProgress
 
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 GROUPS = ("all", "seen", "unseen")
@@ -40,7 +40,7 @@ def tuned(run: Run, what: str) -> tuple[TextTower, float]:
     began = time.monotonic()
     with progress(what) as advance:
         accelerator = make_accelerator(run.recipe)
-        with plugins.use_plugins(ProgressBar(advance)):
+        with plugins.use_plugins(TrainingProgress(advance)):
             tower, _ = train(run, accelerator)
     return tower, time.monotonic() - began
 

@@ -241,7 +241,7 @@ def test_many_metrics_groups_and_weights():
 
 def test_gains_are_green_losses_red_and_the_rest_plain():
     metrics = dict.fromkeys(METRICS[:3], 10.0)
-    intervals = dict.fromkeys(METRICS[:3], {"low": 9.0, "high": 11.0})
+    intervals = {name: {"low": 9.0, "high": 11.0} for name in metrics}
     ends = ((2.0, 1.0, 3.0), (-2.0, -3.0, -1.0), (0.5, -1.0, 2.0))
     gain = {
         name: dict(zip(("difference", "low", "high"), values, strict=True))

@@ -266,9 +266,7 @@ def test_the_captions_of_a_split_without_targets(make, tmp_path, name):
         read(plugins.find_benchmark(name)(data=str(tmp_path / name)))
 
 
-@pytest.mark.parametrize(
-    ("content", "says"), [(b"[{", "invalid JSON"), (b"{}", "input should be a valid list, found {}")]
-)
+@pytest.mark.parametrize(("content", "says"), [(b"[{", "invalid JSON"), (b"{}", "input should be a valid list, found")])
 def test_files_that_are_broken(make, tmp_path, content, says):
     make("cirr")
     (tmp_path / "cirr" / ANNOTATIONS["cirr"]).write_bytes(content)
