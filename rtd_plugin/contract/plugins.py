@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, wraps
@@ -87,8 +87,7 @@ class PluginManager(pluggy.PluginManager):
 def get_plugin_manager() -> PluginManager:
     """Return this process's plugin manager, with every installed plugin loaded.
 
-    Warns:
-        UserWarning: a plugin implements no hook.
+    A plugin that implements no hook is logged as a warning.
 
     Raises:
         RTDError: a plugin cannot be imported, or implements a hook that does not exist or with wrong arguments.
@@ -102,7 +101,7 @@ def get_plugin_manager() -> PluginManager:
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise _describe_misfit(manager, error) from error
+        raise _describe_misfit(manager, manager.get_name(error.plugin), error) from error
     return manager
 
 
@@ -119,17 +118,17 @@ def _load(manager: PluginManager, entry_point: EntryPoint) -> None:
         plugin = entry_point.load()
         manager.register(plugin, name)
     except pluggy.PluginValidationError as error:
-        raise _describe_misfit(manager, error) from error
+        raise _describe_misfit(manager, name, error) from error
     except Exception as error:  # importing third-party code may raise anything
         problem = f"cannot be loaded from {entry_point.value}: {type(error).__name__}: {error}"
         raise RTDError(f"the plugin {manager.describe(name)} {problem}{manager.suggest_disabling(name)}") from error
     if not manager.get_hookcallers(plugin):
         problem = f"implements no hook: mark its functions with rtd_plugin.contract.hookimpl in {entry_point.value}"
-        warnings.warn(f"the plugin {manager.describe(name)} {problem}", stacklevel=3)
+        logging.getLogger(__name__).warning("the plugin %s %s", manager.describe(name), problem)
 
 
-def _describe_misfit(manager: PluginManager, error: pluggy.PluginValidationError) -> RTDError:
-    name = manager.get_name(error.plugin) or type(error.plugin).__name__
+def _describe_misfit(manager: PluginManager, name: str | None, error: pluggy.PluginValidationError) -> RTDError:
+    name = name or type(error.plugin).__name__
     problem = " ".join(str(error).split())
     return RTDError(f"the plugin {manager.describe(name)} does not fit: {problem}{manager.suggest_disabling(name)}")
 
@@ -144,12 +143,13 @@ def use_plugins(*plugins: object) -> Iterator[None]:
     manager = get_plugin_manager()
     with ExitStack() as stack:
         for plugin in plugins:
+            name = type(plugin).__name__
             try:
-                manager.register(plugin, type(plugin).__name__)
+                manager.register(plugin, name)
                 stack.callback(manager.unregister, plugin)
                 manager.check_pending()
             except pluggy.PluginValidationError as error:
-                raise _describe_misfit(manager, error) from error
+                raise _describe_misfit(manager, name, error) from error
         yield
 
 

@@ -22,16 +22,16 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 from rtd_plugin.training.loop import make_accelerator, train
-from rtd_plugin.training.recipe import find_recipe, read_recipe
+from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import Run, load_run
-from rtd_plugin.workflows.train import ProgressBar
+from rtd_plugin.workflows.train import TrainingProgress
 
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 GROUPS = ("all", "seen", "unseen")
 
 
 def run_of(recipe: str, seed: int, folder: Path, *overrides: str) -> Run:
-    settings = read_recipe(find_recipe(recipe), [f"seed={seed}", *overrides])
+    settings = read_recipe(plugins.find_recipe(recipe), [f"seed={seed}", *overrides])
     return load_run(settings, folder)
 
 
@@ -40,14 +40,14 @@ def tuned(run: Run, what: str) -> tuple[TextTower, float]:
     began = time.monotonic()
     with progress(what) as advance:
         accelerator = make_accelerator(run.recipe)
-        with plugins.use_plugins(ProgressBar(advance)):
+        with plugins.use_plugins(TrainingProgress(advance)):
             tower, _ = train(run, accelerator)
     return tower, time.monotonic() - began
 
 
 def shuffled_conditions(recipe: str, file: Path) -> None:
     """The recipe's triplets with their conditions in another order, as JSON lines."""
-    (source,) = read_recipe(find_recipe(recipe)).triplets
+    (source,) = read_recipe(plugins.find_recipe(recipe)).triplets
     triplets = source.load().triplets
     conditions = [triplet.condition for triplet in triplets]
     random.Random(0).shuffle(conditions)
