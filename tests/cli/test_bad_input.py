@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rtd_adapters.lincir import Phi
+from rtd_adapters.phi import Phi
 from safetensors.torch import load_file
 
 
