@@ -127,23 +127,6 @@ Location = tuple[str | int, ...]  # keys and list numbers on the way to a value
 Report = Callable[[Location, str], UsageError]
 
 
-def find_recipe(name_or_file: str) -> Path:
-    """A recipe's file, by the name under which a plugin ships it, or by its path.
-
-    Raises:
-        UsageError: there is neither.
-    """
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UsageError(f"{path}: no such recipe file")
-        return path
-    shipped = plugins.list_recipes()
-    if name_or_file not in shipped:
-        raise UsageError(f"there is no recipe {name_or_file!r}: installed are {', '.join(shipped) or 'none'}")
-    return shipped[name_or_file]
-
-
 def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
     """Read and validate a recipe; paths in it are relative to its folder, those of overrides to the current one.
 
@@ -155,7 +138,7 @@ def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (),
     Raises:
         UsageError: a file that is no YAML, or a key or value that does not fit, by name, file and line.
     """
-    text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else _load_file(recipe)
+    text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else read_values(recipe)
     if adapter is not None:
         values["adapter"] = adapter
     for override in overrides:
@@ -175,7 +158,7 @@ def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (),
     return _validated(values, folder, report)
 
 
-def _load_file(path: Path) -> tuple[str, dict[str, Any]]:
+def read_values(path: Path) -> tuple[str, dict[str, Any]]:
     """Return a recipe's text and its keys and values."""
     try:
         text = path.read_text(encoding="utf-8-sig")

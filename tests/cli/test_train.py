@@ -3,10 +3,10 @@
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -218,9 +218,7 @@ def test_torchrun(files, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = ["-m", "rtd_plugin", "train", "--json", "--recipe", files / "tiny.yaml", "--set", "steps=2"]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, *command], cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*torchrun, *command], cwd=tmp_path, env=one_thread, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "runs/tiny"
     assert done.stderr.count("Training 2/2") == 1
@@ -231,28 +229,29 @@ def test_torchrun(files, tmp_path):
 def test_two_processes_resume(start, files, tmp_path, finished):
     """Killed processes, started as torchrun does it, go on where they were; another number of them does not."""
 
-    def both(*args):
+    def both(*args, signal_at=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        return [start("train", *args, environment=environment) for environment in ranks]
+        main, helper = (shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
+        return [
+            start("train", *args, environment=main, signal_at=signal_at),
+            start("train", *args, environment=helper),
+        ]
 
     def codes(processes):
         for process in processes:
-            process.join(120)
+            process.join()
         return [process.exitcode for process in processes]
 
     recipe = ("--recipe", files / "tiny.yaml", "--set", "steps=3", "--set", "checkpoints.every=1")
     assert codes(both(*recipe, "--output", "whole")) == [0, 0]
-    started = both(*recipe, "--output", "part")
-    while not (tmp_path / "part/checkpoints/step-000001").exists():
-        assert all(process.is_alive() for process in started)
-        time.sleep(0.001)
-    for process in started:
-        process.kill()
-    assert codes(started) == [-9, -9]
+    main, helper = both(*recipe, "--output", "part", signal_at=("os.mkdir", ".step-000002", signal.SIGKILL))
+    assert codes([main]) == [-signal.SIGKILL]
+    helper.kill()
+    codes([helper])
+    assert [path.name for path in (tmp_path / "part/checkpoints").glob("step-*")] == ["step-000001"]
     alone = start("train", "--resume", "--output", "part")
     assert codes([alone]) == [1]
     assert "began with 2 process(es), so it cannot resume with 1" in (tmp_path / "output.txt").read_text()
