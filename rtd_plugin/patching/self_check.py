@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rtd_plugin.contract.composition import compose
 from rtd_plugin.patching.function_reference import import_function
@@ -39,13 +39,18 @@ def check(root: str, file: str, module: str, name: str, read: str, example: str)
         composition = import_function(read)(*arguments)
         _randomise(composition.model)
         with torch.no_grad():
-            expected = compose(text_tower(composition.model, None, None), composition)
-            found = function(*arguments)
+            expected = _features(compose(text_tower(composition.model, None, None), composition))
+            features = _features(function(*arguments))
+        difference = ((features - expected).abs().max() / expected.abs().max()).item()
     except Exception as error:  # whatever a host raises in an environment that it was not written for
         return {"outcome": "failed", "difference": None, "message": f"{type(error).__name__}: {error}"}
-    difference = ((found - expected).abs().max() / expected.abs().max()).item()
     outcome = "exact" if difference <= TOLERANCE else "wrong"  # also if it is not a number
     return {"outcome": outcome, "difference": difference, "message": ""}
+
+
+def _features(encoding: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Return the features (B, D) of an encoding, which may have hidden states beside them."""
+    return encoding[0] if isinstance(encoding, tuple) else encoding
 
 
 @torch.no_grad()
