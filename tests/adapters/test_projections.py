@@ -147,7 +147,9 @@ def test_another_methods_checkpoint(randomised, tmp_path, of, says):
     path = tmp_path / "other.pt"
     for checkpoint in (native(ADAPTERS[of], module.state_dict()), module.state_dict()):
         torch.save(checkpoint, path)
-        with pytest.raises(RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+' is in it$"):
+        with pytest.raises(
+            RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+' is in it$"
+        ):
             load_projection(ADAPTERS[says.lower()], path, D, W)
 
 
