@@ -23,12 +23,12 @@ def require(right: object, problem: str) -> None:
 def small_tower() -> TextTower:
     """A text tower with CLIP's vocabulary and context, whose every weight matters."""
     tower = TextTower(width=32, layers=2, heads=4, features=FEATURES, activation="quick_gelu")
-    return randomised(tower).requires_grad_(False)
+    return randomise(tower).requires_grad_(False)
 
 
-def randomised(module: nn.Module) -> nn.Module:
-    """A module in eval mode with weights that are all of a size that shows in its results; always the same."""
-    generator = torch.Generator().manual_seed(0)
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give a module random weights that all matter, biases and norms too, and put it into eval mode."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in module.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
@@ -46,6 +46,6 @@ def features(count: int, size: int = FEATURES) -> Tensor:
 
 def pseudo_tokens(adapter: Adapter, count: int, width: int) -> Tensor:
     """Pseudo tokens of an untrained projection of the adapter's, (count, W) or (count, n, W), different in each row."""
-    projection = randomised(adapter.build_projection({}, FEATURES, width))
+    projection = randomise(adapter.build_projection({}, FEATURES, width))
     with torch.no_grad():
         return projection(features(count))

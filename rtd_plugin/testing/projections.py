@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError
-from rtd_plugin.testing.fixtures import NEAR, features, randomised, require
+from rtd_plugin.testing.fixtures import NEAR, features, randomise, require
 
 SIZES = ((24, 32), (32, 24))  # D, W
 ROWS = 3
@@ -111,7 +111,7 @@ def _projection(adapter: Adapter, size: int, width: int) -> nn.Module:
     """An untrained projection with weights that show in its results."""
     projection = adapter.build_projection({}, size, width)
     require(isinstance(projection, nn.Module), f"build_projection gives a {type(projection).__name__}, not a module")
-    return randomised(projection).requires_grad_(False)
+    return randomise(projection).requires_grad_(False)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.paths import CommandLineText, RecipePath
-from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_recipe_file
+from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_values
 from rtd_plugin.triplets.triplet import TripletSource
 
 
@@ -138,7 +138,7 @@ def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (),
     Raises:
         UsageError: a file that is no YAML, or a key or value that does not fit, by name, file and line.
     """
-    text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else read_recipe_file(recipe)
+    text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else read_values(recipe)
     if adapter is not None:
         values["adapter"] = adapter
     for override in overrides:

@@ -53,7 +53,7 @@ def load_yaml(text: str) -> Any:
         raise NotYAML("nested too deeply", 1) from error
 
 
-def read_recipe_file(path: Path) -> tuple[str, dict[str, Any]]:
+def read_values(path: Path) -> tuple[str, dict[str, Any]]:
     """Return a recipe's text, and its keys and values, which are not validated.
 
     Raises:

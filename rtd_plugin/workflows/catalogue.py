@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.contract import plugins
-from rtd_plugin.training.yaml_lines import read_recipe_file
+from rtd_plugin.training.yaml_lines import read_values
 
 
 def describe_adapters() -> list[dict[str, str]]:
@@ -21,7 +21,7 @@ def load_recipes() -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: one of the files is not a recipe.
     """
-    return {name: read_recipe_file(path)[1] for name, path in plugins.list_recipes().items()}
+    return {name: read_values(path)[1] for name, path in plugins.list_recipes().items()}
 
 
 def load_recipe(name_or_file: str | Path) -> tuple[str, dict[str, Any]]:
@@ -30,4 +30,4 @@ def load_recipe(name_or_file: str | Path) -> tuple[str, dict[str, Any]]:
     Raises:
         UsageError: there is no such recipe, or its file is not a recipe.
     """
-    return read_recipe_file(plugins.find_recipe(str(name_or_file)))
+    return read_values(plugins.find_recipe(str(name_or_file)))
