@@ -29,9 +29,9 @@ def build_small_tower() -> TextTower:
     return randomise(tower)
 
 
-def randomise(module: Module) -> Module:
+def randomise(module: Module, seed: int = 0) -> Module:
     """Give a module reproducible weights, all large enough to change its results, and return it in eval mode."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in module.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)

@@ -88,6 +88,16 @@ def test_checkpoints(adapter, projection, tmp_path, form):
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
 
 
+def test_a_projection_with_weights_that_are_not_finite(adapter, projection, tmp_path):
+    """It trained and was evaluated without an error, on pseudo tokens of NaN."""
+    key = KEYS[adapter.name][0]
+    state = projection.state_dict()
+    state[key].view(-1)[3] = float("nan")
+    torch.save(native(adapter, state), tmp_path / "projection.pt")
+    with pytest.raises(RTDError, match=rf"projection\.pt: {re.escape(key)} has infinite or NaN values"):
+        load_projection(adapter, tmp_path / "projection.pt", D, W)
+
+
 def test_a_projection_of_another_backbones_features(adapter, projection, tmp_path):
     torch.save(native(adapter, projection.state_dict()), tmp_path / "projection.pt")
     message = rf"projection\.pt: {re.escape(KEYS[adapter.name][0])} has shape .*, but .* features of size 16 .* needs"

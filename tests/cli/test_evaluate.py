@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import rtd_plugin
+import rtd_plugin.errors
 from rtd_plugin.clip.artifact import load_text_encoder
 from rtd_plugin.clip.layouts import write_state_dict
 
@@ -91,6 +93,60 @@ def test_the_second_time_no_image_is_read(evaluate, finished, tmp_path, monkeypa
         assert second["results"][0]["metrics"] == first["results"][0]["metrics"]
         failed = evaluate("cirr", "--preprocess", "targetpad", fails=True)
         assert "18 images cannot be read" in failed.stderr
+
+
+def test_python_returns_what_the_command_line_writes(evaluate, finished, files, tmp_path):
+    printed = evaluate("fashioniq", "--weights", finished, "--output", "printed", "--seed", 3)
+    returned = rtd_plugin.evaluate(
+        "fashioniq",
+        "fashioniq",
+        adapter="lincir",
+        model=str(files / "model.json"),
+        checkpoint=files / "clip.pt",
+        projection=str(files / "phi.pt"),
+        weights=[finished],
+        cache="cache",
+        output="returned",
+        seed=3,
+    )
+    for results in (printed, returned, stored := json.loads(Path("returned/results.json").read_text())):
+        results.pop("seconds")
+        results.pop("output")
+    assert json.dumps(returned) == json.dumps(printed) == json.dumps(stored)
+    assert Path("returned/report.html").read_text() == Path("printed/report.html").read_text()
+
+
+def test_options_in_python_are_values(evaluate, files, tmp_path):
+    evaluate("genecis")
+    results = rtd_plugin.evaluate(
+        "genecis",
+        "genecis",
+        options={"tasks": ["focus_object"]},
+        adapter="lincir",
+        model=str(files / "model.json"),
+        checkpoint=str(files / "clip.pt"),
+        projection=files / "phi.pt",
+    )
+    assert results["tasks"] == ["focus_object"]
+    with pytest.raises(rtd_plugin.errors.UsageError, match="preprocess: 'pad' is not one of clip, targetpad"):
+        rtd_plugin.evaluate(
+            "genecis",
+            "genecis",
+            adapter="lincir",
+            model=str(files / "model.json"),
+            checkpoint=str(files / "clip.pt"),
+            projection=files / "phi.pt",
+            preprocess="pad",
+        )
+
+
+def test_weights_named_like_the_baseline_get_a_folder(evaluate, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "pre-trained")
+    result = evaluate("circo", "--split", "test", "--weights", "pre-trained")
+    assert len(result["submissions"]) == len(set(result["submissions"])) == 2
+    rankings = [(Path(result["output"]) / name).read_text() for name in result["submissions"]]
+    assert rankings[0] != rankings[1]
+    assert len({row["name"] for row in result["results"]}) == 2
 
 
 def test_weights_in_any_layout(evaluate, finished, tmp_path):
@@ -289,7 +345,7 @@ def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset
     assert (done.exit_code, done.output) == (0, "")
     assert not (tmp_path / "evaluations").exists()
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode", None)
+    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode_batch", None)
     assert evaluate("cirr")["gallery"] == 18
 
 

@@ -54,7 +54,7 @@ def test_cirr(make):
     assert benchmark.excludes_reference
     assert benchmark.remarks() == (
         "cirr val has 6 queries and 18 images here, but 4181 queries and 2297 images as published: "
-        "figures do not compare with published ones",
+        "results are not comparable with published ones",
     )
     test = make("cirr", split="test1")
     assert [query.targets for query in test.queries()] == [()] * 6
@@ -175,11 +175,11 @@ def test_folder_with_json_lines(make, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("queries.csv", "reference,condition\n0.png,is red\n", "queries.csv, line 2: target: field required"),
-        ("queries.csv", "reference,condition,target\n0.png,,1.png\n", "line 2: condition: field required"),
+        ("queries.csv", "reference,condition\n0.png,is red\n", "queries.csv, line 2: target: is missing"),
+        ("queries.csv", "reference,condition,target\n0.png,,1.png\n", "line 2: condition: is missing"),
         ("queries.csv", "reference,condition,target\n0.png,a,1.png,x\n", "line 2: more cells than the header has"),
-        ("queries.csv", "reference,condition,target\n0.png,a,9.png\n", "line 2: there is no image 9.png in"),
-        ("queries.csv", "reference;condition\n0.png;a\n", "line 2: reference: field required"),
+        ("queries.csv", "reference,condition,target\n0.png,a,9.png\n", "line 2: no image 9.png in"),
+        ("queries.csv", "reference;condition\n0.png;a\n", "line 2: reference: is missing"),
         ("queries.jsonl", '{"reference": "0.png"\n', "queries.jsonl, line 1: not JSON"),
         ("queries.jsonl", "[1]", "line 1: not a JSON object"),
         (
@@ -205,7 +205,7 @@ def test_a_folder_without_queries_or_images(make, tmp_path):
     with pytest.raises(RTDError, match=r"needs queries.csv or queries.jsonl, and has both"):
         benchmark.queries()
     (tmp_path / "empty").mkdir()
-    for folder, says in (("empty", "there is no image in this folder"), ("nowhere", "no such folder of images")):
+    for folder, says in (("empty", "no image in this folder"), ("nowhere", "no such folder of images")):
         with pytest.raises(RTDError, match=says):
             plugins.find_benchmark("folder")(data=str(tmp_path / folder)).gallery()
 
@@ -253,7 +253,9 @@ def test_the_captions_of_another_dataset(make, tmp_path, write_dataset, name, ot
     if name == other:
         read(benchmark)
         return
-    with pytest.raises(RTDError, match=rf"{file.name}: not a file of {name} \w+: \[0\]\.\w+: (field|input)"):
+    with pytest.raises(
+        RTDError, match=rf"{file.name}: not a file of {name} \w+: 0\.\w+: (is missing|input|needs keys)"
+    ):
         read(benchmark)
 
 
@@ -266,7 +268,9 @@ def test_the_captions_of_a_split_without_targets(make, tmp_path, name):
         read(plugins.find_benchmark(name)(data=str(tmp_path / name)))
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"[{", "it: invalid JSON"), (b"{}", "it: input should be a valid")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"[{", "invalid JSON"), (b"{}", "input should be a valid array, found")]
+)
 def test_files_that_are_broken(make, tmp_path, content, says):
     make("cirr")
     (tmp_path / "cirr" / ANNOTATIONS["cirr"]).write_bytes(content)

@@ -92,7 +92,7 @@ def test_interval_depends_on_its_seed_alone(monkeypatch):
 def test_interval_refuses_what_has_no_mean():
     with pytest.raises(RTDError, match="at least one query"):
         bootstrap_interval(torch.tensor([]))
-    with pytest.raises(RTDError, match="a number for each"):
+    with pytest.raises(RTDError, match="a finite value for each"):
         bootstrap_interval(torch.tensor([1.0, math.nan]))
     with pytest.raises(RTDError, match="at least one query"):
         bootstrap_interval(torch.ones(2), torch.tensor([]))

@@ -85,5 +85,5 @@ def test_intervals_hold_their_metric():
 
 
 def test_no_queries():
-    with pytest.raises(RTDError, match="no metrics without queries"):
+    with pytest.raises(RTDError, match="metrics need queries"):
         compute_per_query_metrics(rankings([1, 1, 1, 1]), None, [], recall_at=(1,)).compute_metrics()

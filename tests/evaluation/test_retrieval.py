@@ -183,7 +183,7 @@ def test_a_reference_that_is_kept_comes_first(retrieve):
 
 def test_progress_counts_references_outside_the_gallery(retrieve):
     reported = []
-    retrieve(Noise(), report=lambda done, total: reported.append((done, total)))
+    retrieve(Noise(), advance=lambda done, total: reported.append((done, total)))
     assert reported == [(5, 16), (10, 16), (15, 16), (16, 16)]
 
 
@@ -208,13 +208,13 @@ def changed(**changes):
         (changed(query={"subset": ("0", "98")}), "noise: 98, a query's target or candidate, is not in the gallery"),
         (
             changed(query={"subset": ("1", "2")}),
-            r"a target of query 0 \(image 0 of the gallery\) is excluded from its ranking or no candidate",
+            r"a target of query 0 \(image 0 of the gallery\) is excluded from its ranking or not a candidate",
         ),
         (changed(query={"reference": "0"}), "a target of query 0 .* is excluded from its ranking"),
         (changed(query={"reference": "cat.jpg"}), "noise: the image cat.jpg cannot be read"),
         (changed(query={"targets": ()}), "noise: some queries have targets and some have none"),
         (changed(query={"subset": ()}), "noise: some queries have a subset and some have none"),
-        (changed(queries=[]), "noise: there are no queries"),
+        (changed(queries=[]), "noise: no queries"),
         (changed(gallery=[*Noise().gallery(), "3"]), "noise: 3 is in the gallery more than once"),
         (Noise(broken="7"), r"noise: the image 7 cannot be read \(OSError: image file is truncated\)"),
     ],
@@ -268,7 +268,7 @@ def test_a_split_without_targets_is_ranked_all_the_same(retrieve, tower):
     assert set(ranked[0].subset) == set(queries[0].subset)
     assert ranked[0].subset == sorted(ranked[0].subset, key=ranked[0].names.index)
     assert secret.per_query is None
-    with pytest.raises(RTDError, match="noise: there are no metrics: the targets of this split are kept secret"):
+    with pytest.raises(RTDError, match="noise: no metrics: the targets of this split are kept secret"):
         secret.compute_metrics()
 
 

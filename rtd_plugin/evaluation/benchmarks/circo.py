@@ -86,7 +86,7 @@ class CIRCO(FileBenchmark):
         return self.data / COCO / "unlabeled2017" / self._files[name]
 
     def remarks(self) -> Sequence[str]:
-        return self.differs(self.split, len(self._queries), len(self._files))
+        return self.compare_counts(self.split, len(self._queries), len(self._files))
 
     def submissions(self, rankings: Sequence[RankedNames]) -> Mapping[str, Any]:
         """`circo.json`, in the format of the test server: ids of images, not names."""

@@ -82,7 +82,7 @@ class CIRR(FileBenchmark):
         return self.data / self._paths[name]
 
     def remarks(self) -> Sequence[str]:
-        return self.differs(self.split, len(self._pairs), len(self._paths))
+        return self.compare_counts(self.split, len(self._pairs), len(self._paths))
 
     def submissions(self, rankings: Sequence[RankedNames]) -> Mapping[str, Any]:
         """`recall.json` and `recall_subset.json`, in the format of the test server."""

@@ -87,5 +87,5 @@ class FashionIQ(FileBenchmark):
         return [
             remark
             for category, names in self._galleries.items()
-            for remark in self.differs(category, len(self._pairs[category]), len(names))
+            for remark in self.compare_counts(category, len(self._pairs[category]), len(names))
         ]

@@ -131,7 +131,7 @@ class GeneCIS(FileBenchmark):
         return [
             remark
             for task, queries in self._queries.items()
-            for remark in self.differs(task, len(queries), 1 + len(queries[0].gallery) if queries else 0)
+            for remark in self.compare_counts(task, len(queries), 1 + len(queries[0].gallery) if queries else 0)
         ]
 
 
