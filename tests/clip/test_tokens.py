@@ -204,8 +204,8 @@ def test_a_condition_that_is_not_given():
 @pytest.mark.parametrize(
     "template", ["a photo of that {condition}", "a photo of $, {condition}", "$ and $, {condition}", "$$"]
 )
-def test_a_template_without_a_placeholder_of_its_own(template):
-    with pytest.raises(RTDError, match=r"needs its placeholder '\$' as a word of its own"):
+def test_a_template_needs_its_placeholder_as_a_separate_word(template):
+    with pytest.raises(RTDError, match=r"needs its placeholder '\$' as a separate word"):
         Prompt(template)
 
 
