@@ -40,7 +40,9 @@ def test_a_state_dict_is_loaded(whole, partial):
 def test_ten_steps_of_adamw_are_those_of_the_whole(whole, partial):
     before = whole.weight.detach().clone()
     rates = [0.1 / (1 + step) for step in range(10)]
-    optimizers = [torch.optim.AdamW(embedding.parameters(), weight_decay=0.3, fused=True) for embedding in (whole, partial)]
+    optimizers = [
+        torch.optim.AdamW(embedding.parameters(), weight_decay=0.3, fused=True) for embedding in (whole, partial)
+    ]
     for rate in rates:
         tokens, weights = torch.tensor(TRAINED)[torch.randint(4, (7,))], torch.randn(7, 6)
         for embedding, optimizer in zip((whole, partial), optimizers, strict=True):
