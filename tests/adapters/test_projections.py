@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rtd_adapters import lincir, phi, pic2word, searle
+from rtd_adapters import im2text, lincir, phi, pic2word, searle
 from safetensors.torch import save_file
 
 from rtd_plugin.contract.adapter import load_projection
@@ -42,7 +42,7 @@ def adapter(request):
 
 @pytest.fixture
 def projection(adapter, randomised):
-    return randomised(pic2word.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
+    return randomised(im2text.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
 
 
 def prefixed(state):
@@ -153,11 +153,13 @@ def test_what_is_no_checkpoint_of_a_method(adapter, tmp_path, kind):
 
 @pytest.mark.parametrize(("of", "says"), [("pic2word", "LinCIR"), ("pic2word", "SEARLE"), ("lincir", "Pic2Word")])
 def test_another_methods_checkpoint(randomised, tmp_path, of, says):
-    module = randomised(pic2word.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
+    module = randomised(im2text.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
     path = tmp_path / "other.pt"
     for checkpoint in (native(ADAPTERS[of], module.state_dict()), module.state_dict()):
         torch.save(checkpoint, path)
-        with pytest.raises(RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+'$"):
+        with pytest.raises(
+            RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+' is in it$"
+        ):
             load_projection(ADAPTERS[says.lower()], path, D, W)
 
 
