@@ -9,7 +9,7 @@ from PIL import Image
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import RankedNames
-from rtd_plugin.evaluation.benchmarks.genecis import _around
+from rtd_plugin.evaluation.benchmarks.genecis import _crop_around
 
 NAMES = ("cirr", "circo", "fashioniq", "genecis", "folder")
 
@@ -135,17 +135,17 @@ def test_a_crop_by_hand(mode):
     """A box of 10 × 20 at (30, 10): 7 more on its left and 14 above, of which the picture has 10; 17 × 34 in all."""
     image = Image.new("RGB", (100, 60), "white")
     image.paste("red", (23, 0, 40, 34))
-    crop = _around(image.convert(mode), (30, 10, 10, 20))
+    crop = _crop_around(image.convert(mode), (30, 10, 10, 20))
     assert crop.size == (34, 34)
     background, red = (0, 76) if mode == "L" else ((0, 0, 0), (255, 0, 0))
-    colours = {crop.getpixel((x, y)) for x in range(8, 25) for y in range(34)}
-    assert colours == {red}
+    colors = {crop.getpixel((x, y)) for x in range(8, 25) for y in range(34)}
+    assert colors == {red}
     assert {crop.getpixel((x, y)) for x in (0, 7, 25, 33) for y in range(34)} == {background}
 
 
 def test_a_crop_at_the_edge():
     """What lies outside the picture is not there, rather than black."""
-    crop = _around(Image.new("RGB", (50, 50), "white"), (0, 20, 40, 10))
+    crop = _crop_around(Image.new("RGB", (50, 50), "white"), (0, 20, 40, 10))
     assert crop.size == (50, 50)
     rows = [y for y in range(50) if crop.getpixel((25, y)) == (255, 255, 255)]
     assert len(rows) == 17  # from 13 to 30
