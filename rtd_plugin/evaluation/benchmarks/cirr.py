@@ -93,7 +93,7 @@ class CIRR(FileBenchmark):
             check_submission(ranked, ids, set(self._paths), length, "CIRR")
             if any(each.query.reference in ranked[each.query.id] for each in rankings):
                 raise RTDError(
-                    "the server of CIRR would refuse the submission: a ranking has the reference image; nothing was written"
+                    "the server of CIRR would refuse a ranking with the reference image; nothing was written"
                 )
             files[f"{metric}.json"] = {"version": "rc2", "metric": metric, **ranked}
             if (size := len(json.dumps(files[f"{metric}.json"], separators=(",", ":")))) > LARGEST:
