@@ -343,5 +343,5 @@ def test_submissions_that_a_server_refuses(cirr, make):
 
 def test_submissions_are_not_too_large(cirr, monkeypatch):
     monkeypatch.setattr("rtd_plugin.evaluation.benchmarks.cirr.LARGEST", 500)
-    with pytest.raises(RTDError, match=r"takes 500 bytes, not \d+"):
+    with pytest.raises(RTDError, match=r"accepts 500 bytes, not \d+"):
         cirr.submissions(ranked(cirr))
