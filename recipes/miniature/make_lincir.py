@@ -1,4 +1,4 @@
-"""Trains LinCIR's projection module for the miniature's CLIP, from captions alone.
+"""Train LinCIR's projection module for the miniature's CLIP, from captions alone.
 
     python -m rtd_recipes.miniature.make_lincir CLIP OUT --seed 0
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import Prompt, pad, tokenize
 from rtd_plugin.miniature.language import KEYWORDS, noisy_caption
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 
 CAPTIONS = 20_000
 PEAK_LEARNING_RATE = 1e-3
@@ -27,11 +27,11 @@ DROPOUT = 0.1  # LinCIR's 0.5 is for millions of captions and 30 times the chann
 
 
 def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
-    """The projection module after `steps` batches of captions."""
+    """Return the projection module after `steps` batches of captions."""
     tower = clip.load_text_tower().requires_grad_(False)
     torch.manual_seed(seed)
     rng = random.Random(f"miniature lincir {seed}")
-    scenes = training_scenes(rng)
+    scenes = draw_training_scenes(rng)
     captions = [noisy_caption(next(scenes), rng) for _ in range(CAPTIONS)]
     tokens = tokenize(captions)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
 
 
 def mask_keywords(caption: str) -> str:
-    """The caption with one `$` for each run of keywords."""
+    """Return the caption with one `$` for each run of keywords."""
     runs = groupby(caption.split(), key=KEYWORDS.__contains__)
     return " ".join("$" if is_keyword else " ".join(words) for is_keyword, words in runs)
 

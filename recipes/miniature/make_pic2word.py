@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import pad
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 
 PICTURES = 20_000
 PEAK_LEARNING_RATE = 3e-3
@@ -29,7 +29,7 @@ LOGIT_SCALE = 10  # at CLIP's own, 34, telling pictures apart is enough, and tex
 def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Im2Text:
     """The projection module after `steps` batches of pictures."""
     torch.manual_seed(seed)
-    scenes = training_scenes(random.Random(f"miniature pic2word {seed}"))
+    scenes = draw_training_scenes(random.Random(f"miniature pic2word {seed}"))
     features = picture_features(clip, list(islice(scenes, PICTURES)))
     tower = clip.load_text_tower().requires_grad_(False)
     prompt = pad([Pic2Word.unconditioned_prompt.encode()]).expand(batch_size, -1)

@@ -21,7 +21,7 @@ from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import Prompt, pad, tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.miniature.language import OPENINGS, caption, with_article
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import COLOURS, HELD_OUT, SHAPES
 from rtd_plugin.training.loss import rtd_loss
 
@@ -46,7 +46,7 @@ class Sentences:
 
     def __init__(self, tower: TextTower, rng: random.Random):
         self.tower = tower
-        scenes = training_scenes(rng)
+        scenes = draw_training_scenes(rng)
         whole: dict[str, list[str]] = {concept: [] for concept in CONCEPTS}
         while any(len(captions) < SENTENCES for captions in whole.values()):
             scene = next(scenes)
@@ -114,7 +114,7 @@ def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
     rng = random.Random(f"miniature searle {seed}")
     tower = clip.load_text_tower().requires_grad_(False)
     sentences = Sentences(tower, rng)
-    pictures = picture_features(clip, list(islice(training_scenes(rng), PICTURES)))
+    pictures = picture_features(clip, list(islice(draw_training_scenes(rng), PICTURES)))
     return distil(pictures, invert(pictures, sentences, INVERSION_STEPS), sentences, steps, batch_size)
 
 
