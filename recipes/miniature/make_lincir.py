@@ -3,8 +3,8 @@
     python -m rtd_recipes.miniature.make_lincir CLIP OUT --seed 0
 
 reads CLIP/clip.safetensors and writes OUT/lincir.safetensors. The objective is LinCIR's (Gu et al. 2024, section 3):
-the keywords of a caption give way to a pseudo token made from the caption's own noised feature, and the tower has to
-find the same feature again; for half of the captions the prompt is "a photo of $".
+a pseudo token made from the caption's own noised feature replaces its keywords, and the tower must reproduce the
+caption's feature; for half of the captions the prompt is "a photo of $".
 """
 
 import random
@@ -44,13 +44,13 @@ def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
         chosen = torch.randint(CAPTIONS, (batch_size,))
         noise = torch.rand(batch_size, 1) * torch.randn(batch_size, tower.features)
         pseudo_tokens = phi(features[chosen] + noise)
-        found = torch.cat(
+        queries = torch.cat(
             [
                 tower.encode(whole, pseudo_tokens[: len(whole)]),
                 tower.encode(masked[chosen[len(whole) :]], pseudo_tokens[len(whole) :]),
             ]
         )
-        return F.mse_loss(found, features[chosen])
+        return F.mse_loss(queries, features[chosen])
 
     minimise(loss, phi.parameters(), steps, PEAK_LEARNING_RATE, "Training LinCIR's projection")
     return phi

@@ -39,7 +39,7 @@ def picture(scene: Scene) -> Image.Image:
 
 @cache
 def _sprite(size: str, texture: str, colour: str, shape: str, on_dark: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return a thing on a tile: colours weighted by coverage (TILE, TILE, 3), coverage of each pixel (TILE, TILE, 1)."""
+    """Draw a thing on a tile: colours weighted by coverage (TILE, TILE, 3), and coverage (TILE, TILE, 1)."""
     step = (np.arange(TILE * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - TILE / 2
     x, y = np.meshgrid(step, -step)
     inside = _inside(shape, x, y, RADIUS[size])
