@@ -3,7 +3,7 @@
     python -m rtd_recipes.miniature.make_searle CLIP OUT --seed 0
 
 reads CLIP/clip.safetensors and writes OUT/searle.safetensors. The objective is SEARLE's (Baldrati et al. 2023, section
-3). First, optimisation-based textual inversion: a pseudo token is optimised for each picture, so that prompts with it are
+3). First, textual inversion by optimisation: a pseudo token is optimised for each picture, so that prompts with it are
 encoded like the picture, and sentences about the picture's nearest concepts keep their meaning when it replaces the
 concept. Then φ learns to map the pictures' features to these pseudo tokens, with the same regulariser.
 """

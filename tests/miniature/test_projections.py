@@ -95,7 +95,7 @@ def test_nearest_concepts_are_those_that_a_picture_shows(tower):
     scenes = splits.draw_training_scenes(random.Random(0))
     scenes = [scene for scene, _ in zip(scenes, range(100), strict=False) if len(scene.things) == 1]
     pictures = projections.picture_features(projections.backbone(FOLDER), scenes)
-    nearest = make_searle.Sentences(tower, random.Random(0)).nearest(pictures)
+    nearest = make_searle.Sentences(tower, random.Random(0)).find_nearest(pictures)
     shown = [make_searle.CONCEPTS.index(f"{s.things[0].colour} {s.things[0].shape}") for s in scenes]
     assert (nearest == torch.tensor(shown).unsqueeze(1)).any(dim=1).float().mean() > 0.9
 
