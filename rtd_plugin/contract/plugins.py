@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from rtd_plugin.triplets.triplet import TripletSource
 
 ENTRY_POINTS = "rtd_plugin"
+REMOVED_SOURCES = {
+    "instructpix2pix": "`source: json` reads its keys",
+    "llm": "run `rtd-plugin triplets build llm` once, and name the file that it writes with `source: json`",
+    "rules": "run `rtd-plugin triplets build rules` once, and name the file that it writes with `source: json`",
+}
 DISABLE = "RTD_PLUGIN_DISABLE"  # names of plugins to leave out, separated by commas
 
 
@@ -151,8 +156,15 @@ def find_adapter(name: str) -> Adapter:
 
 
 def find_triplet_source(name: str) -> type[TripletSource]:
-    """A kind of triplet source by name."""
-    return _pick(_named("rtd_triplet_sources", "triplet source"), name, "triplet source")
+    """Return a class of triplet sources by name.
+
+    Raises:
+        UsageError: no plugin registers the name; for a source of earlier versions the message names its replacement.
+    """
+    sources = _named("rtd_triplet_sources", "triplet source")
+    if name in REMOVED_SOURCES and name not in sources:
+        raise UsageError(f"the source {name!r} was removed: {REMOVED_SOURCES[name]}")
+    return _pick(sources, name, "triplet source")
 
 
 def find_benchmark(name: str) -> type[Benchmark]:
