@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
     from rtd_plugin.patching.activation import activate
-    from rtd_plugin.training.objective import rtd_loss
+    from rtd_plugin.training.loss import rtd_loss
+    from rtd_plugin.workflows.train import train
 
-__all__ = ["TextTower", "activate", "hookimpl", "load_text_encoder", "rtd_loss"]
+__all__ = ["TextTower", "activate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]
 
 _HOMES = {
     "TextTower": "rtd_plugin.clip.tower",
     "activate": "rtd_plugin.patching.activation",
     "load_text_encoder": "rtd_plugin.clip.artifact",
-    "rtd_loss": "rtd_plugin.training.objective",
+    "rtd_loss": "rtd_plugin.training.loss",
+    "train": "rtd_plugin.workflows.train",
 }
 
 

@@ -12,7 +12,7 @@ class CommandLineText(str):
 
 
 def _absolute(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str | Path):
         return value
     folder = Path.cwd() if isinstance(value, CommandLineText) or not info.context else info.context["folder"]
     return folder / os.path.expanduser(value)  # Path.expanduser fails where there is no such user

@@ -23,7 +23,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.miniature.language import OPENINGS, caption, with_article
 from rtd_plugin.miniature.splits import training_scenes
 from rtd_plugin.miniature.world import COLOURS, HELD_OUT, SHAPES
-from rtd_plugin.training.objective import rtd_loss
+from rtd_plugin.training.loss import rtd_loss
 
 PICTURES = 3000
 CONCEPTS = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT]

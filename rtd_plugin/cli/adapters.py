@@ -1,9 +1,12 @@
 """`rtd-plugin adapters`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, print_json
+from rtd_plugin.cli.console import out, show
 from rtd_plugin.contract import plugins
 
 
@@ -16,12 +19,16 @@ def command(as_json: bool) -> None:
     Example:
       rtd-plugin adapters
     """
-    found = plugins.list_adapters().values()
-    if as_json:
-        print_json({"adapters": [{"name": a.name, "home": a.home, "prompt": a.prompt.template} for a in found]})
-        return
+    adapters = [
+        {"name": adapter.name, "home": adapter.home, "prompt": adapter.prompt.template}
+        for adapter in plugins.list_adapters().values()
+    ]
+    show({"adapters": adapters}, as_json, _show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
     table = Table("adapter", "prompt")
     table.add_column("home", overflow="fold")
-    for adapter in found:
-        table.add_row(adapter.name, adapter.prompt.template, adapter.home)
+    for adapter in result["adapters"]:
+        table.add_row(adapter["name"], adapter["prompt"], adapter["home"])
     out().print(table)

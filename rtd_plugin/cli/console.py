@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import time
 import warnings
@@ -47,6 +48,17 @@ def err() -> Console:
 def print_text(text: str, stderr: bool = False) -> None:
     """Print a text as it is, neither wrapped nor coloured, cleaned."""
     click.echo(make_printable(text), nl=False, err=stderr)
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines of a result on stdout, not wrapped, so that paths and commands can be copied."""
+    out().print("\n".join(lines), soft_wrap=True)
+
+
+def announce_loading() -> None:
+    """Say on a terminal that the command has started: importing torch takes seconds."""
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        print_text("Loading …\n", stderr=True)
 
 
 def print_json(value: Any) -> None:

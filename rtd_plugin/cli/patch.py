@@ -80,7 +80,7 @@ def command(
             out().print(f"Removed {folder}.", soft_wrap=True)
         return
 
-    from rtd_plugin.clip.tuned_encoder import newest_run, read_weights
+    from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights
     from rtd_plugin.patching.detection import find_host
     from rtd_plugin.patching.folder import write_patch
 
@@ -88,7 +88,7 @@ def command(
     found = find_host(host, candidates)
     if found.root.parent == found.root:
         raise UsageError(f"{found.root}: has no place beside it: pass --output")
-    tuned = read_weights(weights if weights is not None else newest_run(RUNS))
+    tuned = read_weights(weights if weights is not None else find_newest_run(RUNS))
     folder = output or default_folder(found.root)
     manifest = write_patch(folder, found, tuned, blend=blend, force=force, without_shims=without_shims)
     plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)

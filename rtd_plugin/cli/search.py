@@ -62,7 +62,7 @@ def _search(
         retrieval = Retrieval(asked, loaded.adapter, loaded.images, loaded.projection, advance)
     results = []
     for row in compare(retrieval, loaded.tower, loaded.tuned, baselines=False).results:
-        rankings = row.found.rankings
+        rankings = row.result.rankings
         best = zip(rankings.top[0].tolist()[:top], rankings.scores[0].tolist(), strict=False)
         found = [{"image": retrieval.names[place], "score": score} for place, score in best if place >= 0]
         results.append({"weights": str(row.weights) if row.weights else None, "name": row.name, "images": found})

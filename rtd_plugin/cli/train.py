@@ -1,14 +1,16 @@
 """`rtd-plugin train`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rtd_plugin.cli.console import out, print_json
+from rtd_plugin.cli.console import announce_loading, out, print_lines, progress, show
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.cli.shell import quote
+from rtd_plugin.errors import RTDError
 
 
 @click.command()
@@ -29,33 +31,34 @@ def command(as_json: bool, **options: Any) -> None:
       rtd-plugin train --recipe my.yaml --set batch_size=64 --output runs/mine
       torchrun --nproc-per-node 4 -m rtd_plugin train --recipe my.yaml
     """
+    announce_loading()
     from rtd_plugin.engine.allocator import use_huge_pages
 
     use_huge_pages()
-    from rtd_plugin.workflows.train import train_run  # brings torch along, which `--help` does not wait for
+    # Imports torch, which `--help` does not wait for.
+    from rtd_plugin.workflows.train import InterruptedRun, train
 
-    result = train_run(**options)
-    if result is None:
-        return
-    if as_json:
-        print_json(result)
-    else:
-        _show(result)
+    try:
+        result = train(**options, progress=progress)
+    except InterruptedRun as error:
+        again = f"rtd-plugin train --resume --output {quote(str(error.folder))}"
+        raise RTDError(f"{error}: {again}") from error
+    if result is not None:
+        show(result.to_dict(), as_json, _show)
 
 
-def _show(result: dict[str, Any]) -> None:
-    console = out()
+def _show(result: Mapping[str, Any]) -> None:
     if result["evaluation"] is not None:
         for table in comparison_tables(result["evaluation"]):
-            console.print(table)
+            out().print(table)
     run = result["run"]
     in_python = f"import rtd_plugin; rtd_plugin.load_text_encoder({json.dumps(run, ensure_ascii=False)})"
-    lines = (
+    print_lines(
         f"Wrote {result['text_encoder']} (step {result['step']}).",
         "",
         "Next:",
+        f"  rtd-plugin evaluate --benchmark cirr --data path/to/CIRR --weights {quote(run)}",
         f"  rtd-plugin patch path/to/your/code --weights {quote(run)}",
         f"  rtd-plugin export {quote(run)} --layout huggingface text_encoder",
         f"  python -c {quote(in_python)}",
     )
-    console.print("\n".join(lines), soft_wrap=True)

@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.tuned_encoder import FILE_NAME
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically
 
-FILE_NAME = "text_encoder.safetensors"
 FORMAT = 1
 
 

@@ -1,82 +1,21 @@
-"""CLIP's causal text transformer, with pseudo-token injection as an operation of its own.
+"""CLIP's text encoder with pseudo-token injection: the one encoder of training, patching and evaluation.
 
-One tower serves training, patching and evaluation. It is causal, so nothing to the right of the end token can reach
-the feature that is read there: `encode` cuts each batch after its last end token, for the same result and a
-fraction of the work.
+It is causal, so a feature depends on nothing right of its end token: `encode` cuts each batch after the last end token,
+for the same result and a fraction of the work.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
+from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer, select_attention_kernels
 from rtd_plugin.errors import RTDError
 
 HEAD_WIDTH = 64  # of every published CLIP text tower
-
-
-class QuickGELU(nn.Module):
-    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(1.702 * x).div_(1.702)  # x · sigmoid(1.702 x), with one tensor less to keep for the gradient
-
-
-ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
-
-
-class CausalAttention(nn.Module):
-    """Multi-head self-attention of each position over itself and what stands left of it."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3W)
-        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, W/H)
-        x = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, L, W)
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int, mlp_width: int, activation: str):
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = CausalAttention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, mlp_width), gelu=ACTIVATIONS[activation](), c_proj=nn.Linear(mlp_width, width)
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
-
-
-class Transformer(nn.Module):
-    """The stack of blocks, named as in OpenAI's state dicts."""
-
-    def __init__(self, layers: int, *block: Any):
-        super().__init__()
-        self.resblocks = nn.ModuleList(Block(*block) for _ in range(layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.resblocks:
-            x = block(x)
-        return x
 
 
 class TextTower(nn.Module):
@@ -145,7 +84,7 @@ class TextTower(nn.Module):
         weights = read_state_dict(state)
         layout = detect_layout(state)
 
-        def size(name: str, dimension: int) -> int:
+        def read_size(name: str, dimension: int) -> int:
             if weights[name].ndim != 2:
                 raise RTDError(
                     f"{layout_names(name, layout)[0]} has shape {tuple(weights[name].shape)}, "
@@ -153,24 +92,24 @@ class TextTower(nn.Module):
                 )
             return weights[name].shape[dimension]
 
-        width = size("token_embedding.weight", 1)
+        width = read_size("token_embedding.weight", 1)
         with torch.device("meta"):
             tower = cls(
-                vocabulary=size("token_embedding.weight", 0),
-                context_length=size("positional_embedding", 0),
+                vocabulary=read_size("token_embedding.weight", 0),
+                context_length=read_size("positional_embedding", 0),
                 width=width,
                 layers=sum(name.endswith(".attn.in_proj_weight") for name in weights),
                 heads=heads,
-                mlp_width=size("transformer.resblocks.0.mlp.c_fc.weight", 0),
-                features=size("text_projection", 1),
+                mlp_width=read_size("transformer.resblocks.0.mlp.c_fc.weight", 0),
+                features=read_size("text_projection", 1),
                 activation=activation or "quick_gelu",
             )
         for name, parameter in tower.state_dict().items():
-            found, needed = _shape_in(layout, name, weights[name]), _shape_in(layout, name, parameter)
-            if found != needed:
+            shape, expected = _shape_in(layout, name, weights[name]), _shape_in(layout, name, parameter)
+            if shape != expected:
                 raise RTDError(
-                    f"{layout_names(name, layout)[0]} has shape {found}, "
-                    f"but a text tower of width {width} needs {needed}"
+                    f"{layout_names(name, layout)[0]} has shape {shape}, "
+                    f"but a text tower of width {width} needs {expected}"
                 )
         dtypes = {weight.dtype for weight in weights.values()}
         # OpenAI's own archives mix fp16 and fp32: fp32 holds both without loss.
@@ -214,13 +153,13 @@ class TextTower(nn.Module):
 
         Args:
             tokens: (B, L) integers, L at most the context length. The end token is the largest id of a row, as in
-                OpenAI's `encode_text`; its first occurrence counts, whatever follows is padding.
+                OpenAI's `encode_text`; its first occurrence counts, and whatever follows is padding.
             pseudo_tokens: None: the placeholder is a token like any other.
                 (B, W): every placeholder of a row becomes the row's pseudo token (LinCIR).
                 (B, n, W): a row's n placeholders become its n pseudo tokens in order; if each row has one placeholder,
-                that one makes room for all n; (B, 1, W) is the same as (B, W).
+                all n take its position, and what follows moves right; (B, 1, W) is the same as (B, W).
             placeholder: the placeholder's id, which every row must have left of its end token; or a (B, L) bool mask
-                of the positions to replace, whatever stands there, of which a row may have none.
+                of the positions to replace, of which a row may have none.
             subjects: (B,) integers: which of the pseudo tokens, then (P, W) or (P, n, W), a row takes. None: row i
                 takes the i-th.
 
@@ -229,6 +168,12 @@ class TextTower(nn.Module):
 
         Raises:
             RTDError: rows without a placeholder, more tokens than fit into the context, or shapes other than these.
+
+        Example:
+            >>> tower = TextTower(width=64, layers=2, features=32)
+            >>> tokens = torch.tensor([[49406, 320, 1125, 539, 259, 49407]])  # "a photo of $"
+            >>> tower.encode(tokens, pseudo_tokens=torch.randn(1, 64)).shape
+            torch.Size([1, 32])
         """
         if pseudo_tokens is not None and subjects is not None:
             pseudo_tokens = pseudo_tokens[subjects]
@@ -241,11 +186,11 @@ class TextTower(nn.Module):
     def encode_with_hidden_states(
         self, tokens: Tensor, pseudo_tokens: Tensor | None = None, placeholder: int | Tensor = 259
     ) -> tuple[Tensor, Tensor]:
-        """Encode as `encode` does, and give the last hidden states too: of all positions, so that nothing is cut.
+        """Encode as `encode` does, and return the last hidden states of all positions too.
 
         Returns:
             The features, (B, D), and the hidden states after the final layer norm: (B, L, W), or (B, L + n - 1, W) if
-            a placeholder made room for n pseudo tokens.
+            n pseudo tokens took one placeholder's position.
 
         Raises:
             RTDError: as `encode`.
@@ -257,11 +202,13 @@ class TextTower(nn.Module):
     def _transform(
         self, tokens: Tensor, pseudo_tokens: Tensor | None, placeholder: int | Tensor, cut: bool
     ) -> tuple[Tensor, Tensor]:
-        """The transformer's output, (B, L, W), cut after the last end token or not, and the end tokens' positions."""
+        """Return the transformer's output, (B, L, W), cut after the last end token or not, and the end positions."""
         if tokens.ndim != 2 or not tokens.shape[1]:
             raise RTDError(f"tokens have shape {tuple(tokens.shape)}, but a batch of texts needs (B, L)")
         ends = tokens.argmax(dim=1)  # (B,)
-        length = int(ends.max()) + 1 if cut and len(tokens) else tokens.shape[1]
+        length = tokens.shape[1]
+        if cut and len(tokens) and not torch.compiler.is_compiling():  # an exported graph cannot depend on data
+            length = int(ends.max()) + 1
         x = self.token_embedding(tokens[:, :length])  # (B, L, W)
         if pseudo_tokens is not None:
             placeholders = find_placeholders(tokens, placeholder, ends)[:, :length]
@@ -269,73 +216,12 @@ class TextTower(nn.Module):
             x, ends = inject(x, placeholders, pseudo_tokens.to(x.dtype), ends)
         if x.shape[1] > self.context_length:
             raise RTDError(f"a text needs {x.shape[1]} positions, but the text tower has {self.context_length}")
-        return self.transformer(x + self.positional_embedding[: x.shape[1]]), ends
-
-
-def find_placeholders(tokens: Tensor, placeholder: int | Tensor, ends: Tensor) -> Tensor:
-    """Where the placeholders stand, as a (B, L) bool mask; arguments as in `TextTower.encode`."""
-    if isinstance(placeholder, Tensor):
-        if placeholder.dtype != torch.bool or placeholder.shape != tokens.shape:
-            raise RTDError(
-                f"the placeholders' mask is {placeholder.dtype} of shape {tuple(placeholder.shape)}, "
-                f"but tokens of shape {tuple(tokens.shape)} need bool of the same"
-            )
-        return placeholder
-    before_end = torch.arange(tokens.shape[1], device=tokens.device) < ends.unsqueeze(1)
-    placeholders = (tokens == placeholder) & before_end
-    found = placeholders.any(dim=1)  # (B,)
-    if not found.all():
-        raise RTDError(f"text {int(found.int().argmin())} of the batch has no placeholder for its pseudo token")
-    return placeholders
-
-
-def check_pseudo_tokens(pseudo_tokens: Tensor, texts: int, width: int) -> Tensor:
-    """Pseudo tokens (texts, W) or (texts, n, W), as `TextTower.encode` takes them, as (texts, n, W)."""
-    fits = pseudo_tokens.ndim == 2 or (pseudo_tokens.ndim == 3 and pseudo_tokens.shape[1] > 0)
-    if not fits or (len(pseudo_tokens), pseudo_tokens.shape[-1]) != (texts, width):
-        raise RTDError(
-            f"pseudo tokens have shape {tuple(pseudo_tokens.shape)}, but {texts} texts at width {width} "
-            f"need ({texts}, {width}) or ({texts}, n, {width})"
-        )
-    return pseudo_tokens.unsqueeze(1) if pseudo_tokens.ndim == 2 else pseudo_tokens
-
-
-def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Put pseudo tokens where the placeholders stand.
-
-    Args:
-        x: (B, L, W) token embeddings.
-        placeholders: (B, L) bool; one that makes room stands left of the end token.
-        pseudo_tokens: (B, n, W), see `TextTower.encode`.
-        ends: (B,) positions of the end tokens.
-
-    Returns:
-        The embeddings, (B, L, W) or (B, L + n - 1, W), and the end tokens' positions in them.
-    """
-    n = pseudo_tokens.shape[1]
-    if n == 1:
-        return torch.where(placeholders.unsqueeze(-1), pseudo_tokens, x), ends
-    counts = placeholders.sum(dim=1)  # (B,)
-    if (counts == n).all():
-        # The k-th placeholder of a row takes the row's k-th pseudo token.
-        order = (placeholders.cumsum(dim=1) - 1).clamp(min=0)  # (B, L)
-        chosen = pseudo_tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        return torch.where(placeholders.unsqueeze(-1), chosen, x), ends
-    if (counts == 1).all():
-        at = placeholders.int().argmax(dim=1, keepdim=True)  # (B, 1)
-        positions = torch.arange(x.shape[1] + n - 1, device=x.device).unsqueeze(0)  # (1, L + n - 1)
-        source = torch.where(positions < at + n, positions.minimum(at), positions - (n - 1))  # (B, L + n - 1)
-        x = x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        inside = (positions >= at) & (positions < at + n)
-        chosen = pseudo_tokens.gather(1, (positions - at).clamp(0, n - 1).unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        return torch.where(inside.unsqueeze(-1), chosen, x), ends + (n - 1)
-    raise RTDError(
-        f"{n} pseudo tokens a text need 1 or {n} placeholders in each text, found {sorted(set(counts.tolist()))}"
-    )
+        with select_attention_kernels():
+            return self.transformer(x + self.positional_embedding[: x.shape[1]]), ends
 
 
 def _shape_in(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
-    """A parameter's shape as its state dict's layout has it."""
+    """Return a parameter's shape as its state dict's layout has it."""
     shape = tuple(weight.shape)
     if layout == "openai":
         return shape

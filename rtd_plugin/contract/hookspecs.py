@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rtd_plugin.contract.adapter import Adapter
     from rtd_plugin.evaluation.benchmark import Benchmark
     from rtd_plugin.patching.manifest import Manifest
-    from rtd_plugin.training.loop import StepReport
+    from rtd_plugin.training.losses import StepReport
     from rtd_plugin.training.objective import ObjectiveInputs
     from rtd_plugin.training.run import Run
     from rtd_plugin.triplets.triplet import TripletSource

@@ -1,4 +1,7 @@
-"""Memory for a process that reads all its weights, and takes and frees the same large pieces, again and again."""
+"""Settings of the memory allocator for a process that allocates and frees the same large tensors at every step.
+
+On a CPU they save 15 % of a step.
+"""
 
 import ctypes
 import os
@@ -10,10 +13,9 @@ NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for later, instead of giving it back to the system.
+    """Have glibc keep freed memory instead of giving it back to the system.
 
-    Taken anew from the system, every page of every tensor of every step is filled with zeros first: a tenth of a
-    training step on a CPU.
+    The system fills each page with zeros before it hands it out again: a tenth of a training step on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -22,8 +24,9 @@ def keep_freed_memory() -> None:
 
 
 def use_huge_pages() -> None:
-    """Have torch ask for huge pages for large tensors, if it is not told otherwise and has made none yet.
+    """Have torch ask for huge pages for large tensors, unless the environment says otherwise.
 
-    Where the system gives them, a training step on a CPU misses fewer addresses: it takes a twentieth less time.
+    Must run before torch allocates. Fewer misses in the translation of addresses: a twentieth of a training step on a
+    CPU.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,14 +1,16 @@
-"""What the frozen encoder gives for captions, kept on disk from one epoch to the next, and to the next run.
+"""Features of captions by the frozen encoder, cached on disk for later epochs and later runs.
 
-A file has one row for each caption of a run: a checksum and the feature. A row whose checksum does not fit is not
-there. So a process that is killed, a machine that loses power, or two processes that write the same row leave nothing
-that could be taken for a feature; rows that were not written take no room on the disk.
+A file has one row for each caption of a run: a checksum and the feature. A row with a bad checksum counts as missing.
+So a killed process, a power cut, or two processes that write the same row leave nothing that could be taken for a
+feature; rows that were not written take no space on the disk.
 
-A caption's feature differs in its last bits with those that it is computed with. So that a run that is resumed gives
-the same to the last bit, all captions that are asked for together are computed together or none is, and what decides
-that (`rtd_plugin.engine.batch_groups`) is part of a file's name.
+A caption's feature differs in its last bits with the captions that it is computed with. So that a resumed run gives the
+same to the last bit, a batch's captions are computed all together or not at all, and what decides about batches is part
+of the file's name.
 """
 
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -18,23 +20,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from filelock import FileLock
 from torch import Tensor
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically
+from rtd_plugin.training.frozen import DTYPES
+from rtd_plugin.training.run import Run
 
 LIMIT = 32 * 2**30  # bytes that all files together may take; one file takes at most half of what is free
 CHECKSUM = 8  # bytes
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}  # of what is frozen, by precision
+FORMAT = 2
 
 
-class KeptFeatures:
-    """Features of captions in a file; there is room for the first `rows` captions, the others are computed each time.
+class CaptionFeatures:
+    """Features of a run's captions in a file with room for the first `rows` captions; others are computed each time.
 
     Args:
-        path: of the file, whose name stands for all that its features depend on. What lies beside it and was not used
-            for longest is removed when all together would take more than `LIMIT`.
+        path: the file; its name identifies all that the features depend on. The least recently used files in its folder
+            are removed when all together would take more than `LIMIT`.
         captions: how many there are.
         features: size of a feature, D.
         dtype: of the features.
@@ -50,7 +56,7 @@ class KeptFeatures:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.parent / ".lock"):
                 if not path.exists():
-                    rows = min(captions, _room(path.parent) // self._size)
+                    rows = min(captions, _free_space(path.parent) // self._size)
                     with write_atomically(path) as draft, draft.open("wb") as file:
                         file.truncate(rows * self._size)
                 os.utime(path)
@@ -61,62 +67,73 @@ class KeptFeatures:
         self.rows = path.stat().st_size // self._size
         self._writes = True
 
-    def features(self, captions: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The features of captions, (n, D).
+    def read(self, captions: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the features of captions, (n, D), computing those that are missing.
 
         Args:
-            captions: (n,) integers on the CPU, their numbers.
-            compute: the features of those of them that a mask, (n,) bool, has.
+            captions: (n,) int64 on the CPU, their indices.
+            compute: returns the features of the captions that a mask, (n,) bool, selects.
         """
-        kept = captions < self.rows
-        numbers = captions[kept].tolist()
-        rows = [os.pread(self._file, self._size, number * self._size) for number in numbers]
-        there = torch.tensor([_checksum(row[CHECKSUM:]) == row[:CHECKSUM] for row in rows], dtype=torch.bool)
-        if kept.all() and there.all():
-            return self._read(rows)
+        has_row = captions < self.rows
+        indices = captions[has_row].tolist()
+        rows = [os.pread(self._file, self._size, index * self._size) for index in indices]
+        valid = torch.tensor([_checksum(row[CHECKSUM:]) == row[:CHECKSUM] for row in rows], dtype=torch.bool)
+        if has_row.all() and valid.all():
+            return self._decode(rows)
         features = torch.empty(len(captions), self._features, dtype=self._dtype)
-        if there.all():
-            features[kept] = self._read(rows)
+        if valid.all():
+            features[has_row] = self._decode(rows)
         else:
-            computed = compute(kept).cpu()
-            found = self._read(rows)
-            features[kept] = torch.where(there.unsqueeze(1), found, computed)
-            self._write([number for number, known in zip(numbers, there, strict=True) if not known], computed[~there])
-        if not kept.all():
-            features[~kept] = compute(~kept).cpu()
+            computed = compute(has_row).cpu()
+            features[has_row] = torch.where(valid.unsqueeze(1), self._decode(rows), computed)
+            missing = [index for index, is_valid in zip(indices, valid, strict=True) if not is_valid]
+            self._write(missing, computed[~valid])
+        if not has_row.all():
+            features[~has_row] = compute(~has_row).cpu()
         return features
 
-    def _read(self, rows: Sequence[bytes]) -> Tensor:
+    def _decode(self, rows: Sequence[bytes]) -> Tensor:
         if not rows:
             return torch.empty(0, self._features, dtype=self._dtype)
         values = bytearray().join(row[CHECKSUM:] for row in rows)
         return torch.frombuffer(values, dtype=self._dtype).view(len(rows), self._features)
 
-    def _write(self, numbers: Sequence[int], features: Tensor) -> None:
+    def _write(self, indices: Sequence[int], features: Tensor) -> None:
         if not self._writes:
             return
         values = features.contiguous().view(torch.uint8).numpy()
         try:
-            for number, value in zip(numbers, values, strict=True):
+            for index, value in zip(indices, values, strict=True):
                 row = value.tobytes()
-                os.pwrite(self._file, _checksum(row) + row, number * self._size)
-        except OSError as error:  # the disk is full: the run goes on without
+                os.pwrite(self._file, _checksum(row) + row, index * self._size)
+        except OSError as error:  # the disk is full: the run continues without
             self._writes = False
-            logging.getLogger(__name__).warning("%s: keeps no more features (%s)", self.path, error.strerror)
+            logging.getLogger(__name__).warning("%s: no more features are cached (%s)", self.path, error.strerror)
+
+
+def open_caption_features(run: Run, accelerator: Accelerator) -> CaptionFeatures:
+    """Open the cache of a run's captions; its name is a hash of all that the features' last bits depend on."""
+    recipe, dtype = run.recipe, DTYPES[run.recipe.precision]
+    batches = [recipe.seed, recipe.shuffle, recipe.batch_size, accelerator.num_processes]
+    device = [torch.__version__, accelerator.device.type, torch.get_num_threads(), str(dtype), run.base_digest]
+    name = hashlib.sha256(json.dumps([FORMAT, run.triplets.key, *batches, *device]).encode()).hexdigest()[:32]
+    return CaptionFeatures(
+        cache_folder() / "frozen" / f"{name}.features", run.triplets.texts, run.tower.features, dtype
+    )
 
 
 def _checksum(values: bytes) -> bytes:
-    """Never zero, as a row that was not written is."""
+    """Return a checksum that is never zero, as a row that was not written is."""
     return (zlib.crc32(values) + 1).to_bytes(CHECKSUM, "little")
 
 
-def _room(folder: Path) -> int:
-    """Bytes for one more file, once what was not used for longest has made place for it."""
+def _free_space(folder: Path) -> int:
+    """Return the bytes that one more file may take, after removing the least recently used ones."""
     files = sorted((path.stat().st_mtime, path.stat().st_blocks * 512, path) for path in folder.glob("*.features"))
-    taken = sum(size for _, size, _ in files)
+    used = sum(size for _, size, _ in files)
     for _, size, path in files:
-        if taken < LIMIT // 2:
+        if used < LIMIT // 2:
             break
-        path.unlink()  # a run that still has it open goes on with it
-        taken -= size
+        path.unlink()  # a run that has it open keeps using it
+        used -= size
     return min(LIMIT // 2, shutil.disk_usage(folder).free // 2)

@@ -1,8 +1,8 @@
-"""The token embeddings of a vocabulary that training uses a part of.
+"""Token embeddings of which only those that occur in a run's texts are trained.
 
-A token that is in none of a run's texts gets no gradient. AdamW's moments of its embedding stay zero, and all that
-ever happens to it is weight decay: after any number of steps it is what it was, times one factor for all. So it needs
-neither gradient nor moments.
+A token that is in none of the texts gets no gradient. AdamW's moments of its embedding stay zero, and all that happens
+to it is weight decay: after any number of steps it is what it was, times one factor for all. So it needs neither
+gradient nor moments: 38 of the 123 million weights of ViT-L/14's text encoder, an eighth of a step's memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,42 +12,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rtd_plugin.clip.tokens import END, START
+from rtd_plugin.training.run import Run
 
-class PartlyTrainedEmbedding(nn.Module):
-    """Token embeddings of which some are trained; in a state dict, and to read, they are all there.
+
+class PartialEmbedding(nn.Module):
+    """Token embeddings of which some are trained; to read, and in a state dict, all are there.
 
     Args:
-        whole: (V, W) the embeddings before training, on the device to train on; kept as they are, not copied.
-        trained: token ids, ascending.
+        table: (V, W) the embeddings before training, on the device to train on; read, not copied.
+        trained: ids of the tokens to train, ascending.
 
     Attributes:
-        trained: the token ids that are.
-        weight: (len(trained), W) the parameter.
-        decay: what weight decay has made of the others, as a factor.
+        trained: (n,) int64, those ids.
+        weight: (n, W) the parameter.
+        decay: scalar in fp64, the factor that weight decay has made of the untrained embeddings.
     """
 
-    def __init__(self, whole: Tensor, trained: Sequence[int]):
+    def __init__(self, table: Tensor, trained: Sequence[int]):
         super().__init__()
-        # No buffers: data parallelism would send them around at every step.
-        self.trained = torch.tensor(trained, device=whole.device)
-        self._whole = whole.detach()
-        self._rows = torch.full((len(whole),), -1, device=whole.device)  # of each token in `weight`, -1 for none
-        self._rows[self.trained] = torch.arange(len(trained), device=whole.device)
-        self.weight = nn.Parameter(self._whole[self.trained])
-        self.decay = 1.0
+        # Not buffers: data parallelism would broadcast them at every step.
+        self.trained = torch.tensor(trained, device=table.device)
+        self._table = table.detach()
+        self._rows = torch.full((len(table),), -1, device=table.device)  # of each token in `weight`, -1 if untrained
+        self._rows[self.trained] = torch.arange(len(trained), device=table.device)
+        self.weight = nn.Parameter(self._table[self.trained])
+        self.decay = torch.ones((), dtype=torch.float64, device=table.device)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embeddings (…, W) of token ids (…)."""
+        """Return the embeddings (…, W) of token ids (…)."""
         rows = self._rows[tokens]
-        if rows.device.type == "cpu" and (rows >= 0).all():  # to look would be to wait for a GPU
-            return F.embedding(rows, self.weight)
         trained = F.embedding(rows.clamp(min=0), self.weight)
-        untrained = self._whole[tokens.masked_fill(rows >= 0, 0)] * self.decay  # of others there is nothing to read
+        untrained = F.embedding(tokens, self._table) * self.decay.to(self._table.dtype)
         return torch.where((rows < 0).unsqueeze(-1), untrained, trained)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = (self._whole * self.decay).index_copy(0, self.trained, self.weight.detach())
+        table = self._table * self.decay.to(self._table.dtype)
+        destination[f"{prefix}weight"] = table.index_copy(0, self.trained, self.weight.detach())
 
-    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, *lists: Any):
-        whole = {f"{prefix}weight": state[f"{prefix}weight"][self.trained.cpu()]}
-        super()._load_from_state_dict(whole, prefix, metadata, strict, *lists)
+    def _load_from_state_dict(
+        self, state: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, *lists: Any
+    ) -> None:
+        weight = state[f"{prefix}weight"][self.trained.cpu()]
+        super()._load_from_state_dict({f"{prefix}weight": weight}, prefix, metadata, strict, *lists)
+
+
+def embed_used_tokens(run: Run, device: torch.device) -> PartialEmbedding:
+    """Return a run's token embeddings, of which those in its texts and prompts are trained."""
+    prompt, unconditioned = run.adapter.prompt.fill(condition=[]), run.adapter.unconditioned_prompt.fill()
+    tokens = sorted({START, END, *prompt, *unconditioned, *run.triplets.vocabulary})
+    return PartialEmbedding(run.tower.token_embedding.weight.to(device), tokens)

@@ -7,26 +7,26 @@ from typing import Any
 
 from rtd_plugin.clip.artifact import FILE_NAME
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.evaluation.images import Report
-from rtd_plugin.evaluation.retrieval import Found, Retrieval
+from rtd_plugin.evaluation.image_features import Report
+from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 
 PRE_TRAINED = "pre-trained"
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One way to query: what the query is made of, and whose text encoder encodes it.
 
     Attributes:
         query: "image only", "text only", "composed" or "target caption".
         weights: the tuned text encoder, None for the pre-trained one.
-        found: what came of it.
+        result: the rankings and metrics.
         name: of the text encoder, unlike those of the others.
     """
 
     query: str
     weights: Path | None
-    found: Found
+    result: RetrievalResult
     name: str
 
 
@@ -41,8 +41,8 @@ class Comparison:
     """
 
     retrieval: Retrieval
-    results: list[Row]
-    baselines: list[Row] = field(default_factory=list)
+    results: list[ComparisonRow]
+    baselines: list[ComparisonRow] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain values, metrics in percent, each with its interval; a gain is over the first result."""
@@ -57,16 +57,16 @@ class Comparison:
             "baselines": [self._row(row) for row in self.baselines],
         }
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: ComparisonRow) -> dict[str, Any]:
         name = self.retrieval.benchmark.name
-        figures, before = row.found.figures, self.results[0].found.figures
+        figures, before = row.result.per_query, self.results[0].result.per_query
         weights = str(row.weights) if row.weights else None
         values: dict[str, Any] = {"query": row.query, "name": row.name, "weights": weights}
         if figures is None or before is None:
             return values
-        values |= {"metrics": {name: figures.metrics()}, "intervals": {name: figures.intervals()}}
+        values |= {"metrics": {name: figures.compute_metrics()}, "intervals": {name: figures.compute_intervals()}}
         if row.weights is not None:
-            values["gain"] = {name: figures.gain_over(before)}
+            values["gain"] = {name: figures.compute_gain(before)}
         return values
 
 
@@ -86,23 +86,23 @@ def compare(
         report: called with how many ways to query are done, and of how many.
         baselines: whether to query also with what is no composed query.
     """
-    ways: list[tuple[str, Path | None, str, Callable[[], Found | None]]] = [
-        ("composed", None, PRE_TRAINED, lambda: retrieval.composed(frozen)),
+    ways: list[tuple[str, Path | None, str, Callable[[], RetrievalResult | None]]] = [
+        ("composed", None, PRE_TRAINED, lambda: retrieval.rank_composed(frozen)),
         *(
-            ("composed", path, name, lambda load=load: retrieval.composed(load()))
+            ("composed", path, name, lambda load=load: retrieval.rank_composed(load()))
             for name, (path, load) in zip(_names(tuned), tuned.items(), strict=True)
         ),
     ]
     if baselines:
         ways += [
-            ("image only", None, PRE_TRAINED, retrieval.image_only),
-            ("text only", None, PRE_TRAINED, lambda: retrieval.text_only(frozen)),
-            ("target caption", None, PRE_TRAINED, lambda: retrieval.target_captions(frozen)),
+            ("image only", None, PRE_TRAINED, retrieval.rank_by_image),
+            ("text only", None, PRE_TRAINED, lambda: retrieval.rank_by_condition(frozen)),
+            ("target caption", None, PRE_TRAINED, lambda: retrieval.rank_by_target_caption(frozen)),
         ]
     results, others = [], []
     for number, (query, weights, name, find) in enumerate(ways, start=1):
         if (found := find()) is not None:
-            (results if query == "composed" else others).append(Row(query, weights, found, name))
+            (results if query == "composed" else others).append(ComparisonRow(query, weights, found, name))
         report(number, len(ways))
     return Comparison(retrieval, results, others)
 

@@ -13,7 +13,7 @@ from rtd_plugin.evaluation.ranking import Rankings
 
 
 @dataclass(frozen=True)
-class Figures:
+class PerQueryMetrics:
     """Each metric's figure for each query: what a mean over the queries is the metric of.
 
     Attributes:
@@ -26,15 +26,15 @@ class Figures:
     groups: Sequence[Sequence[str]]
     averages_groups: bool = False
 
-    def metrics(self) -> dict[str, Any]:
+    def compute_metrics(self) -> dict[str, Any]:
         """Each metric in percent, over all queries and, nested, over each group's."""
         return self._over(lambda name, parts: _mean([self.values[name][part] for part in parts]))
 
-    def intervals(self) -> dict[str, Any]:
+    def compute_intervals(self) -> dict[str, Any]:
         """As `metrics`, with `{"low", "high"}` for each: a bootstrap's over queries, 95 %."""
         return self._over(lambda name, parts: _ends([self.values[name][part] for part in parts]))
 
-    def gain_over(self, other: "Figures") -> dict[str, Any]:
+    def compute_gain(self, other: "PerQueryMetrics") -> dict[str, Any]:
         """Difference of each metric to another encoder's on the same queries, in points.
 
         Returns:
@@ -60,7 +60,7 @@ class Figures:
         }
 
 
-def figures_of(
+def compute_per_query_metrics(
     rankings: Rankings,
     subset: Rankings | None,
     groups: Sequence[Sequence[str]],
@@ -69,13 +69,13 @@ def figures_of(
     subset_recall_at: Sequence[int] = (),
     map_at: Sequence[int] = (),
     averages_groups: bool = False,
-) -> Figures:
+) -> PerQueryMetrics:
     """The figures of Q queries from their rankings in the gallery and, where there are any, in their subsets."""
     values = {f"recall_at_{k}": hits_at(rankings.first, k) for k in recall_at}
     if subset is not None:
         values |= {f"subset_recall_at_{k}": hits_at(subset.first, k) for k in subset_recall_at}
     values |= {f"map_at_{k}": average_precision_at(rankings.ranks, k) for k in map_at}
-    return Figures(values, groups, averages_groups)
+    return PerQueryMetrics(values, groups, averages_groups)
 
 
 def _mean(parts: Sequence[Tensor]) -> float:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.charts import group_bars, recall_plot
-from rtd_plugin.evaluation.comparison import Comparison, Row
+from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.labels import in_order, row_label, short_metric
-from rtd_plugin.evaluation.per_query_metrics import figures_of
+from rtd_plugin.evaluation.per_query_metrics import compute_per_query_metrics
 from rtd_plugin.files import write_text
 
 SHOWN = 5  # images of each ranking
@@ -35,7 +35,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
             `projection`, `preprocess`, `remarks`.
         seed: chooses the queries that are shown.
     """
-    known = comparison.results[0].found.figures is not None
+    known = comparison.results[0].result.per_query is not None
     choice, sections = _sections(comparison, random.Random(seed))
     heading = " ".join(filter(None, (figures["benchmark"], figures["split"])))
     context = {
@@ -109,7 +109,7 @@ def _ends(interval: Mapping[str, float]) -> dict[str, float]:
     return {"low": interval["low"], "high": interval["high"]}
 
 
-def _labels(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+def _labels(comparison: Comparison, rows: Sequence[ComparisonRow]) -> list[str]:
     tuned = sum(row.weights is not None for row in comparison.results)
     return [row_label({"query": row.query, "weights": row.weights, "name": row.name}, tuned) for row in rows]
 
@@ -119,10 +119,12 @@ def _plot(comparison: Comparison) -> dict[str, Any]:
     deepest = min(DEEPEST, len(comparison.retrieval.names))
     curves = {}
     for label, row in zip(_labels(comparison, rows), rows, strict=True):
-        groups = row.found.figures.groups
+        groups = row.result.per_query.groups
         averages = comparison.retrieval.benchmark.averages_groups
         depths = range(1, deepest + 1)
-        metrics = figures_of(row.found.rankings, None, groups, recall_at=depths, averages_groups=averages).metrics()
+        metrics = compute_per_query_metrics(
+            row.result.rankings, None, groups, recall_at=depths, averages_groups=averages
+        ).compute_metrics()
         curves[label] = [metrics[f"recall_at_{k}"] for k in depths]
     return recall_plot(curves, dashed=set(_labels(comparison, comparison.baselines)))
 
@@ -146,7 +148,7 @@ def _bars(comparison: Comparison, figures: Mapping[str, Any]) -> dict[str, Any] 
         }
         for group in groups
     }
-    of_queries = comparison.results[0].found.figures.groups
+    of_queries = comparison.results[0].result.per_query.groups
     sizes = {group: sum(group in names for names in of_queries) for group in groups}
     return group_bars(short_metric(metric), bars, sizes, len(of_queries))
 
@@ -155,8 +157,8 @@ def _sections(comparison: Comparison, rng: random.Random) -> tuple[str, list[dic
     """How queries were chosen to be shown, and they."""
     rows = comparison.results[:2]
     numbers = range(len(comparison.retrieval.queries))
-    hits = [[0 < rank <= SHOWN for rank in row.found.rankings.first.tolist()] for row in rows]
-    if len(rows) < 2 or rows[0].found.figures is None:
+    hits = [[0 < rank <= SHOWN for rank in row.result.rankings.first.tolist()] for row in rows]
+    if len(rows) < 2 or rows[0].result.per_query is None:
         chosen = {"Queries": list(numbers)}
         choice = "Some queries, chosen at random."
     else:
@@ -178,14 +180,14 @@ def _sections(comparison: Comparison, rng: random.Random) -> tuple[str, list[dic
     return choice, sections
 
 
-def _query(comparison: Comparison, number: int, rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+def _query(comparison: Comparison, number: int, rows: Sequence[ComparisonRow], labels: Sequence[str]) -> dict[str, Any]:
     benchmark, names = comparison.retrieval.benchmark, comparison.retrieval.names
     query = comparison.retrieval.queries[number]
     shown = []
     for label, row in zip(labels, rows, strict=True):
-        top = [names[place] for place in row.found.rankings.top[number].tolist()[:SHOWN] if place >= 0]
+        top = [names[place] for place in row.result.rankings.top[number].tolist()[:SHOWN] if place >= 0]
         found = [{"picture": _picture(benchmark, name), "hit": name in query.targets} for name in top]
-        shown.append({"label": label, "rank": int(row.found.rankings.first[number]), "found": found})
+        shown.append({"label": label, "rank": int(row.result.rankings.first[number]), "found": found})
     return {
         "condition": " · ".join(query.conditions),
         "reference": _picture(benchmark, query.reference),

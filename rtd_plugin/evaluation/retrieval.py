@@ -14,8 +14,8 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
-from rtd_plugin.evaluation.images import ImageFeatures, Report
-from rtd_plugin.evaluation.per_query_metrics import Figures, figures_of
+from rtd_plugin.evaluation.image_features import ImageFeatures, Report
+from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics, compute_per_query_metrics
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 
 BATCH = 256  # texts at a time
@@ -24,7 +24,7 @@ SUBSET_DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievalResult:
     """What one way to query found.
 
     Attributes:
@@ -40,12 +40,12 @@ class Found:
     subset: Rankings | None
 
     @cached_property
-    def figures(self) -> Figures | None:
+    def per_query(self) -> PerQueryMetrics | None:
         """What the metrics are made of; None where targets are not known."""
         if not self.queries[0].targets:
             return None
         kind = self.benchmark
-        return figures_of(
+        return compute_per_query_metrics(
             self.rankings,
             self.subset,
             [query.groups for query in self.queries],
@@ -55,17 +55,17 @@ class Found:
             averages_groups=kind.averages_groups,
         )
 
-    def metrics(self) -> dict[str, Any]:
-        """As `Figures.metrics`.
+    def compute_metrics(self) -> dict[str, Any]:
+        """As `PerQueryMetrics.metrics`.
 
         Raises:
             RTDError: targets are not known.
         """
-        if self.figures is None:
+        if self.per_query is None:
             raise RTDError(f"{self.benchmark.name}: there are no metrics: the targets of this split are kept secret")
-        return self.figures.metrics()
+        return self.per_query.compute_metrics()
 
-    def ranked_names(self) -> list[RankedNames]:
+    def list_ranked_names(self) -> list[RankedNames]:
         """The best images of each query by name."""
 
         def named(rankings: Rankings | None, number: int) -> list[str]:
@@ -131,20 +131,20 @@ class Retrieval:
         self.pseudo_tokens = tokens[[token_of[query.reference] for query in self.queries]].to(self.device)
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
 
-    def image_only(self) -> Found:
+    def rank_by_image(self) -> RetrievalResult:
         """The reference image as the query."""
         return self.rank(self.references)
 
-    def text_only(self, tower: TextTower) -> Found:
+    def rank_by_condition(self, tower: TextTower) -> RetrievalResult:
         """The condition as the query, as any text; of two conditions, both in one text."""
         return self.rank(self._encode_captions(tower, [" and ".join(query.conditions) for query in self.queries]))
 
-    def target_captions(self, tower: TextTower) -> Found | None:
+    def rank_by_target_caption(self, tower: TextTower) -> RetrievalResult | None:
         """The target's caption as the query; None where the benchmark has none."""
         captions = [query.target_caption for query in self.queries]
         return self.rank(self._encode_captions(tower, captions)) if all(captions) else None
 
-    def composed(self, tower: TextTower) -> Found:
+    def rank_composed(self, tower: TextTower) -> RetrievalResult:
         """The composed query: the method's prompt with condition and pseudo token.
 
         Two conditions make one prompt or, for a method that wants both orders, two, whose normalised features are
@@ -165,7 +165,7 @@ class Retrieval:
             features = (F.normalize(features, dim=-1) + F.normalize(other, dim=-1)) / 2
         return self.rank(features)
 
-    def rank(self, features: Tensor) -> Found:
+    def rank(self, features: Tensor) -> RetrievalResult:
         """Rank the gallery for query features (Q, D), which need not be normalised."""
         features = F.normalize(features.float().to(self.device), dim=-1)
         subset = None
@@ -176,7 +176,7 @@ class Retrieval:
         rankings = self.gallery.rank(
             features, self._targets, excluded=self._excluded, candidates=self._candidates, depth=DEPTH
         )
-        return Found(self.benchmark, self.queries, self.names, rankings, subset)
+        return RetrievalResult(self.benchmark, self.queries, self.names, rankings, subset)
 
     def _encode_captions(self, tower: TextTower, captions: Sequence[str]) -> Tensor:
         return self._encode(tower, [encode_text(clean_caption(caption)) for caption in captions])

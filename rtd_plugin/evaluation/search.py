@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
-from rtd_plugin.evaluation.benchmarks.folder import images_in
+from rtd_plugin.evaluation.benchmarks.folder import list_images
 from rtd_plugin.paths import RecipePath
 
 
@@ -30,7 +30,7 @@ class Search(FileBenchmark):
         return [Query(reference=self.reference_name, conditions=(self.condition,))]
 
     def gallery(self) -> Sequence[str]:
-        return images_in(self.data)
+        return list_images(self.data)
 
     def path(self, name: str) -> Path:
         return self.data / name

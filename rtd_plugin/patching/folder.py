@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.patching.detection import Host
@@ -18,7 +19,6 @@ from rtd_plugin.patching.manifest import (
     Manifest,
     PatchedPoint,
     PatchedShim,
-    TunedWeights,
     check_python_path,
     read_manifest,
 )

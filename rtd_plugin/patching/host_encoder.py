@@ -1,6 +1,5 @@
 """The tuned text encoder inside a host: loaded at the first composed query, where and as the host's model is."""
 
-import hashlib
 import threading
 import weakref
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rtd_plugin.clip.fingerprint import PROBE_TOLERANCE, probe
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.tuned_encoder import check_base
 from rtd_plugin.contract.composition import Composition, compose
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import read_checkpoint
+from rtd_plugin.files import hash_file, read_checkpoint
 from rtd_plugin.patching.host_model import describe, placement, round_like, settings, sizes, text_tower
 from rtd_plugin.patching.manifest import Manifest
 
@@ -65,7 +64,7 @@ class TunedEncoder:
         weights = self._manifest.weights
         path = Path(weights.path)
         state = read_checkpoint(path)
-        if file_digest(path) != weights.digest:
+        if hash_file(path) != weights.digest:
             raise RTDError(f"{path}: has changed since the host was patched: patch it again")
         activation, heads = settings(model)
         try:
@@ -94,21 +93,7 @@ class TunedEncoder:
         ]
         if not same_sizes or not blendable:
             raise RTDError(f"{ours}, but {theirs}: they do not fit")
-        if forced or weights.base_probe is None:
-            return base
-        difference = (probe(base) - torch.tensor(weights.base_probe, device="cpu")).abs().max().item()
-        if not difference <= PROBE_TOLERANCE:
-            raise RTDError(
-                f"{ours}, but {theirs}, with other weights: their features differ by {difference:.2g} (the same CLIP's "
-                f"by less than {PROBE_TOLERANCE}). Tune an encoder from the host's CLIP, or patch with --force"
-            )
+        if not forced:
+            hint = "Tune an encoder from the host's CLIP, or patch with --force"
+            check_base(weights, base, f"{theirs} with other weights", hint)
         return base
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()

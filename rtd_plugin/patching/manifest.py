@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
 
 MANIFEST_FILE = "manifest.json"
@@ -34,30 +35,6 @@ class PatchedShim:
     modules: tuple[str, ...]
     function: str
     repair: str
-
-
-@dataclass(frozen=True)
-class TunedWeights:
-    """A tuned text encoder on disk.
-
-    Attributes:
-        path: its file, in any layout.
-        digest: SHA-256 of the file.
-        activation, heads: of the tower; None if nothing tells, so that those of the host's model count.
-        adapter: the method that it was tuned for, if that is recorded.
-        step: the optimizer steps taken, if they are recorded.
-        base: name of the CLIP that it was tuned from, if that is recorded.
-        base_probe: a probe of that CLIP's text tower; see `rtd_plugin.clip.fingerprint`.
-    """
-
-    path: str
-    digest: str
-    activation: str | None = None
-    heads: int | None = None
-    adapter: str | None = None
-    step: int | None = None
-    base: str | None = None
-    base_probe: list[list[float]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,127 +1,175 @@
-"""Which triplets make which batch, and the batch as tokens.
+"""Batches of triplets as tokens and noise, all that a step knows before it computes."""
 
-Everything here is a function of the seed and the batch's number, so a run that resumes needs to know only how far it
-came.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import pad
+from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.interning import mix_bits
-from rtd_plugin.triplets.token_store import TokenTriplet
+from rtd_plugin.training.frozen import PlainFrozen
+from rtd_plugin.training.order import BatchOrder, stream_seed
+from rtd_plugin.training.run import Run
+from rtd_plugin.triplets.ragged import Ragged
+from rtd_plugin.triplets.token_store import TokenBatch
 
-FEISTEL_ROUNDS = 6
+ORDER, NOISE = 0, 1  # a run's random streams
+CONDITION, REFERENCE = -1, -2  # stand for a triplet's texts in a prompt
+
+Prepare = Callable[[Tensor, int, Tensor, int | None], Any]
+"""Turns texts into what a tower's `forward` takes; see `rtd_plugin.training.plain.PlainTower.prepare`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """B triplets as tokens, on the CPU; tokens are (B, L) int64, each with its own L, zeros after the end token.
+    """B triplets as tokens, (B, L) int64 with an L for each field, zeros after the end token.
 
     Attributes:
         references: reference captions, for the frozen encoder.
         targets: target captions, for the frozen encoder.
         queries: composed queries: the prompt with the condition, and a placeholder or the reference caption in it.
-        unconditioned: the same without a condition.
-        numbers: (B, 2) int64: of reference and target among the captions of the run; None if there is no run.
-        features: (2B, D): what the frozen encoder gives for targets and references; None if that is not known yet.
+        unconditioned: the same without the condition.
+        captions: (B, 2) int64, index of reference and target among the run's captions.
+        noise: (B, D) fp32, to be added to the references' features.
+        composed: the queries, then the unconditioned ones if they are hard negatives, as `prepare` made them.
+        packed_captions: the targets, then the references, if they were prepared too.
     """
 
     references: Tensor
     targets: Tensor
     queries: Tensor
     unconditioned: Tensor
-    numbers: Tensor | None = None
-    features: Tensor | None = None
+    captions: Tensor
+    noise: Tensor | None = None
+    composed: Any = None
+    packed_captions: Any = None
 
 
-def make_batch(
-    triplets: Sequence[TokenTriplet], adapter: Adapter, context_length: int, projected: bool = True
-) -> Batch:
+def make_batch(triplets: TokenBatch, adapter: Adapter, context_length: int, projected: bool = True) -> Batch:
     """Put triplets' tokens into prompts.
 
     Args:
         triplets: B of them.
         adapter: whose prompts make the queries.
-        context_length: of the text tower.
+        context_length: of the text tower; a longer text keeps its first context_length - 2 tokens.
         projected: True for a placeholder in the queries; False puts the reference caption in its place, the plain
             concatenation of texts that the paper compares with.
     """
-    references, conditions, targets, numbers = zip(*triplets, strict=True)
-    subjects = [None] * len(triplets) if projected else references
-    queries = [
-        adapter.prompt.fill(subject, condition=condition)
-        for subject, condition in zip(subjects, conditions, strict=True)
-    ]
-    unconditioned = [adapter.unconditioned_prompt.fill(subject) for subject in subjects]
-    tokens = (pad(texts, context_length) for texts in (references, targets, queries, unconditioned))
-    return Batch(*tokens, None if None in numbers else torch.tensor(numbers))
+    subject = None if projected else [REFERENCE]
+    texts = {CONDITION: triplets.conditions, REFERENCE: triplets.references}
+    prompt = adapter.prompt.fill(subject, condition=[CONDITION])
+    unconditioned = adapter.unconditioned_prompt.fill(subject)
+    return Batch(
+        references=fill_rows([REFERENCE], texts, context_length),
+        targets=fill_rows([REFERENCE], {REFERENCE: triplets.targets}, context_length),
+        queries=fill_rows(prompt, texts, context_length),
+        unconditioned=fill_rows(unconditioned, texts, context_length),
+        captions=torch.from_numpy(triplets.captions),
+    )
 
 
-@dataclass(frozen=True)
-class BatchOrder:
-    """The order in which triplets are visited: each epoch a new permutation, its incomplete last batch left out.
+def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length: int) -> Tensor:
+    """Fill a template with each row's texts, between start and end tokens.
 
     Args:
-        triplets: how many there are.
-        batch_size: triplets a process and batch.
-        shuffle: False for the order of the file, in every epoch.
-        seed: of the permutations.
-        rank, processes: this process and how many there are; together they take batch_size × processes at a time.
+        template: token ids; a negative one stands for the row's text of that key.
+        texts: B texts a key.
+        context_length: longest row, start and end included.
+
+    Returns:
+        (B, L) int64, L the longest row, zeros after the end token.
+    """
+    rows = len(next(iter(texts.values())).lengths)
+    pieces = [np.full(rows, 1) if token >= 0 else texts[token].lengths for token in template]
+    filled = np.ones(rows, np.int64)  # columns that are filled, the start token's first
+    room = context_length - 1  # columns before the end token
+    width = min(int(sum(pieces, np.ones(rows, np.int64)).max()), room) + 1
+    tokens = np.zeros((rows, width), np.int64)
+    tokens[:, 0] = START
+    for token, lengths in zip(template, pieces, strict=True):
+        if token >= 0:
+            fits = filled < room
+            tokens[np.flatnonzero(fits), filled[fits]] = token
+        else:
+            row = np.repeat(np.arange(rows), lengths)
+            column = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + filled[row]
+            fits = column < room
+            tokens[row[fits], column[fits]] = texts[token].values[fits]
+        filled = np.minimum(filled + lengths, room)
+    tokens[np.arange(rows), filled] = END
+    return torch.from_numpy(tokens)
+
+
+def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
+    """Draw s · u · ε, u ~ U(0, 1) one a row and ε ~ N(0, I) (RTD, section 3.2): the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    strength = torch.rand(shape[0], 1, generator=generator)
+    return scale * strength * torch.randn(*shape, generator=generator)
+
+
+class RunBatches:
+    """The batches of a run on one process, by their index, counted over all epochs.
+
+    Args:
+        run: whose triplets they are made of.
+        accelerator: which process of how many this is.
+        prepare: what ψ makes of texts before it encodes them.
+        frozen: whose φ tells how many pseudo tokens there are for a feature.
 
     Raises:
-        RTDError: there are fewer triplets than one batch of all processes needs.
+        RTDError: there are too few triplets for one batch of all processes.
     """
 
-    triplets: int
-    batch_size: int
-    shuffle: bool
-    seed: int
-    rank: int = 0
-    processes: int = 1
+    def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
+        recipe = run.recipe
+        self._run, self._rank, self._prepare = run, accelerator.process_index, prepare
+        self._projected = recipe.objective.concatenation == "projected"
+        self._pseudo_tokens = frozen.count_pseudo_tokens() if self._projected else None
+        self._order = BatchOrder(
+            len(run.triplets),
+            recipe.batch_size,
+            recipe.shuffle,
+            stream_seed(recipe.seed, ORDER),
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
 
-    def __post_init__(self) -> None:
-        if self.triplets < self.batch_size * self.processes:
-            raise RTDError(
-                f"{self.triplets} triplets do not fill one batch of {self.batch_size} on {self.processes} process(es): "
-                "set batch_size lower"
-            )
-
-    def indices(self, number: int) -> list[int]:
-        """Which triplets batch `number`, counted from 0 over all epochs, has on this process."""
-        together = self.batch_size * self.processes
-        epoch, number = divmod(number, self.triplets // together)
-        start = number * together + self.rank * self.batch_size
-        places = np.arange(start, start + self.batch_size)
-        return (permuted(places, self.triplets, stream_seed(self.seed, epoch)) if self.shuffle else places).tolist()
-
-
-def permuted(places: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Where a permutation of 0 … size-1 takes each of some places, without the rest of it having to be there.
-
-    A Feistel network permutes the numbers of an even number of bits (Luby and Rackoff 1988); what it takes out of the
-    range goes through it again until it is back in (Black and Rogaway 2002, cycle walking).
-    """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
-    result = places.astype(np.uint64)
-    outside = np.ones(len(result), dtype=bool)
-    while outside.any():
-        left, right = result[outside] >> half, result[outside] & mask
-        for key in keys:
-            left, right = right, left ^ (mix_bits(right + key) & mask)
-        result[outside] = (left << half) | right
-        outside = result >= size
-    return result.astype(np.int64)
+    def __getitem__(self, index: int) -> Batch:
+        run, settings = self._run, self._run.recipe.objective
+        triplets = run.triplets.gather(self._order.rows(index))
+        batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected)
+        tokens, subjects = batch.queries, torch.arange(len(batch.queries))
+        if settings.hard_negatives:
+            tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+        seed = stream_seed(run.recipe.seed, NOISE, index, self._rank)
+        return replace(
+            batch,
+            noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
+            composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
+        )
 
 
-def stream_seed(seed: int, *stream: int) -> int:
-    """The seed of one of a run's random streams: unrelated streams for different numbers and for different seeds."""
-    return int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, np.uint64)[0])
+def stack_tokens(*batches: Tensor) -> Tensor:
+    """Stack token batches (B, L), each with its own B and L, into (sum of B, longest L), zeros after the end tokens."""
+    length = max(tokens.shape[1] for tokens in batches)
+    return torch.cat([F.pad(tokens, (0, length - tokens.shape[1])) for tokens in batches])
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to a tensor, or to all tensors of a dataclass."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if not is_dataclass(value):
+        return value
+    return type(value)(**{field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)})
+
+
+def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+    """Apply a function to the tensors that a step needs on the device; tokens stay on the CPU."""
+    names = ("noise", "composed", "packed_captions")
+    return replace(batch, **{name: map_tensors(function, getattr(batch, name)) for name in names})

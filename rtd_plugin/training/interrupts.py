@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, put off to the end of a training step."""
+"""Ctrl-C and SIGTERM, postponed to the end of a training step."""
 
 import signal
 import threading
@@ -8,25 +8,25 @@ from typing import Any
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM become a question to ask between steps; Ctrl-C after either stops at once.
+def catch_interrupts() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether Ctrl-C or SIGTERM came; Ctrl-C after either stops at once.
 
-    Only the main thread can receive signals: in another the answer is always no.
+    Only the main thread receives signals: in another thread the function always returns False.
     """
-    came = False
+    interrupted = False
 
-    def note(number: int, frame: Any) -> None:
-        nonlocal came
-        came = True
+    def remember(signal_number: int, frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {name: signal.signal(name, remember) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came
+        yield lambda: interrupted
     finally:
-        for number, handler in previous.items():
-            # None stands for a handler that was not set from Python, and cannot be set from there.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for name, handler in previous.items():
+            # None is a handler that was not set from Python, which Python cannot set again.
+            signal.signal(name, signal.SIG_DFL if handler is None else handler)

@@ -1,8 +1,6 @@
 """The training loop: steps, validation, checkpoints, interrupts."""
 
 import os
-import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,32 +12,19 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.checkpoints import Best, CheckpointStore, Progress
-from rtd_plugin.training.interrupts import interrupts
-from rtd_plugin.training.metrics import METRICS_FILE, MetricsLog, flat, merged, selected
+from rtd_plugin.training.interrupts import catch_interrupts
+from rtd_plugin.training.losses import PendingLosses
+from rtd_plugin.training.metrics import METRICS_FILE, MetricsLog, flatten, merge_metrics, select_metric
+from rtd_plugin.training.plain import BuildEngine, build_plain
 from rtd_plugin.training.recipe import Recipe
 from rtd_plugin.training.run import Run
-from rtd_plugin.training.step import Stepper, learning_rate
+from rtd_plugin.training.trainer import Trainer
 
 ACCELERATE_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
 
 
 class Interrupted(RTDError):
     """The run was told to stop, and left a checkpoint to resume from."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What plugins are told after each step.
-
-    Attributes:
-        step: optimizer steps taken.
-        loss: the mean over the step's batches on all processes.
-        triplets_per_second: of all processes together.
-    """
-
-    step: int
-    loss: float
-    triplets_per_second: float
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -67,67 +52,67 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise RTDError(f"this machine cannot run the recipe: {error}") from error
 
 
-def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
-    """Tune the run's text tower, going on from its latest checkpoint if it has one.
+def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) -> tuple[TextTower, int]:
+    """Tune the run's text tower, from its latest checkpoint on if it has one.
 
     Hooks of plugins are called (`rtd_plugin.contract.hookspecs`). Validation, if the recipe has it, begins with the
-    pre-trained tower, whose metrics are logged as step 0 and never the best.
+    pre-trained tower, whose metrics are logged as step 0 and are never the best.
 
     Args:
-        run: what to train on; `run.tower` stays as it is.
+        run: what to train on; `run.tower` is not changed.
         accelerator: from `make_accelerator`, for this run alone.
+        build: the engine; `rtd_plugin.engine.build.build_engine` is the fast one.
 
     Returns:
         The tuned tower on the CPU, and the step it is from: the last one, or the best by the recipe's validation.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM came; there is a checkpoint of the last finished step.
-        RTDError: the loss is not a number; a checkpoint cannot be written, or is of another run; a plugin failed.
+        Interrupted: Ctrl-C or SIGTERM; there is a checkpoint of the last finished step.
+        RTDError: the loss or a weight is not finite; a checkpoint cannot be written, or is of another run; a plugin
+            failed.
     """
     recipe, main, hook = run.recipe, accelerator.is_main_process, get_plugin_manager().hook
-    stepper = Stepper(run, accelerator)
-    tower, optimizer, scaler = stepper.tower, stepper.optimizer, accelerator.scaler
+    trainer = Trainer(run, accelerator, build)
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)
     saved = store.progress()
-    progress = _progress(run, accelerator.num_processes, saved)
+    progress = _start_progress(run, accelerator.num_processes, saved)
     if saved is not None:
-        stepper.resume(store, progress.step)
+        trainer.resume(store, progress.step)
     log = MetricsLog(run.folder / METRICS_FILE, progress.step if saved else None, accelerator)
     accelerator.project_configuration.logging_dir = str(run.folder / (recipe.tracker or ""))
-    accelerator.init_trackers("rtd-plugin", config=dict(flat(recipe.to_dict())))
+    accelerator.init_trackers("rtd-plugin", config=dict(flatten(recipe.to_dict())))
 
-    def validated() -> float:
-        metrics = merged(hook.rtd_validation_due(run=run, tower=tower, step=progress.step))
+    def validate() -> float:
+        metrics = merge_metrics(hook.rtd_validation_due(run=run, tower=trainer.tower, step=progress.step))
         log.write(progress.step, validation=metrics)
-        return selected(metrics, recipe.validation.select)
+        return select_metric(metrics, recipe.validation.select)
 
     validates = main and recipe.validation is not None
     try:
-        with interrupts() as interrupted:
+        with catch_interrupts() as is_interrupted:
+            losses = PendingLosses(run, trainer, log, is_interrupted)
             if main:
                 hook.rtd_run_started(run=run, step=progress.step)
             if validates and saved is None:
-                validated()  # a wrong name of a metric, or a missing image, shows now and not after hours
+                validate()  # an unknown metric or a missing image fails here, and not after hours
             while progress.step < recipe.steps:
-                began = time.perf_counter()
-                rate = learning_rate(progress.step, recipe.steps, recipe.optimizer)
-                loss = stepper.take(progress.step, rate)
+                losses.take_step(progress.step)
                 progress.step += 1
-                speed = stepper.triplets / (time.perf_counter() - began)
-                log.write(progress.step, loss=loss, learning_rate=rate, triplets_per_second=speed)
-
                 last = progress.step == recipe.steps
-                due = last or progress.step % recipe.checkpoints.every == 0
-                if main:
-                    hook.rtd_step_ended(run=run, report=StepReport(progress.step, loss, speed))
-                if validates and (last or progress.step % recipe.validation.every == 0):
-                    value = validated()
+                validation_due = recipe.validation is not None and (
+                    last or progress.step % recipe.validation.every == 0
+                )
+                checkpoint_due = last or progress.step % recipe.checkpoints.every == 0
+                stop = losses.read(now=validation_due or checkpoint_due)
+                if validation_due or checkpoint_due or stop:
+                    trainer.check_weights(progress.step)
+                if validates and validation_due:
+                    value = validate()
                     if progress.best is None or value > progress.best.value:
-                        progress.best = Best(step=progress.step, value=value, validation=_measure(recipe))
-                        due = True  # the best tower is kept as a checkpoint like any other
-                stop = _any_process(accelerator, interrupted())
-                if main and (due or stop):
-                    store.save(progress, tower, optimizer, scaler)
+                        progress.best = Best(step=progress.step, value=value, validation=_describe_validation(recipe))
+                        checkpoint_due = True  # the best tower is kept as a checkpoint like any other
+                if main and (checkpoint_due or stop):
+                    store.save(progress, trainer.tower, trainer.optimizer, accelerator.scaler)
                     checkpoint = store.path(progress.step)
                     hook.rtd_checkpoint_saved(run=run, checkpoint=checkpoint, step=progress.step)
                 if stop and not last:
@@ -137,52 +122,50 @@ def train(run: Run, accelerator: Accelerator) -> tuple[TextTower, int]:
     finally:
         accelerator.end_training()
 
-    tower = stepper.tuned()
+    tower = trainer.copy_tower()
     if main and progress.best is not None and progress.best.step != progress.step:
         tower.load_state_dict(store.tower(progress.best.step))
         return tower, progress.best.step
     return tower, progress.step
 
 
-def _progress(run: Run, processes: int, saved: Progress | None) -> Progress:
-    """Where the run stands, after a look whether the checkpoint is of this run.
+def _start_progress(run: Run, processes: int, saved: Progress | None) -> Progress:
+    """Return the progress to start from, a new one or that of the latest checkpoint.
 
     Raises:
-        RTDError: it is not.
+        RTDError: the checkpoint is of another run.
     """
-    now = Progress(
+    new = Progress(
         processes=processes,
         base_digest=run.base_digest,
         projection_digest=run.projection_digest,
         triplet_digests=run.triplet_digests,
     )
     if saved is None:
-        return now
-    for key, what in {
+        return new
+    for key, name in {
         "base_digest": "backbone",
         "projection_digest": "projection",
         "triplet_digests": "triplets",
     }.items():
-        if getattr(saved, key) != getattr(now, key):
-            raise RTDError(f"{run.folder}: cannot resume: the {what} files changed since the run began")
+        if getattr(saved, key) != getattr(new, key):
+            raise RTDError(f"{run.folder}: cannot resume: the {name} files changed since the run began")
     if saved.processes != processes:
         raise RTDError(
             f"{run.folder}: began with {saved.processes} process(es), so it cannot resume with {processes}: "
             "each would see other triplets"
         )
-    same_best = saved.best is not None and saved.best.validation == _measure(run.recipe)
+    same_best = saved.best is not None and saved.best.validation == _describe_validation(run.recipe)
     return saved if same_best else saved.model_copy(update={"best": None})
 
 
-def _measure(recipe: Recipe) -> dict[str, Any] | None:
-    """What validation measures, whenever it does."""
+def _describe_validation(recipe: Recipe) -> dict[str, Any] | None:
+    """Return what validation measures, without how often."""
     if recipe.validation is None:
         return None
     return {key: value for key, value in recipe.validation.model_dump(mode="json").items() if key != "every"}
 
 
-def _any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether it is so on any process; all of them wait here for the main one."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
+def _is_validation_due(recipe: Recipe, step: int) -> bool:
+    validation = recipe.validation
+    return validation is not None and (step == recipe.steps or step % validation.every == 0)

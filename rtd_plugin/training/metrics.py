@@ -44,20 +44,20 @@ class MetricsLog:
                     file.write(json.dumps({"step": step, **values}) + "\n")
             except OSError as error:
                 raise RTDError(f"{self.path}: cannot be written ({error.strerror})") from error
-        self.accelerator.log(dict(flat(values)), step=step)
+        self.accelerator.log(dict(flatten(values)), step=step)
 
 
-def flat(values: Any, *path: str) -> Iterator[tuple[str, Any]]:
+def flatten(values: Any, *path: str) -> Iterator[tuple[str, Any]]:
     """Nested mappings and lists as pairs of a dotted name and a plain value."""
     if isinstance(values, Mapping | list):
         pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
         for name, value in pairs:
-            yield from flat(value, *path, str(name))
+            yield from flatten(value, *path, str(name))
     else:
         yield ".".join(path), values
 
 
-def merged(results: Iterable[Metrics]) -> dict[str, Any]:
+def merge_metrics(results: Iterable[Metrics]) -> dict[str, Any]:
     """The metrics of several plugins as one.
 
     Raises:
@@ -72,13 +72,13 @@ def merged(results: Iterable[Metrics]) -> dict[str, Any]:
     return metrics
 
 
-def selected(metrics: Metrics, name: str) -> float:
+def select_metric(metrics: Metrics, name: str) -> float:
     """A metric by its name, dotted where metrics are nested.
 
     Raises:
         RTDError: there is no such metric, or it is not a number.
     """
-    found = dict(flat(metrics))
+    found = dict(flatten(metrics))
     if name not in found:
         raise RTDError(f"validation.select: there is no metric {name!r}; found {', '.join(found) or 'none'}")
     value = found[name]

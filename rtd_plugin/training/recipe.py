@@ -89,6 +89,7 @@ class Recipe(Keys):
     steps: int = Field(2000, gt=0)
     batch_size: int = Field(128, gt=1)
     accumulation: int = Field(1, gt=0)
+    engine: Literal["fast", "plain"] = "fast"
     activation_checkpointing: bool = False
     compile: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
@@ -143,28 +144,18 @@ def find_recipe(name_or_file: str) -> Path:
     return shipped[name_or_file]
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
+def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
     """Read and validate a recipe; paths in it are relative to its folder, those of overrides to the current one.
 
     Args:
-        path: the recipe's file.
+        recipe: the recipe's file, or its keys and values, whose paths are relative to the current folder.
         overrides: `a.b=value`, the value in YAML; an entry of a list is meant by its number, `triplets.0.path=…`.
         adapter: replaces the recipe's adapter.
 
     Raises:
         UsageError: a file that is no YAML, or a key or value that does not fit, by name, file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = load_yaml(text)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except NotYAML as error:
-        raise UsageError(f"{path}, line {error.line}: not YAML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text in UTF-8") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: not a recipe: it should hold keys and values")
+    text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else _load_file(recipe)
     if adapter is not None:
         values["adapter"] = adapter
     for override in overrides:
@@ -177,9 +168,27 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), adapter: str | None =
         # An override is to blame for what is wrong with its value, and with a section that it began.
         if any(parts[: len(keys)] == keys or keys[: len(parts)] == parts for keys in overridden):
             return UsageError(f"--set {key}: {message}")
-        return UsageError(f"{path}, line {line_of(text, location)}: {key}: {message}")
+        where = "the recipe" if text is None else f"{recipe}, line {line_of(text, location)}"
+        return UsageError(f"{where}: {key}: {message}")
 
-    return _validated(values, path.parent.absolute(), report)
+    folder = Path.cwd() if isinstance(recipe, Mapping) else recipe.parent.absolute()
+    return _validated(values, folder, report)
+
+
+def _load_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return a recipe's text and its keys and values."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        values = load_yaml(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except NotYAML as error:
+        raise UsageError(f"{path}, line {error.line}: not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text in UTF-8") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: not a recipe: it should hold keys and values")
+    return text, values
 
 
 def _validated(values: dict[str, Any], folder: Path, report: Report) -> Recipe:

@@ -23,7 +23,8 @@ from rtd_plugin.triplets.source_cache import open_source
 from rtd_plugin.triplets.token_store import Advance, TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
-MAY_CHANGE = ("steps", "checkpoints", "validation", "evaluation", "tracker")  # on resuming: the data's order does not
+# On resuming; the order of the data does not change with them.
+MAY_CHANGE = ("steps", "optimizer", "precision", "engine", "checkpoints", "validation", "evaluation", "tracker")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rtd_plugin.cli.console import err, progress
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.comparison import Comparison, Row, compare
+from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow, compare
 from rtd_plugin.evaluation.report import write_report
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
@@ -106,12 +106,12 @@ def _submissions(comparison: Comparison) -> dict[str, Any]:
         return {}
     files = {}
     for row in comparison.results:
-        content = comparison.retrieval.benchmark.submissions(row.found.ranked_names())
+        content = comparison.retrieval.benchmark.submissions(row.result.list_ranked_names())
         files |= {f"{SUBMISSIONS}/{folder_name(row)}/{name}": value for name, value in content.items()}
     return files
 
 
-def folder_name(row: Row) -> str:
+def folder_name(row: ComparisonRow) -> str:
     """A text encoder's name as that of a folder in `submissions`."""
     if row.weights is None:
         return "pre-trained"

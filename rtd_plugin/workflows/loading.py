@@ -14,15 +14,13 @@ from torch import nn
 from rtd_plugin.cache import cache_folder
 from rtd_plugin.cli.console import err
 from rtd_plugin.clip.backbones import Backbone
-from rtd_plugin.clip.fingerprint import PROBE_TOLERANCE, probe
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.tuned_encoder import read_weights
+from rtd_plugin.clip.tuned_encoder import TunedWeights, check_base, read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.files import read_checkpoint
-from rtd_plugin.patching.manifest import TunedWeights
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.recipe import find_recipe
 from rtd_plugin.training.run import RECIPE_FILE
@@ -127,10 +125,7 @@ def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
         RTDError: it was tuned from another CLIP.
     """
     file = weights.path
-    if weights.base_probe is not None:
-        difference = torch.tensor(weights.base_probe) - probe(base)
-        if difference.abs().max() > PROBE_TOLERANCE:
-            raise RTDError(f"{file}: was tuned from {weights.base}, which is not the backbone given here")
+    check_base(weights, base, "the backbone given here has other weights")
     activation, heads = weights.activation or base.activation, weights.heads or base.heads
     tower = TextTower.from_state_dict(read_checkpoint(Path(file)), activation=activation, heads=heads)
     if _sizes(tower) != _sizes(base):

@@ -1,123 +1,227 @@
-"""What `rtd-plugin train` does: finds or makes the run, trains, and evaluates what came of it."""
+"""Train a run: load what its recipe names, tune the text encoder, evaluate it, and describe it in a model card."""
 
 import json
-import re
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from rtd_plugin import hookimpl
 from rtd_plugin.cache import cache_folder
-from rtd_plugin.cli.console import err, progress
-from rtd_plugin.cli.shell import quote
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract import plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.contract import hookimpl, plugins
+from rtd_plugin.engine.build import build_engine
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
-from rtd_plugin.progress import Advance
-from rtd_plugin.training.batches import BatchOrder
-from rtd_plugin.training.loop import Interrupted, StepReport, make_accelerator, selected, train
-from rtd_plugin.training.recipe import find_recipe, read_recipe
-from rtd_plugin.training.run import RECIPE_FILE, Run, load_run, resumed_recipe, write_recipe
-from rtd_plugin.workflows.folders import make_folder
+from rtd_plugin.printable import count_noun
+from rtd_plugin.progress import Advance, Progress, no_progress
+from rtd_plugin.training import loop
+from rtd_plugin.training.losses import StepReport
+from rtd_plugin.training.metrics import select_metric
+from rtd_plugin.training.order import BatchOrder
+from rtd_plugin.training.plain import build_plain
+from rtd_plugin.training.recipe import Recipe
+from rtd_plugin.training.run import Run, load_run, write_recipe
+from rtd_plugin.workflows.folders import lock_folder, make_folder
+from rtd_plugin.workflows.model_card import write_model_card
+from rtd_plugin.workflows.runs import RUNS, RecipeLike, RunChoice, choose_run, holds_run
 
-RUNS = Path("runs")
 RESULTS_FILE = "results.json"
 
-
-def train_run(
-    adapter: str | None, recipe: str | None, overrides: Sequence[str], output: Path | None, resume: bool
-) -> dict[str, Any] | None:
-    """Train as the options of `rtd-plugin train` say.
-
-    Returns:
-        What the run's `results.json` holds; None on all processes but the main one.
-
-    Raises:
-        RTDError: the options, the recipe or a file it names is wrong; the run was interrupted.
-    """
-    began = time.monotonic()
-    name = _recipe_name(adapter, recipe)
-    folder = output or (_newest_run(name) if resume else None)
-    goes_on = folder is not None and _holds_run(folder)
-    if goes_on and not resume:
-        raise UsageError(f"{folder}: already holds a run: pass --resume to go on with it, or another --output")
-    if goes_on:
-        settings = resumed_recipe(folder, overrides, adapter)
-    elif name is None:
-        raise UsageError("there is no run to resume: pass --adapter NAME for its miniature, or --recipe NAME|FILE")
-    else:
-        settings = read_recipe(find_recipe(recipe or name), overrides, adapter)
-
-    accelerator = make_accelerator(settings)
-    main = accelerator.is_main_process
-    if main and resume:
-        err().print(f"Going on with {folder}." if goes_on else "No run to resume: starting anew.", soft_wrap=True)
-    # One process makes the folder for all; of several runs that look for a free name at once, each gets its own.
-    folder = Path(broadcast_object_list([str(make_folder(folder, RUNS, name)) if main else None])[0])
-    with _removed_if_empty(folder):
-        with progress("Tokenising triplets", shown=main) as tokenised:
-            run = load_run(settings, folder, tokenised)
-        # What else the loop would only find wrong once there is a run on disk that nobody wants to resume.
-        BatchOrder(len(run.triplets), settings.batch_size, settings.shuffle, 0, processes=accelerator.num_processes)
-        validation = evaluation = None
-        if main:
-            if run.skipped:
-                err().print(f"Left out {run.skipped} broken records of {run.skipped + len(run.triplets)}.")
-            validated = settings.validation.benchmark if settings.validation else None
-            validation = _retrieval(run, validated, accelerator.device)
-            if validation is not None:
-                selected(validation.image_only().metrics(), settings.validation.select)
-            same = settings.evaluation == validated
-            evaluation = validation if same else _retrieval(run, settings.evaluation, accelerator.device)
-            if evaluation is not None:
-                evaluation.image_only().metrics()
-            write_recipe(settings, folder)
-        accelerator.wait_for_everyone()
-
-    with progress("Training", shown=main) as advance:
-        try:
-            with plugins.use_plugins(ProgressBar(advance), *([BenchmarkValidation(validation)] if validation else [])):
-                tower, step = train(run, accelerator)
-        except Interrupted as error:
-            again = f"rtd-plugin train --resume --output {quote(str(folder))}"
-            raise Interrupted(f"{error}: {again}") from error
-    if not main:
-        return None
-    run.save(tower, step)
-    comparison = compare(evaluation, run.tower, {run.text_encoder: lambda: tower}) if evaluation else None
-    result = {
-        "run": str(folder),
-        "text_encoder": str(run.text_encoder),
-        "adapter": run.adapter.name,
-        "step": step,
-        "triplets": len(run.triplets),
-        "skipped": run.skipped,
-        "seconds": round(time.monotonic() - began, 1),
-        "evaluation": comparison.to_dict() if comparison else None,
-    }
-    write_text(folder / RESULTS_FILE, json.dumps(result, indent=2) + "\n")
-    plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result)
-    return result
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ProgressBar:
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        folder: of the run: recipe, metrics, checkpoints, results, model card and text encoder.
+        text_encoder: file of the tuned text encoder, for `rtd_plugin.load_text_encoder`.
+        adapter: name of the method.
+        step: optimizer steps that the text encoder has taken: the last, or the best by the recipe's validation.
+        triplets: how many the run trained on.
+        skipped: broken records that the triplet sources left out.
+        seconds: from start to end.
+        evaluation: before and after on the recipe's `evaluation` as `rtd_plugin.evaluate` gives it, None without one.
+    """
+
+    folder: Path
+    text_encoder: Path
+    adapter: str
+    step: int
+    triplets: int
+    skipped: int
+    seconds: float
+    evaluation: dict[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values: what `results.json` holds and `rtd-plugin train --json` prints."""
+        values = {**vars(self), "run": str(self.folder), "text_encoder": str(self.text_encoder)}
+        del values["folder"]
+        return values
+
+
+class InterruptedRun(RTDError):
+    """Ctrl-C or SIGTERM stopped a run, which can resume.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    def __init__(self, message: str, folder: Path):
+        super().__init__(message)
+        self.folder = folder
+
+
+def train(
+    recipe: RecipeLike | None = None,
+    *,
+    adapter: str | None = None,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = no_progress,
+) -> TrainingResult | None:
+    """Tune CLIP's text encoder for composed queries, on text triplets alone: what `rtd-plugin train` does.
+
+    >>> result = rtd_plugin.train("lincir-miniature", overrides=["steps=20"])  # doctest: +SKIP
+    >>> tower = rtd_plugin.load_text_encoder(result.folder)  # doctest: +SKIP
+
+    Args:
+        recipe: a recipe's name or file, or its keys and values; paths in these are relative to the current folder.
+            None: the miniature of `adapter`, or with `resume` the run to resume.
+        adapter: replaces the recipe's adapter.
+        overrides: keys of the recipe with their values in YAML, such as `"optimizer.learning_rate=1e-4"`.
+        output: the run's folder. None: a new one in `runs`, or with `resume` the recipe's newest run there.
+        resume: go on from the latest checkpoint, if there is a run.
+        progress: opens a block of work that takes long, see `rtd_plugin.progress.Progress`.
+
+    Returns:
+        The finished run; None on all processes but the main one.
+
+    Raises:
+        UsageError: an argument or the recipe is wrong.
+        InterruptedRun: Ctrl-C or SIGTERM came while it trained.
+        RTDError: a file is missing, broken or does not fit the others; another process trains this run; the loss is
+            not a number.
+    """
+    began = time.monotonic()
+    choice = choose_run(recipe, adapter, overrides, Path(output) if output is not None else None, resume)
+    accelerator = loop.make_accelerator(choice.recipe)
+    if not accelerator.is_main_process:
+        _train_helper(choice, accelerator)
+        return None
+    if resume:
+        log.info(f"Resuming {choice.folder}." if choice.resumes else "No run to resume: starting a new one.")
+    folder = make_folder(choice.folder, RUNS, choice.name)
+    with lock_folder(folder):
+        if holds_run(folder) != choice.resumes:
+            raise UsageError(f"{folder}: another process began a run here: pass another --output")
+        broadcast_object_list([str(folder)])
+        run = _load_run(choice.recipe, folder, accelerator, progress)
+        if run.skipped:
+            records = count_noun(run.skipped + len(run.triplets), "record")
+            log.warning(f"Left out {run.skipped:,} broken of {records}.")
+        validation, evaluation = _encode_benchmarks(run, accelerator, progress)
+        write_recipe(run.recipe, folder)
+        accelerator.wait_for_everyone()
+        with progress("Training") as advance:
+            watchers = [TrainingProgress(advance), *([BenchmarkValidation(validation)] if validation else [])]
+            tower, step = _tune(run, accelerator, watchers)
+        run.save(tower, step)
+        comparison = None
+        if evaluation is not None:
+            with progress("Evaluating") as advance:
+                comparison = compare(evaluation, run.tower, {run.text_encoder: lambda: tower}, advance).to_dict()
+        result = TrainingResult(
+            folder=folder,
+            text_encoder=run.text_encoder,
+            adapter=run.adapter.name,
+            step=step,
+            triplets=len(run.triplets),
+            skipped=run.skipped,
+            seconds=round(time.monotonic() - began, 1),
+            evaluation=comparison,
+        )
+        write_text(folder / RESULTS_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
+        write_model_card(run, step, comparison)
+        plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result.to_dict())
+    return result
+
+
+def _train_helper(choice: RunChoice, accelerator: Accelerator) -> None:
+    """Take part in a run as one of its processes but the main one."""
+    (folder,) = broadcast_object_list([None])
+    run = _load_run(choice.recipe, Path(folder), accelerator, no_progress)
+    accelerator.wait_for_everyone()
+    _tune(run, accelerator, [])
+
+
+def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Run:
+    with progress("Tokenising triplets") as advance:
+        run = load_run(recipe, folder, advance)
+    # Fails now for a batch size that does not fit, and not once there is a run on disk that cannot be resumed.
+    BatchOrder(len(run.triplets), recipe.batch_size, recipe.shuffle, 0, processes=accelerator.num_processes)
+    return run
+
+
+def _tune(run: Run, accelerator: Accelerator, watchers: Sequence[object]) -> tuple[TextTower, int]:
+    try:
+        with plugins.use_plugins(*watchers):
+            build = build_engine if run.recipe.engine == "fast" else build_plain
+            return loop.train(run, accelerator, build)
+    except loop.Interrupted as error:
+        raise InterruptedRun(str(error), run.folder) from error
+
+
+def _encode_benchmarks(
+    run: Run, accelerator: Accelerator, progress: Progress
+) -> tuple[Retrieval | None, Retrieval | None]:
+    """Encode the images of the recipe's validation and evaluation, and compute a metric of each to see that it works.
+
+    Raises:
+        RTDError: an image is missing, targets are not known, or validation selects by a metric that does not exist.
+    """
+
+    def encode(benchmark: Benchmark | None) -> Retrieval | None:
+        if benchmark is None:
+            return None
+        images = ImageFeatures(
+            run.recipe.backbone.load_image_encoder(), device=accelerator.device, folder=cache_folder()
+        )
+        with progress("Encoding images") as advance:
+            return Retrieval(benchmark, run.adapter, images, run.projection, advance)
+
+    settings = run.recipe.validation
+    validation = encode(settings.benchmark if settings else None)
+    if settings is not None and validation is not None:
+        select_metric(validation.rank_by_image().compute_metrics(), settings.select)
+        if run.recipe.evaluation == settings.benchmark:
+            return validation, validation
+    evaluation = encode(run.recipe.evaluation)
+    if evaluation is not None:
+        evaluation.rank_by_image().compute_metrics()
+    return validation, evaluation
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
     """The plugin that shows how far a run is."""
 
     advance: Advance
 
     @hookimpl
     def rtd_step_ended(self, run: Run, report: StepReport) -> None:
+        """Show the step, the loss and the speed."""
         note = f"loss {report.loss:.3f}, {report.triplets_per_second:.0f} triplets/s"
         self.advance(report.step, run.recipe.steps, note)
 
@@ -130,51 +234,5 @@ class BenchmarkValidation:
 
     @hookimpl
     def rtd_validation_due(self, tower: TextTower) -> dict[str, Any]:
-        return self.retrieval.composed(tower).metrics()
-
-
-def _recipe_name(adapter: str | None, recipe: str | None) -> str | None:
-    """How the recipe is called, by default the adapter's miniature; None if neither is given."""
-    if adapter is not None:
-        plugins.find_adapter(adapter)
-    if recipe is not None:
-        return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
-    if adapter is None:
-        return None
-    if f"{adapter}-miniature" not in plugins.list_recipes():
-        raise UsageError(f"no plugin brings a miniature of {adapter}: pass --recipe NAME|FILE")
-    return f"{adapter}-miniature"
-
-
-def _holds_run(folder: Path) -> bool:
-    if (folder / RECIPE_FILE).is_file():
-        return True
-    if (folder / "checkpoints").exists():
-        raise UsageError(f"{folder}: holds checkpoints without their {RECIPE_FILE}: pass another --output")
-    return False
-
-
-def _newest_run(name: str | None) -> Path | None:
-    """The run of a recipe that was last started or resumed, of any recipe if no name is given."""
-    named = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
-    recipes = [path for path in RUNS.glob(f"*/{RECIPE_FILE}") if named.fullmatch(path.parent.name)]
-    return max(recipes, key=lambda path: path.stat().st_mtime).parent if recipes else None
-
-
-@contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """A run that could not even be loaded leaves nothing behind."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # it is not empty: the run began
-            folder.rmdir()
-
-
-def _retrieval(run: Run, benchmark: Benchmark | None, device: Any) -> Retrieval | None:
-    """A benchmark with its images encoded."""
-    if benchmark is None:
-        return None
-    images = ImageFeatures(run.recipe.backbone.load_image_encoder(), device=device, folder=cache_folder())
-    with progress("Encoding images") as advance:
-        return Retrieval(benchmark, run.adapter, images, run.projection, advance)
+        """Return the benchmark's metrics with this tower."""
+        return self.retrieval.rank_composed(tower).compute_metrics()

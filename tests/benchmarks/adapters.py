@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rtd_plugin import hookimpl
 from rtd_plugin.contract import plugins
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.training import objective
@@ -85,7 +85,7 @@ def retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, Any]]:
     run = Cell(backbone, adapter, 0).run(Path())
     images = ImageFeatures(run.recipe.backbone.load_image_encoder())
     retrieval = Retrieval(run.recipe.evaluation, run.adapter, images, run.projection)
-    before = {"image only": figures(retrieval.image_only()), "before": figures(retrieval.composed(run.tower))}
+    before = {"image only": figures(retrieval.rank_by_image()), "before": figures(retrieval.rank_composed(run.tower))}
     return retrieval, before
 
 
@@ -95,7 +95,7 @@ def measure(cell: Cell, output: Path) -> None:
     _, registered = ABLATIONS.get(cell.ablation, ([], []))
     with tempfile.TemporaryDirectory() as folder, plugins.use_plugins(*registered):
         tower, seconds = tuned(cell.run(Path(folder)), cell.name)
-    results = {**before, "after": figures(split.composed(tower)), "seconds": seconds}
+    results = {**before, "after": figures(split.rank_composed(tower)), "seconds": seconds}
     write_text(output / f"{cell.name}.json", json.dumps(results, indent=2))
 
 

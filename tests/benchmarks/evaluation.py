@@ -26,7 +26,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.ranking import Gallery
 from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval
 

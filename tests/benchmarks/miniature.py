@@ -19,12 +19,12 @@ from typing import Any
 from rtd_plugin.cli.console import progress
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
-from rtd_plugin.evaluation.images import ImageFeatures
-from rtd_plugin.evaluation.retrieval import Found, Retrieval
+from rtd_plugin.evaluation.image_features import ImageFeatures
+from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.recipe import find_recipe, read_recipe
 from rtd_plugin.training.run import Run, load_run
-from rtd_plugin.workflows.train import ProgressBar
+from rtd_plugin.workflows.train import TrainingProgress
 
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 GROUPS = ("all", "seen", "unseen")
@@ -40,7 +40,7 @@ def tuned(run: Run, what: str) -> tuple[TextTower, float]:
     began = time.monotonic()
     with progress(what) as advance:
         accelerator = make_accelerator(run.recipe)
-        with plugins.use_plugins(ProgressBar(advance)):
+        with plugins.use_plugins(TrainingProgress(advance)):
             tower, _ = train(run, accelerator)
     return tower, time.monotonic() - began
 
@@ -58,8 +58,8 @@ def shuffled_conditions(recipe: str, file: Path) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def figures(found: Found) -> dict[str, dict[str, float]]:
-    metrics = found.metrics()
+def figures(found: RetrievalResult) -> dict[str, dict[str, float]]:
+    metrics = found.compute_metrics()
     return {group: metrics if group == "all" else metrics[group] for group in GROUPS}
 
 
@@ -88,12 +88,12 @@ def main() -> None:
         images = ImageFeatures(run.recipe.backbone.load_image_encoder())
         retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
         rows: dict[str, list[dict[str, Any]]] = {
-            "image only": [figures(retrieval.image_only())],
-            "text only": [figures(retrieval.text_only(run.tower))],
-            "frozen": [figures(retrieval.composed(run.tower))],
+            "image only": [figures(retrieval.rank_by_image())],
+            "text only": [figures(retrieval.rank_by_condition(run.tower))],
+            "frozen": [figures(retrieval.rank_composed(run.tower))],
             "tuned": [],
             "conditions shuffled": [],
-            "target caption": [figures(retrieval.target_captions(run.tower))],
+            "target caption": [figures(retrieval.rank_by_target_caption(run.tower))],
         }
         control = Path(folder) / "shuffled.jsonl"
         shuffled_conditions(args.recipe, control)
@@ -101,11 +101,11 @@ def main() -> None:
         seconds = []
         for seed in range(args.seeds):
             tower, taken = tuned(run_of(args.recipe, seed, Path(folder) / f"tuned-{seed}"), f"seed {seed}")
-            rows["tuned"].append(figures(retrieval.composed(tower)))
+            rows["tuned"].append(figures(retrieval.rank_composed(tower)))
             seconds.append(taken)
             run = run_of(args.recipe, seed, Path(folder) / f"shuffled-{seed}", shuffled)
             tower, _ = tuned(run, f"seed {seed}, shuffled")
-            rows["conditions shuffled"].append(figures(retrieval.composed(tower)))
+            rows["conditions shuffled"].append(figures(retrieval.rank_composed(tower)))
 
     show(rows)
     print("\ngain of tuning, by seed:")

@@ -78,11 +78,11 @@ def main() -> None:
         run = run_of(RECIPE, 0, folder / "base")
         adapter = plugins.find_adapter(run.recipe.adapter)
         retrieval = Retrieval(run.recipe.evaluation, adapter, run.recipe.backbone.load_image_encoder(), run.projection)
-        rows: dict[str, list[dict[str, Any]]] = {"frozen": [figures(retrieval.composed(run.tower))], "rules": []}
+        rows: dict[str, list[dict[str, Any]]] = {"frozen": [figures(retrieval.rank_composed(run.tower))], "rules": []}
         for seed in range(args.seeds):
             run = run_of(RECIPE, seed, folder / f"run-{seed}", f"triplets=[{{source: json, path: {triplets}}}]")
             tower, _ = tuned(run, f"seed {seed}")
-            rows["rules"].append(figures(retrieval.composed(tower)))
+            rows["rules"].append(figures(retrieval.rank_composed(tower)))
             show(rows)
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2), encoding="utf-8")

@@ -38,6 +38,7 @@ use_huge_pages()  # as `rtd-plugin train` does
 
 import torch  # noqa: E402
 from rtd_adapters.lincir import LinCIR, Phi  # noqa: E402
+from rtd_plugin.engine.batch_groups import window  # noqa: E402
 
 from rtd_plugin.clip import packing  # noqa: E402
 from rtd_plugin.clip.backbones import Backbone  # noqa: E402
@@ -45,7 +46,6 @@ from rtd_plugin.clip.fingerprint import digest, probe  # noqa: E402
 from rtd_plugin.clip.layouts import write_state_dict  # noqa: E402
 from rtd_plugin.clip.tokens import END, START  # noqa: E402
 from rtd_plugin.clip.tower import TextTower  # noqa: E402
-from rtd_plugin.engine.batch_groups import window  # noqa: E402
 from rtd_plugin.miniature.triplets import MiniatureTriplets  # noqa: E402
 from rtd_plugin.training.batches import make_batch, stream_seed  # noqa: E402
 from rtd_plugin.training.loop import make_accelerator  # noqa: E402

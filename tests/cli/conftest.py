@@ -1,5 +1,6 @@
 """A tiny CLIP with its projection module, triplets and a recipe, and processes that run the command line."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -82,15 +83,24 @@ def processes():
 
 @pytest.fixture
 def start(processes, tmp_path, monkeypatch) -> Iterator[Callable[..., BaseProcess]]:
-    """Starts the command line as a process of its own; its output goes to `output.txt` in the test's folder."""
+    """Starts the command line in another process; its output goes to `output.txt` in the test's folder.
+
+    With `signal_at=(event, text, number)` the process sends itself a signal at the first audit event of that name (see
+    `sys.addaudithook`) with the text in one of its arguments: a moment that does not depend on the machine's load. An
+    integer instead of the text means the event of that index, of any name for `event` None.
+    """
     monkeypatch.syspath_prepend(Path(__file__).parents[2])  # the process imports this module by its name
 
     started = []
 
     def start(
-        *args: object, environment: Mapping[str, str] | None = None, largest_file: int | None = None
+        *args: object,
+        environment: Mapping[str, str] | None = None,
+        largest_file: int | None = None,
+        signal_at: tuple[str | None, str | int, int] | None = None,
     ) -> BaseProcess:
-        process = processes.Process(target=_run, args=(list(map(str, args)), tmp_path, environment or {}, largest_file))
+        values = (list(map(str, args)), tmp_path, environment or {}, largest_file, signal_at)
+        process = processes.Process(target=_run, args=values)
         process.start()
         started.append(process)
         return process
@@ -101,7 +111,26 @@ def start(processes, tmp_path, monkeypatch) -> Iterator[Callable[..., BaseProces
         process.join()
 
 
-def _run(args: list[str], folder: Path, environment: Mapping[str, str], largest_file: int | None) -> None:
+def _signal_at(event: str | None, moment: str | int, number: int) -> None:
+    indices = itertools.count()
+
+    def hook(name: str, arguments: tuple[object, ...]) -> None:
+        if event not in (name, None):
+            return
+        is_moment = next(indices) == moment if isinstance(moment, int) else any(moment in str(a) for a in arguments)
+        if is_moment:
+            os.kill(os.getpid(), number)
+
+    sys.addaudithook(hook)
+
+
+def _run(
+    args: list[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    largest_file: int | None,
+    signal_at: tuple[str | None, str | int, int] | None,
+) -> None:
     os.chdir(folder)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -111,4 +140,6 @@ def _run(args: list[str], folder: Path, environment: Mapping[str, str], largest_
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     sys.stdout = sys.stderr = output
+    if signal_at is not None:
+        _signal_at(*signal_at)
     main(args)

@@ -232,7 +232,7 @@ def test_weights_that_were_tuned_from_another_clip(evaluate, finished, files, ra
     torch.save(randomised(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
     done = evaluate("cirr", "--weights", finished, "--checkpoint", "other.pt", fails=True)
     assert done.exit_code == 1
-    assert "was tuned from model, which is not the backbone given here" in done.stderr
+    assert "was tuned from model, but the backbone given here has other weights" in done.stderr
     small = {**model, "text_cfg": {**model["text_cfg"], "layers": 1}}
     torch.save(randomised(open_clip.CLIP(**small)).state_dict(), tmp_path / "small.pt")
     done = evaluate("cirr", "--weights", "small.pt", fails=True)
@@ -289,7 +289,7 @@ def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset
     assert (done.exit_code, done.output) == (0, "")
     assert not (tmp_path / "evaluations").exists()
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("rtd_plugin.evaluation.images.ImageFeatures._encode", None)  # there is nothing left to encode
+    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode", None)
     assert evaluate("cirr")["gallery"] == 18
 
 

@@ -1,9 +1,6 @@
 """Runs that are killed or interrupted: after `--resume`, the same as if nothing had happened."""
 
-import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -26,68 +23,53 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 
 @pytest.fixture
 def train(start, files):
-    return lambda *args: start("train", "--recipe", files / "tiny.yaml", "--output", "run", *args)
+    """Train in another process and return its exit code."""
+
+    def train(*args, signal_at=None) -> int:
+        process = start("train", "--recipe", files / "tiny.yaml", "--output", "run", *args, signal_at=signal_at)
+        process.join()
+        return process.exitcode
+
+    return train
 
 
-def ended(process) -> int:
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def when(condition, process) -> None:
-    """Wait until something is so, while a process still runs."""
-    while process.is_alive() and not condition():
-        time.sleep(0.001)
-
-
-def test_killed_at_random_moments(train, finished, tmp_path):
-    """At start-up, in a step, while a checkpoint is written, at the end: whenever it comes."""
-    moments = random.Random(7)
-    run = tmp_path / "run"
+@pytest.mark.slow
+def test_killed_at_many_moments(train, finished, tmp_path):
+    """At start-up, in a step, while a checkpoint is written, at the end: each process runs a little longer."""
     kills = 0
-    process = train("--resume")
-    for _ in range(12):
-        process.join(moments.uniform(0, 1.2))
-        if process.exitcode is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        assert ended(process) == -signal.SIGKILL
+    while (code := train("--resume", signal_at=(None, 100 * 2**kills, signal.SIGKILL))) != 0:
+        assert code == -signal.SIGKILL, (tmp_path / "output.txt").read_text()
         kills += 1
-        process = train("--resume")
-    assert ended(process) == 0, (tmp_path / "output.txt").read_text()
-    assert kills
-    assert_same(run, finished)
+    assert kills > 2
+    assert_same(tmp_path / "run", finished)
 
 
-@pytest.mark.parametrize("draft", [".step-000002.*/**/tower.safetensors", ".step-000004.*/**/optimizer.pt"])
-def test_killed_while_a_checkpoint_is_written(train, finished, tmp_path, draft):
-    process = train()
-    when(lambda: list((tmp_path / "run/checkpoints").glob(draft)), process)
-    os.kill(process.pid, signal.SIGKILL)
-    assert ended(process) == -signal.SIGKILL
-    assert not (tmp_path / "run/checkpoints" / draft[1:12]).exists()
-    process = train("--resume")
-    assert ended(process) == 0
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [("os.mkdir", ".step-000002."), ("open", "progress.json"), ("os.rename", "step-000004")],
+    ids=["empty", "without progress", "not renamed"],
+)
+def test_killed_while_a_checkpoint_is_written(train, finished, tmp_path, event, text):
+    assert train(signal_at=(event, text, signal.SIGKILL)) == -signal.SIGKILL
+    drafts = list((tmp_path / "run/checkpoints").glob(".step-*"))
+    assert len(drafts) == (event != "os.mkdir"), "the event comes before the folder is made"
+    assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == (event == "os.rename")
+    assert train("--resume") == 0
     assert_same(tmp_path / "run", finished)
 
 
 def test_killed_before_the_result_is_written(train, finished, tmp_path):
-    process = train()
-    when((tmp_path / "run/checkpoints/step-000006").exists, process)
-    os.kill(process.pid, signal.SIGKILL)
-    ended(process)
-    assert ended(train("--resume")) == 0
+    assert train(signal_at=("os.rename", "text_encoder.safetensors", signal.SIGKILL)) == -signal.SIGKILL
+    assert (tmp_path / "run/checkpoints/step-000006").exists()
+    assert not (tmp_path / "run/text_encoder.safetensors").exists()
+    assert train("--resume") == 0
     assert_same(tmp_path / "run", finished)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_interrupted(train, finished, tmp_path, number):
     """The step is finished, a checkpoint written, and it says what to type."""
-    process = train()
-    when(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(losses(tmp_path / "run")) >= 3, process)
-    os.kill(process.pid, number)
-    assert ended(process) == 1
+    assert train(signal_at=("os.rename", "step-000002", number)) == 1
     said = (tmp_path / "output.txt").read_text()
     last = losses(tmp_path / "run")[-1]
     step = int(last.split(":")[1].split(",")[0])
@@ -96,7 +78,7 @@ def test_interrupted(train, finished, tmp_path, number):
     assert "Traceback" not in said
     assert (tmp_path / f"run/checkpoints/step-{step:06d}").is_dir()
     assert not (tmp_path / "run/text_encoder.safetensors").exists()
-    assert ended(train("--resume")) == 0
+    assert train("--resume") == 0
     assert_same(tmp_path / "run", finished)
 
 

@@ -11,7 +11,7 @@ from rtd_plugin.contract import plugins
 def shipped(files, monkeypatch):
     """Plugins that ship tiny.yaml alone, under the name `tiny`."""
     found = {"tiny": files / "tiny.yaml"}
-    monkeypatch.setattr(plugins, "recipes", lambda: found)
+    monkeypatch.setattr(plugins, "list_recipes", lambda: found)
     return found
 
 

@@ -3,10 +3,10 @@
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from rtd_plugin import hookimpl
 from rtd_plugin.contract import plugins
-from rtd_plugin.workflows import train as training
+from rtd_plugin.workflows import runs
 from rtd_plugin.workflows.folders import make_folder
 
 
@@ -32,6 +32,7 @@ def same_weights(one, other) -> bool:
 
 def test_a_run_writes_its_folder(finished, files):
     assert sorted(path.name for path in finished.iterdir()) == [
+        "README.md",
         "checkpoints",
         "metrics.jsonl",
         "recipe.yaml",
@@ -80,6 +81,7 @@ def test_default_folder_is_named_after_the_recipe(rtd, files, tmp_path):
         "Wrote runs/tiny/text_encoder.safetensors (step 1).\n"
         "\n"
         "Next:\n"
+        "  rtd-plugin evaluate --benchmark cirr --data path/to/CIRR --weights runs/tiny\n"
         "  rtd-plugin patch path/to/your/code --weights runs/tiny\n"
         "  rtd-plugin export runs/tiny --layout huggingface text_encoder\n"
         "  python -c 'import rtd_plugin; rtd_plugin.load_text_encoder(\"runs/tiny\")'\n"
@@ -104,7 +106,7 @@ def test_what_it_says_to_type_next_works(rtd, files, tmp_path):
 def test_runs_at_the_same_time_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: make_folder(None, training.RUNS, "tiny"), range(20)))
+        folders = list(pool.map(lambda _: make_folder(None, runs.RUNS, "tiny"), range(20)))
     assert len(set(folders)) == 20
     assert all(folder.is_dir() for folder in folders)
 
@@ -122,7 +124,7 @@ def test_an_existing_run_needs_resume(rtd, files, finished):
 def test_resume_without_a_run_starts_anew_and_says_so(rtd, files):
     done = rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--resume")
     assert done.exit_code == 0
-    assert done.stderr.startswith("No run to resume: starting anew.\n")
+    assert done.stderr.startswith("No run to resume: starting a new one.\n")
     assert "runs/tiny/" in done.stdout
 
 
@@ -130,15 +132,15 @@ def test_resume_without_a_run_starts_anew_and_says_so(rtd, files):
 def test_resume_without_run_and_recipe_is_refused(rtd, where):
     done = rtd("train", "--resume", *where)
     assert done.exit_code == 2
-    assert "there is no run to resume: pass --adapter NAME" in done.stderr
+    assert "no run to resume: pass --adapter NAME" in done.stderr
 
 
 def test_resume_of_a_finished_run_changes_nothing(rtd, files, finished):
     rtd("train", "--recipe", files / "tiny.yaml")
     again = rtd("train", "--recipe", files / "tiny.yaml", "--resume", "--json")
-    assert again.stderr == "Going on with runs/tiny.\n"
+    assert again.stderr == "Resuming runs/tiny.\n"
     assert json.loads(again.stdout)["step"] == 6
-    run = training.RUNS / "tiny"
+    run = runs.RUNS / "tiny"
     assert losses(run) == losses(finished)
     assert same_weights(run, finished)
 
@@ -177,10 +179,10 @@ def test_resume_means_the_newest_run_of_the_recipe(tmp_path, monkeypatch):
         recipe.touch()
         os.utime(recipe, (age, age))
     (tmp_path / "runs/tiny-4").mkdir()
-    assert training._newest_run("tiny").name == "tiny-2"
-    assert training._newest_run("tiny-xl").name == "tiny-xl"
-    assert training._newest_run(None).name == "huge"
-    assert training._newest_run("none") is None
+    assert runs.find_newest_run("tiny").name == "tiny-2"
+    assert runs.find_newest_run("tiny-xl").name == "tiny-xl"
+    assert runs.find_newest_run(None).name == "huge"
+    assert runs.find_newest_run("none") is None
 
 
 def test_checkpoints_of_an_unknown_run_are_left_alone(rtd, files, tmp_path):
@@ -191,12 +193,12 @@ def test_checkpoints_of_an_unknown_run_are_left_alone(rtd, files, tmp_path):
 
 
 def test_names_of_recipes_may_have_dots():
-    assert training._recipe_name(None, "lincir-1.5") == "lincir-1.5"
-    assert training._recipe_name(None, "mine/lincir-1.5.yaml") == "lincir-1.5"
+    assert runs.name_run("lincir-1.5", None) == "lincir-1.5"
+    assert runs.name_run("mine/lincir-1.5.yaml", None) == "lincir-1.5"
 
 
 def test_an_adapter_without_miniature_needs_a_recipe(rtd, monkeypatch):
-    monkeypatch.setattr(training.plugins, "recipes", dict)
+    monkeypatch.setattr(runs.plugins, "list_recipes", dict)
     done = rtd("train", "--adapter", "lincir")
     assert done.exit_code == 2
     assert done.stderr == "Error: no plugin brings a miniature of lincir: pass --recipe NAME|FILE\n"
@@ -207,7 +209,7 @@ def test_left_out_records_are_counted(rtd, files, tmp_path):
     (tmp_path / "some.jsonl").write_text("\n".join([*lines[:20], '{"caption": "a pear"}', "{", *lines[20:]]))
     broken = ("--set", "triplets.0.path=some.jsonl", "--set", "triplets.0.skip_invalid=true", "--set", "steps=1")
     done = rtd("train", "--recipe", files / "tiny.yaml", *broken, "--json")
-    assert done.stderr.startswith("Left out 2 broken records of 50.\n")
+    assert done.stderr.startswith("Left out 2 broken of 50 records.\n")
     assert json.loads(done.stdout)["skipped"] == 2
 
 
@@ -229,28 +231,29 @@ def test_torchrun(files, tmp_path):
 def test_two_processes_resume(start, files, tmp_path, finished):
     """Killed processes, started as torchrun does it, go on where they were; another number of them does not."""
 
-    def both(*args):
+    def both(*args, signal_at=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        return [start("train", *args, environment=environment) for environment in ranks]
+        main, helper = (shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
+        return [
+            start("train", *args, environment=main, signal_at=signal_at),
+            start("train", *args, environment=helper),
+        ]
 
     def codes(processes):
         for process in processes:
-            process.join(120)
+            process.join()
         return [process.exitcode for process in processes]
 
     recipe = ("--recipe", files / "tiny.yaml", "--set", "steps=3", "--set", "checkpoints.every=1")
     assert codes(both(*recipe, "--output", "whole")) == [0, 0]
-    started = both(*recipe, "--output", "part")
-    while not (tmp_path / "part/checkpoints/step-000001").exists():
-        assert all(process.is_alive() for process in started)
-        time.sleep(0.001)
-    for process in started:
-        process.kill()
-    assert codes(started) == [-9, -9]
+    main, helper = both(*recipe, "--output", "part", signal_at=("os.mkdir", ".step-000002", signal.SIGKILL))
+    assert codes([main]) == [-signal.SIGKILL]
+    helper.kill()
+    codes([helper])
+    assert [path.name for path in (tmp_path / "part/checkpoints").glob("step-*")] == ["step-000001"]
     alone = start("train", "--resume", "--output", "part")
     assert codes([alone]) == [1]
     assert "began with 2 process(es), so it cannot resume with 1" in (tmp_path / "output.txt").read_text()

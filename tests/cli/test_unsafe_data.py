@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from rtd_plugin.evaluation.comparison import Row
+from rtd_plugin.evaluation.comparison import ComparisonRow
 from rtd_plugin.workflows.evaluate import folder_name
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -140,5 +140,5 @@ def test_names_and_conditions_are_text_on_a_page(run, vacate, write_dataset, tmp
 
 @pytest.mark.parametrize("name", [".", "..", "../..", "/etc", "a/../../b"])
 def test_submissions_stay_in_their_folder(name):
-    path = Path("out/submissions", folder_name(Row("composed", Path(name), None, name)))
+    path = Path("out/submissions", folder_name(ComparisonRow("composed", Path(name), None, name)))
     assert os.path.normpath(path).startswith("out/submissions/")

@@ -9,9 +9,9 @@ import time
 
 import torch
 
-from rtd_plugin.evaluation import cache
+from rtd_plugin.evaluation import feature_cache
 
-cache.SHARD, cache.POLL = 5, 0.01
+feature_cache.SHARD, feature_cache.POLL = 5, 0.01
 folder, before = FOLDER, BEFORE  # noqa: F821
 
 
@@ -24,6 +24,6 @@ def compute(numbers):
     return {number: torch.tensor([number, number**2, 0.1]) for number in numbers}
 
 
-keys = [cache.key_of(str(number)) for number in range(23)]
-found = cache.FeatureCache(folder / "cache").vectors(keys, compute)
+keys = [feature_cache.hash_text(str(number)) for number in range(23)]
+found = feature_cache.FeatureCache(folder / "cache").vectors(keys, compute)
 assert found[:, 0].tolist() == list(range(23))

@@ -10,7 +10,7 @@ import torch
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.comparison import compare
 from rtd_plugin.evaluation.ranking import Rankings
-from rtd_plugin.evaluation.retrieval import Found
+from rtd_plugin.evaluation.retrieval import RetrievalResult
 
 FROZEN, TUNED, OTHER = object(), object(), object()
 WEIGHTS, ELSEWHERE = Path("runs/a/text_encoder.safetensors"), Path("runs/b/text_encoder.safetensors")
@@ -45,19 +45,19 @@ class Retrieval:
     def found(self, *first):
         ranks = torch.tensor(first)
         rankings = Rankings(ranks[:, None], ranks, torch.zeros(4, 0), torch.zeros(4, 0))
-        return Found(self.benchmark, self.queries, self.names, rankings, None)
+        return RetrievalResult(self.benchmark, self.queries, self.names, rankings, None)
 
-    def image_only(self):
+    def rank_by_image(self):
         return self.found(3, 3, 3, 3)
 
-    def text_only(self, tower):
+    def rank_by_condition(self, tower):
         assert tower is FROZEN
         return self.found(1, 3, 3, 3)
 
-    def composed(self, tower):
+    def rank_composed(self, tower):
         return self.found(*{FROZEN: (1, 2, 2, 2), TUNED: (1, 1, 1, 2), OTHER: (2, 2, 2, 2)}[tower])
 
-    def target_captions(self, tower):
+    def rank_by_target_caption(self, tower):
         assert tower is FROZEN
         return self.found(1, 1, 1, 1)
 
@@ -131,7 +131,7 @@ def test_progress():
 
 
 def test_without_target_captions(monkeypatch):
-    monkeypatch.setattr(Retrieval, "target_captions", lambda self, tower: None)
+    monkeypatch.setattr(Retrieval, "rank_by_target_caption", lambda self, tower: None)
     comparison = compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED})
     assert [row.query for row in comparison.baselines] == ["image only", "text only"]
     assert compare(Retrieval(), FROZEN, {}, baselines=False).baselines == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.per_query_metrics import figures_of
+from rtd_plugin.evaluation.per_query_metrics import compute_per_query_metrics
 from rtd_plugin.evaluation.ranking import Rankings
 
 GROUPS = [("a",), ("b",), (), ("b",)]
@@ -16,7 +16,9 @@ def rankings(first, ranks=None):
 
 
 def figures(first, subset, groups=GROUPS, **options):
-    return figures_of(rankings(first), rankings(subset), groups, recall_at=(1, 5, 10), subset_recall_at=(1,), **options)
+    return compute_per_query_metrics(
+        rankings(first), rankings(subset), groups, recall_at=(1, 5, 10), subset_recall_at=(1,), **options
+    )
 
 
 FIGURES = figures([1, 2, 6, 11], [1, 1, 2, 1])
@@ -25,7 +27,7 @@ WORSE = figures([2, 2, 11, 11], [1, 2, 2, 2])
 
 def test_metrics():
     """By hand; a query without a group counts in the whole alone."""
-    assert FIGURES.metrics() == {
+    assert FIGURES.compute_metrics() == {
         "recall_at_1": 25.0,
         "recall_at_5": 50.0,
         "recall_at_10": 75.0,
@@ -38,15 +40,15 @@ def test_metrics():
 def test_mean_of_groups():
     """A group of three queries counts as much as one of one."""
     averaged = figures([1, 2, 6, 11], [1, 1, 2, 1], [("a",), ("b",), ("b",), ("b",)], averages_groups=True)
-    assert averaged.metrics()["recall_at_1"] == 50.0
-    assert averaged.metrics()["recall_at_5"] == pytest.approx((100 + 100 / 3) / 2)
-    low, high = averaged.intervals()["recall_at_1"].values()
+    assert averaged.compute_metrics()["recall_at_1"] == 50.0
+    assert averaged.compute_metrics()["recall_at_5"] == pytest.approx((100 + 100 / 3) / 2)
+    low, high = averaged.compute_intervals()["recall_at_1"].values()
     assert (low, high) == (50.0, 50.0)  # within each group, all queries are alike
 
 
 def test_mean_average_precision():
     found = rankings([1, 3, 2, 0], [[1, 3], [2, 3], [2, 0], [0, 0]])
-    measured = figures_of(found, None, GROUPS, recall_at=(2,), map_at=(5,)).metrics()
+    measured = compute_per_query_metrics(found, None, GROUPS, recall_at=(2,), map_at=(5,)).compute_metrics()
     expected = 100 * (((1 + 2 / 3) / 2) + ((1 / 2 + 2 / 3) / 2) + 1 / 2 + 0) / 4
     assert measured["map_at_5"] == pytest.approx(expected)
     assert measured["recall_at_2"] == 50.0
@@ -54,14 +56,14 @@ def test_mean_average_precision():
 
 
 def test_a_query_in_several_groups():
-    found = figures([1, 2, 6, 11], [1, 1, 2, 1], [("a", "b"), ("b",), ("a",), ("b", "a")]).metrics()
+    found = figures([1, 2, 6, 11], [1, 1, 2, 1], [("a", "b"), ("b",), ("a",), ("b", "a")]).compute_metrics()
     assert found["a"]["recall_at_10"] == pytest.approx(200 / 3)
     assert found["b"]["recall_at_5"] == pytest.approx(200 / 3)
 
 
 def test_gain():
     """The interval is paired: where every query gains the same, it has no width."""
-    gain = FIGURES.gain_over(WORSE)
+    gain = FIGURES.compute_gain(WORSE)
     assert {name: value["difference"] for name, value in gain.items() if name not in "ab"} == {
         "recall_at_1": 25.0,
         "recall_at_5": 0.0,
@@ -72,11 +74,11 @@ def test_gain():
     assert gain["recall_at_5"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
     assert gain["a"]["recall_at_1"] == {"difference": 100.0, "low": 100.0, "high": 100.0}
     assert gain["b"]["subset_recall_at_1"] == {"difference": 100.0, "low": 100.0, "high": 100.0}
-    assert WORSE.gain_over(FIGURES)["recall_at_1"]["difference"] == -25.0
+    assert WORSE.compute_gain(FIGURES)["recall_at_1"]["difference"] == -25.0
 
 
 def test_intervals_hold_their_metric():
-    metrics, intervals = FIGURES.metrics(), FIGURES.intervals()
+    metrics, intervals = FIGURES.compute_metrics(), FIGURES.compute_intervals()
     for name in ("recall_at_1", "recall_at_5", "recall_at_10"):
         assert 0 <= intervals[name]["low"] < metrics[name] < intervals[name]["high"] <= 100
     assert intervals["a"]["recall_at_1"] == {"low": 100.0, "high": 100.0}
@@ -84,4 +86,4 @@ def test_intervals_hold_their_metric():
 
 def test_no_queries():
     with pytest.raises(RTDError, match="no metrics without queries"):
-        figures_of(rankings([1, 1, 1, 1]), None, [], recall_at=(1,)).metrics()
+        compute_per_query_metrics(rankings([1, 1, 1, 1]), None, [], recall_at=(1,)).compute_metrics()

@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation import pictures
-from rtd_plugin.evaluation.images import padded_to_ratio
+from rtd_plugin.evaluation.image_features import pad_to_ratio
 from rtd_plugin.evaluation.pictures import FORMATS, open_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -152,7 +152,7 @@ def test_a_long_thin_picture(tmp_path):
     with pytest.raises(RTDError, match=r"x\.png: 60000 x 1: one side is more than 500 times the other: crop it"):
         open_image(tmp_path / "x.png")
     with pytest.raises(RTDError, match="15000 x 12000 are more than"):
-        padded_to_ratio(Image.new("1", (15_000, 40)))
+        pad_to_ratio(Image.new("1", (15_000, 40)))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import images, retrieval
+from rtd_plugin.evaluation import image_features, retrieval
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.images import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 
 WIDTH = 64
@@ -88,7 +88,7 @@ def tower(clip):
 
 @pytest.fixture
 def retrieve(clip, phi, preprocess, monkeypatch):
-    for module in (retrieval, images):
+    for module in (retrieval, image_features):
         monkeypatch.setattr(module, "BATCH", 5)  # neither the images nor the queries fill their last batch
 
     def retrieve(benchmark, adapter=None, **options):
@@ -99,7 +99,7 @@ def retrieve(clip, phi, preprocess, monkeypatch):
 
 
 @torch.no_grad()
-def image_features(clip, preprocess, names):
+def encode_images(clip, preprocess, names):
     return torch.stack([clip.encode_image(preprocess(Noise().image(name))[None])[0] for name in names])
 
 
@@ -108,7 +108,7 @@ def composed_features(clip, phi, preprocess, prompts, placeholder=PLACEHOLDER):
     """open_clip's own text forward, with the placeholder's embedding replaced on the way."""
     tokenizer, features = open_clip.get_tokenizer("ViT-B-32"), []
     for query, prompt in zip(Noise().queries(), prompts, strict=True):
-        pseudo_token = phi(image_features(clip, preprocess, [query.reference]))[0]
+        pseudo_token = phi(encode_images(clip, preprocess, [query.reference]))[0]
         tokens = tokenizer([prompt])
 
         def replace_placeholder(module, inputs, output, pseudo_token=pseudo_token):
@@ -139,8 +139,8 @@ def assert_ranks(found, expected):
 
 def test_image_features(retrieve, clip, preprocess):
     found = retrieve(Noise())
-    gallery = image_features(clip, preprocess, Noise().gallery())
-    references = image_features(clip, preprocess, [query.reference for query in Noise().queries()])
+    gallery = encode_images(clip, preprocess, Noise().gallery())
+    references = encode_images(clip, preprocess, [query.reference for query in Noise().queries()])
     cosines = F.normalize(references, dim=-1) @ F.normalize(gallery, dim=-1).T
     scores = found.gallery.rank(F.normalize(references, dim=-1), [[]] * 8, depth=12)
     torch.testing.assert_close(scores.scores, cosines.gather(1, scores.top), atol=1e-5, rtol=1e-5)
@@ -148,7 +148,7 @@ def test_image_features(retrieve, clip, preprocess):
 
 
 def test_pseudo_tokens_are_of_features_that_are_not_normalised(retrieve, clip, phi, preprocess):
-    references = image_features(clip, preprocess, [query.reference for query in Noise().queries()])
+    references = encode_images(clip, preprocess, [query.reference for query in Noise().queries()])
     torch.testing.assert_close(retrieve(Noise()).pseudo_tokens, phi(references), atol=1e-5, rtol=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_pseudo_tokens_are_of_features_that_are_not_normalised(retrieve, clip, p
 def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
     """Of composed queries, and with the image, the condition or the target's caption alone."""
     found = retrieve(benchmark())
-    gallery = image_features(clip, preprocess, Noise().gallery())
+    gallery = encode_images(clip, preprocess, Noise().gallery())
     queries = Noise().queries()
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
@@ -168,15 +168,15 @@ def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
             return clip.encode_text(tokenizer([text.replace("$", "") for text in texts]))
 
     prompts = [f"a photo of $ that {condition.replace('$', ' ')}" for condition in CONDITIONS]
-    assert_ranks(found.composed(tower), expected(composed_features(clip, phi, preprocess, prompts)))
-    assert_ranks(found.text_only(tower), expected(texts(*CONDITIONS)))
-    assert_ranks(found.target_captions(tower), expected(texts(*(query.target_caption for query in queries))))
-    references = image_features(clip, preprocess, [query.reference for query in queries])
-    assert_ranks(found.image_only(), expected(references))
+    assert_ranks(found.rank_composed(tower), expected(composed_features(clip, phi, preprocess, prompts)))
+    assert_ranks(found.rank_by_condition(tower), expected(texts(*CONDITIONS)))
+    assert_ranks(found.rank_by_target_caption(tower), expected(texts(*(query.target_caption for query in queries))))
+    references = encode_images(clip, preprocess, [query.reference for query in queries])
+    assert_ranks(found.rank_by_image(), expected(references))
 
 
 def test_a_reference_that_is_kept_comes_first(retrieve):
-    with_reference, without = retrieve(Kept()).image_only(), retrieve(Noise()).image_only()
+    with_reference, without = retrieve(Kept()).rank_by_image(), retrieve(Noise()).rank_by_image()
     assert (with_reference.rankings.first - without.rankings.first).tolist() == [1, 0] * 4
 
 
@@ -220,7 +220,7 @@ def changed(**changes):
 )
 def test_faults_of_a_benchmark(retrieve, benchmark, says):
     with pytest.raises(RTDError, match=says):
-        retrieve(benchmark).image_only()
+        retrieve(benchmark).rank_by_image()
 
 
 def test_a_file_that_breaks_while_it_is_decoded(retrieve):
@@ -252,23 +252,23 @@ def test_all_broken_images_are_named(retrieve):
 def test_benchmarks_without_subsets_captions_and_groups(retrieve, tower):
     queries = [replace(query, subset=(), target_caption="", groups=()) for query in Noise().queries()]
     found = retrieve(changed(queries=queries))
-    assert found.target_captions(tower) is None
-    assert found.image_only().metrics().keys() == {"recall_at_1", "recall_at_5", "recall_at_10"}
+    assert found.rank_by_target_caption(tower) is None
+    assert found.rank_by_image().compute_metrics().keys() == {"recall_at_1", "recall_at_5", "recall_at_10"}
 
 
 def test_a_split_without_targets_is_ranked_all_the_same(retrieve, tower):
     queries = [replace(query, targets=(), id=str(number)) for number, query in enumerate(Noise().queries())]
-    secret, known = retrieve(changed(queries=queries)).composed(tower), retrieve(Noise()).composed(tower)
+    secret, known = retrieve(changed(queries=queries)).rank_composed(tower), retrieve(Noise()).rank_composed(tower)
     assert torch.equal(secret.rankings.top, known.rankings.top)
-    ranked = secret.ranked_names()
+    ranked = secret.list_ranked_names()
     assert [each.query.id for each in ranked] == [str(number) for number in range(8)]
     assert len(ranked[0].names) == 11  # of 12, the reference is left out
     assert len(ranked[1].names) == 12
     assert set(ranked[0].subset) == set(queries[0].subset)
     assert ranked[0].subset == sorted(ranked[0].subset, key=ranked[0].names.index)
-    assert secret.figures is None
+    assert secret.per_query is None
     with pytest.raises(RTDError, match="noise: there are no metrics: the targets of this split are kept secret"):
-        secret.metrics()
+        secret.compute_metrics()
 
 
 def test_candidates_stand_for_a_gallery(retrieve, tower):
@@ -281,10 +281,10 @@ def test_candidates_stand_for_a_gallery(retrieve, tower):
     few = tuple(Few().gallery())
     queries = [replace(query, subset=(), candidates=few) for query in Noise().queries()]
     plain = [replace(query, subset=()) for query in Noise().queries()]
-    among = retrieve(changed(queries=queries)).composed(tower)
-    alone = retrieve(type("Alone", (Few,), {"queries": lambda self: plain})()).composed(tower)
+    among = retrieve(changed(queries=queries)).rank_composed(tower)
+    alone = retrieve(type("Alone", (Few,), {"queries": lambda self: plain})()).rank_composed(tower)
     assert torch.equal(among.rankings.first, alone.rankings.first)
-    assert max(map(len, (each.names for each in among.ranked_names()))) == len(few)
+    assert max(map(len, (each.names for each in among.list_ranked_names()))) == len(few)
 
 
 PAIRS = [("is red.", "has a dog?"), ("darker", "two of them, "), *[("wider", "no stripes")] * 6]
@@ -294,7 +294,7 @@ PAIRS = [("is red.", "has a dog?"), ("darker", "two of them, "), *[("wider", "no
 def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
     """Both orders averaged after normalising, or the second condition first."""
     queries = [replace(query, conditions=pair) for query, pair in zip(Noise().queries(), PAIRS, strict=True)]
-    found = retrieve(changed(queries=queries), adapter()).composed(tower)
+    found = retrieve(changed(queries=queries), adapter()).rank_composed(tower)
     if adapter is LinCIR:
         stripped = [[part.strip(".?, ") for part in pair] for pair in PAIRS]
         orders = [[f"a photo of $ that {one} and {two}" for one, two in stripped]]
@@ -303,7 +303,7 @@ def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
     else:
         prompts = [f"a photo of * , {two} and {one}" for one, two in PAIRS]
         features = composed_features(clip, phi, preprocess, prompts, 265)
-    gallery = F.normalize(image_features(clip, preprocess, Noise().gallery()), dim=-1)
+    gallery = F.normalize(encode_images(clip, preprocess, Noise().gallery()), dim=-1)
     cosines = F.normalize(features, dim=-1) @ gallery.T
     rows = found.rankings.top.clamp(min=0)
     there = found.rankings.top >= 0
@@ -312,11 +312,11 @@ def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
 
 def test_two_conditions_for_some_queries_alone(retrieve, tower):
     with pytest.raises(RTDError, match="noise: each query needs one condition, or each two"):
-        retrieve(changed(query={"conditions": ("is red", "is big")})).composed(tower)
+        retrieve(changed(query={"conditions": ("is red", "is big")})).rank_composed(tower)
 
 
 def test_text_only_has_both_conditions(retrieve, tower):
     queries = [replace(query, conditions=("is red", "is big")) for query in Noise().queries()]
     joined = [replace(query, conditions=("is red and is big",)) for query in Noise().queries()]
-    two, one = (retrieve(changed(queries=some)).text_only(tower).rankings for some in (queries, joined))
+    two, one = (retrieve(changed(queries=some)).rank_by_condition(tower).rankings for some in (queries, joined))
     assert torch.equal(two.top, one.top)

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -162,13 +161,19 @@ def test_faults_that_pass_are_tried_again(serve, captions, tmp_path, fault):
 
 
 def test_a_server_that_lags(serve, captions, tmp_path):
+    """The first request is answered only once the client has given up and asked again."""
+    lagging, asked_again = [], threading.Event()
+
     def reply(caption, number):
         if number == 1:
-            time.sleep(1)
+            lagging.append(caption)
+            asked_again.wait()
+        elif caption in lagging:
+            asked_again.set()
         return good(caption)
 
     model = serve(reply)
-    sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.3), limit=100)
+    sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.3, attempts=1000), limit=100)
     assert conditions_of(tmp_path / "t.jsonl") == WHOLE
     assert sent.requests >= 13
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from rtd_plugin.clip.layouts import write_state_dict
-from rtd_plugin.clip.tuned_encoder import newest_run, read_weights
+from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.patching.folder import reference, remove_patch
 from rtd_plugin.patching.manifest import default_folder, find_patch, read_manifest
@@ -139,9 +139,9 @@ def test_the_newest_run(tmp_path):
     import os
 
     with pytest.raises(UsageError, match=r"there is no finished run in .*runs: pass --weights"):
-        newest_run(tmp_path / "runs")
+        find_newest_run(tmp_path / "runs")
     for age, name in enumerate("abc"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "text_encoder.safetensors").touch()
         os.utime(tmp_path / "runs" / name / "text_encoder.safetensors", (1e9 - age, 1e9 - age))
-    assert newest_run(tmp_path / "runs").parent.name == "a"
+    assert find_newest_run(tmp_path / "runs").parent.name == "a"

@@ -50,11 +50,10 @@ def test_a_second_ctrl_c_stops_at_once():
 def test_a_process_that_is_stopped_from_outside(trained, metrics, same_weights, start, recipe_file, tmp_path, number):
     process = start("one_run.py", RECIPE=recipe_file, FOLDER=tmp_path / "run", OVERRIDES=["steps=100000"])
     log = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while process.is_alive() and time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 4):
+    while process.is_alive() and not (log.exists() and log.read_text().count("\n") > 4):
         time.sleep(0.01)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join()
     assert process.exitcode == (-9 if number == signal.SIGKILL else 3)
     steps = metrics()[-1]["step"] + 2
     weights, step = trained("run", f"steps={steps}")

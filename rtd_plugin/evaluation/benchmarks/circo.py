@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query, RankedNames
-from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, checked_submission
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, check_submission
 
 COCO = "COCO2017_unlabeled"
 RANKED = 50  # images a query in the submission
@@ -92,4 +92,4 @@ class CIRCO(FileBenchmark):
         """`circo.json`, in the format of the test server: ids of images, not names."""
         ranked = {each.query.id: [int(name) for name in each.names[:RANKED]] for each in rankings}
         ids = [each.query.id for each in rankings]
-        return {"circo.json": checked_submission(ranked, ids, set(map(int, self._files)), RANKED, "CIRCO")}
+        return {"circo.json": check_submission(ranked, ids, set(map(int, self._files)), RANKED, "CIRCO")}

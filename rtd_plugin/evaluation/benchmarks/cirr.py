@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query, RankedNames
-from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, checked_submission
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, check_submission
 
 RECALL, SUBSET = 50, 3  # images a query in the submissions
 LARGEST = 5_000_000  # bytes that the server takes
@@ -90,7 +90,7 @@ class CIRR(FileBenchmark):
         for metric, length in {"recall": RECALL, "recall_subset": SUBSET}.items():
             ranked = {each.query.id: (each.names if metric == "recall" else each.subset)[:length] for each in rankings}
             ids = [each.query.id for each in rankings]
-            checked_submission(ranked, ids, set(self._paths), length, "CIRR")
+            check_submission(ranked, ids, set(self._paths), length, "CIRR")
             if any(each.query.reference in ranked[each.query.id] for each in rankings):
                 raise RTDError("the server of CIRR wants rankings without the reference image; nothing was written")
             files[f"{metric}.json"] = {"version": "rc2", "metric": metric, **ranked}

@@ -138,7 +138,7 @@ class Record(BaseModel):
     """An entry of an annotation file; fields that nobody needs are left out."""
 
 
-def checked_submission(
+def check_submission(
     rankings: Mapping[str, Sequence[Any]], queries: Sequence[str], images: set[Any], length: int, server: str
 ) -> Mapping[str, Sequence[Any]]:
     """Rankings by query id, if a server accepts them.

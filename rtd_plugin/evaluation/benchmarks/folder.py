@@ -88,7 +88,7 @@ class Folder(FileBenchmark):
 
     @cached_property
     def _names(self) -> dict[str, None]:
-        return dict.fromkeys(images_in(self.data))
+        return dict.fromkeys(list_images(self.data))
 
     def _file(self) -> Path:
         if self.queries_file is not None:
@@ -104,7 +104,7 @@ class Folder(FileBenchmark):
         return files[0]
 
 
-def images_in(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
     """Paths of all images in a folder and below, relative to it, with forward slashes, sorted; hidden ones left out.
 
     Raises:

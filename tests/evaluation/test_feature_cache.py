@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import cache
-from rtd_plugin.evaluation.cache import FeatureCache, digest_of, key_of
+from rtd_plugin.evaluation import feature_cache
+from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_module, hash_text
 
-KEYS = [key_of(str(number)) for number in range(23)]
+KEYS = [hash_text(str(number)) for number in range(23)]
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
-    monkeypatch.setattr(cache, "SHARD", 5)
-    monkeypatch.setattr(cache, "POLL", 0.01)
+    monkeypatch.setattr(feature_cache, "SHARD", 5)
+    monkeypatch.setattr(feature_cache, "POLL", 0.01)
 
 
 def vector(number):
@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def start():
     """Starts the program beside this file in a process of its own, which costs no imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rtd_plugin.evaluation.cache"])
+    context.set_forkserver_preload(["rtd_plugin.evaluation.feature_cache"])
     program = str(Path(__file__).with_name("fill_cache.py"))
 
     def start(folder, before):
@@ -141,11 +141,11 @@ def test_a_digest_is_of_all_that_matters():
     one = nn.Sequential(nn.Linear(3, 2), nn.GELU())
     same, other = nn.Sequential(nn.Linear(3, 2), nn.GELU()), nn.Sequential(nn.Linear(3, 2), nn.GELU())
     same.load_state_dict(one.state_dict())
-    assert digest_of(one) == digest_of(same)
-    assert digest_of(one) == digest_of(same.train()) == digest_of(same.eval())
+    assert hash_module(one) == hash_module(same)
+    assert hash_module(one) == hash_module(same.train()) == hash_module(same.eval())
     wider = nn.Sequential(nn.Linear(3, 2), nn.GELU(approximate="tanh"))
     wider.load_state_dict(one.state_dict())
-    digests = {*map(digest_of, (one, other, wider)), digest_of(one, "clip"), digest_of(one, "targetpad")}
+    digests = {*map(hash_module, (one, other, wider)), hash_module(one, "clip"), hash_module(one, "targetpad")}
     with torch.no_grad():
         one[0].bias[1] += 1e-6
-    assert len({*digests, digest_of(one)}) == 6
+    assert len({*digests, hash_module(one)}) == 6

@@ -10,10 +10,10 @@ from torchvision.transforms import functional as transforms
 
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import images
+from rtd_plugin.evaluation import image_features
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
-from rtd_plugin.evaluation.images import ImageFeatures, padded_to_ratio
+from rtd_plugin.evaluation.image_features import ImageFeatures, pad_to_ratio
 
 NAMES = [f"{number}.png" for number in range(7)]
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -76,18 +76,18 @@ def test_padding_is_that_of_the_hosts(size, mode):
     image = Image.fromarray(pixels.byte().numpy()).convert(mode)
     wide, high = size
     if max(size) / min(size) < 1.25:
-        assert padded_to_ratio(image) is image
+        assert pad_to_ratio(image) is image
         return
     across, down = (max(int((max(size) / 1.25 - side) / 2), 0) for side in size)
     expected = transforms.pad(image, [across, down, across, down], 0, "constant")
-    found = padded_to_ratio(image)
+    found = pad_to_ratio(image)
     assert found.size == expected.size == (wide + 2 * across, high + 2 * down)
     assert max(found.size) / min(found.size) == pytest.approx(1.25, abs=0.1) or max(size) < 60
     assert found.convert("RGB").tobytes() == expected.convert("RGB").tobytes()
 
 
 def test_features_are_the_towers_own(pictures, clip, encoder, monkeypatch):
-    monkeypatch.setattr(images, "BATCH", 3)
+    monkeypatch.setattr(image_features, "BATCH", 3)
     found = ImageFeatures(encoder).features(pictures, NAMES)
     with torch.no_grad():
         expected = [clip.encode_image(encoder.preprocess(pictures.image(name))[None]) for name in NAMES]
@@ -99,7 +99,7 @@ def test_preprocessings_differ_where_pictures_are_long(pictures, encoder):
     clip, padded = (ImageFeatures(encoder, kind).features(pictures, NAMES) for kind in ("clip", "targetpad"))
     changed = [not torch.allclose(one, other, atol=1e-4) for one, other in zip(clip, padded, strict=True)]
     whole = [pictures.image(name) for name in NAMES]
-    assert changed == [padded_to_ratio(image).size != image.size for image in whole]
+    assert changed == [pad_to_ratio(image).size != image.size for image in whole]
     assert 0 < sum(changed) < len(changed)
 
 
@@ -190,7 +190,7 @@ def test_files_are_closed(pictures):
 
 
 def test_progress(pictures, encoder, monkeypatch, tmp_path):
-    monkeypatch.setattr(images, "BATCH", 3)
+    monkeypatch.setattr(image_features, "BATCH", 3)
     told = []
     features = ImageFeatures(encoder, folder=tmp_path / "cache")
     features.features(pictures, NAMES[:2])

@@ -24,12 +24,12 @@ Key = bytes
 KEY_BYTES = 32
 
 
-def key_of(text: str) -> Key:
+def hash_text(text: str) -> Key:
     """The key of what a vector was computed from, given as a text."""
     return hashlib.sha256(text.encode()).digest()
 
 
-def digest_of(module: nn.Module, *settings: str) -> str:
+def hash_module(module: nn.Module, *settings: str) -> str:
     """What a module computes: SHA-256 over its parts with their settings, and all weights' names, shapes, fp32 values.
 
     Weights alone do not tell: a tower with another activation or number of heads may have the same.

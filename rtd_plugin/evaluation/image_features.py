@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.cache import FeatureCache, digest_of, key_of
+from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_module, hash_text
 from rtd_plugin.evaluation.pictures import check_size
 
 BATCH = 64
@@ -26,7 +26,7 @@ Preprocessing = Literal["clip", "targetpad"]
 Report = Callable[[int, int], None]
 
 
-def padded_to_ratio(image: Image.Image) -> Image.Image:
+def pad_to_ratio(image: Image.Image) -> Image.Image:
     """The picture with black on both of its long sides, so that its sides are no more than 1 to 1.25.
 
     `targetpad` of Baldrati et al., Effective conditioned and composed image retrieval combining CLIP-based features
@@ -43,12 +43,12 @@ def padded_to_ratio(image: Image.Image) -> Image.Image:
     return ImageOps.expand(image, (across, down, across, down), fill=0)
 
 
-def with_preprocessing(encoder: ImageEncoder, preprocessing: Preprocessing) -> ImageEncoder:
+def select_preprocessing(encoder: ImageEncoder, preprocessing: Preprocessing) -> ImageEncoder:
     """An encoder that prepares images as CLIP does, or pads long ones before."""
     if preprocessing == "clip":
         return encoder
     clip = encoder.preprocess
-    return replace(encoder, preprocess=lambda image: clip(padded_to_ratio(image)))
+    return replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image)))
 
 
 class ImageFeatures:
@@ -73,8 +73,8 @@ class ImageFeatures:
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         prepares = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of itself
-        self.digest = digest_of(encoder.visual, prepares, preprocessing)
-        self._encoder = with_preprocessing(encoder, preprocessing)
+        self.digest = hash_module(encoder.visual, prepares, preprocessing)
+        self._encoder = select_preprocessing(encoder, preprocessing)
         self._folder = folder
         self._workers = workers
         self._cache = self._cache_of("images", self.digest)
@@ -90,7 +90,7 @@ class ImageFeatures:
         """
         stamps = _stamps(benchmark, names)
         cache = self._cache if all(stamp is not None for stamp in stamps) else FeatureCache(None)
-        keys = [key_of(stamp or name) for stamp, name in zip(stamps, names, strict=True)]
+        keys = [hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)]
         total, done = cache.missing(keys), 0
         broken: dict[str, Exception] = {}
         self._encoder.visual.to(self.device)
@@ -119,14 +119,14 @@ class ImageFeatures:
     ) -> Tensor:
         """Pseudo tokens of images from their features (N, D): (N, W) or (N, n, W) float32 on the CPU."""
         stamps = _stamps(benchmark, names)
-        name = f"{self.digest}-{digest_of(projection)}"
-        cache = FeatureCache(None) if None in stamps else self._cache_of("pseudo-tokens", key_of(name).hex())
+        name = f"{self.digest}-{hash_module(projection)}"
+        cache = FeatureCache(None) if None in stamps else self._cache_of("pseudo-tokens", hash_text(name).hex())
         projection = projection.to(self.device)
 
         def compute(numbers: Sequence[int]) -> Mapping[int, Tensor]:
             return dict(zip(numbers, projection(features[list(numbers)].to(self.device)), strict=True))
 
-        return cache.vectors([key_of(stamp or name) for stamp, name in zip(stamps, names, strict=True)], compute)
+        return cache.vectors([hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)], compute)
 
     def _cache_of(self, what: str, digest: str) -> FeatureCache:
         return FeatureCache(self._folder / what / digest if self._folder is not None else None)

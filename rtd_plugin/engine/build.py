@@ -1,0 +1,54 @@
+"""Puts the tricks together."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+
+from rtd_plugin.engine.allocator import keep_freed_memory
+from rtd_plugin.engine.caption_features import open_caption_features
+from rtd_plugin.engine.cuda_graphs import GraphedUpdate
+from rtd_plugin.engine.frozen_encoder import CachedFrozen, PackedFrozen
+from rtd_plugin.engine.packed_tower import PackedTower
+from rtd_plugin.engine.partial_embedding import embed_used_tokens
+from rtd_plugin.engine.prefetching import PrefetchedBatches
+from rtd_plugin.training.batches import Batch, RunBatches, map_device_tensors, stack_tokens
+from rtd_plugin.training.objective import is_published
+from rtd_plugin.training.plain import Engine, copy_frozen
+from rtd_plugin.training.run import Run
+
+
+def build_engine(run: Run, accelerator: Accelerator) -> Engine:
+    """Return a run's fast pair, with the tricks that fit its device; to leave one out, delete its lines."""
+    recipe, device = run.recipe, accelerator.device
+    # An objective of a plugin may encode any token, so all embeddings are trained.
+    replaced = {id(run.tower.token_embedding): embed_used_tokens(run, device)} if is_published() else {}
+    tower = copy.deepcopy(run.tower, replaced).to(device).requires_grad_(True)
+    encoder = PackedTower(tower, device, recipe.activation_checkpointing, recipe.compile)
+    if device.type == "cpu":
+        return _build_for_cpu(run, accelerator, encoder)
+    return _build_for_gpu(run, accelerator, encoder)
+
+
+def _build_for_cpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> Engine:
+    keep_freed_memory()
+    frozen = CachedFrozen(*copy_frozen(run, accelerator.device), open_caption_features(run, accelerator))
+    return Engine(encoder.tower, encoder, frozen, RunBatches(run, accelerator, encoder.prepare, frozen))
+
+
+def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> Engine:
+    recipe, device = run.recipe, accelerator.device
+    frozen = PackedFrozen(*copy_frozen(run, device))
+
+    def finish(batch: Batch) -> Batch:
+        captions = frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))
+        return map_device_tensors(torch.Tensor.pin_memory, replace(batch, packed_captions=captions))
+
+    batches = PrefetchedBatches(RunBatches(run, accelerator, encoder.prepare, frozen), finish)
+    engine = Engine(encoder.tower, encoder, frozen, batches)
+    # A graph repeats the work of its capture: it holds neither a scale of gradients nor a plugin's objective.
+    single = accelerator.num_processes == recipe.accumulation == 1 and accelerator.scaler is None
+    if single and is_published() and not recipe.compile:
+        engine = replace(engine, capture=lambda update: GraphedUpdate(update, device))
+    return engine

@@ -1,0 +1,66 @@
+"""A whole training step as CUDA graphs, one for each shape of a batch: no launches, which take longer than the work."""
+
+import torch
+from torch import Tensor
+
+from rtd_plugin.training.batches import Batch, map_device_tensors
+from rtd_plugin.training.plain import Update
+
+WARM_UP = 3  # steps before the first capture: the optimizer's state and the libraries' workspaces are made in them
+
+
+class GraphedUpdate:
+    """Runs a step's function on a GPU by replaying graphs.
+
+    Args:
+        update: forward, backward and optimizer step; with the same shapes it must do the same work.
+        device: the GPU.
+    """
+
+    def __init__(self, update: Update, device: torch.device):
+        self._update, self._device = update, device
+        self._graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+        self._calls = 0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        self._calls += 1
+        if self._calls <= WARM_UP:
+            return self._run_eagerly(batch)
+        tensors = _list_tensors(batch)
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._capture(batch)
+        graph, inputs, loss = self._graphs[shapes]
+        for static, tensor in zip(inputs, tensors, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        graph.replay()
+        return loss.clone()
+
+    def _run_eagerly(self, batch: Batch) -> Tensor:
+        """Run on the stream of captures, as their warm-up must be."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            loss = self._update(map_device_tensors(lambda tensor: tensor.to(self._device), batch))
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return loss
+
+    def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+        static = map_device_tensors(lambda tensor: tensor.to(self._device), batch)
+        graph = torch.cuda.CUDAGraph()
+        # The thread that makes batches ahead may pin memory meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            loss = self._update(static)
+        return graph, _list_tensors(static), loss
+
+
+def _list_tensors(batch: Batch) -> list[Tensor]:
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_device_tensors(collect, batch)
+    return tensors

@@ -1,0 +1,79 @@
+"""Which triplets a batch has: a function of the seed and the batch's index, so a run resumes from its step alone."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.triplets.interning import mix_bits
+
+FEISTEL_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The order in which triplets are visited: each epoch a new permutation, its incomplete last batch left out.
+
+    Args:
+        triplets: how many there are.
+        batch_size: triplets a process and batch.
+        shuffle: False for the order of the file, in every epoch.
+        seed: of the permutations.
+        rank, processes: this process and how many there are; each step they take batch_size × processes triplets.
+
+    Raises:
+        RTDError: there are fewer triplets than one batch of all processes needs.
+    """
+
+    triplets: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.triplets < self.batch_size * self.processes:
+            raise RTDError(
+                f"{self.triplets} triplets do not fill one batch of {self.batch_size} on {self.processes} process(es): "
+                "set batch_size lower"
+            )
+
+    def rows(self, index: int) -> np.ndarray:
+        """Return which triplets a batch has on this process, (batch_size,) int64; its index counts over all epochs."""
+        size = self.batch_size * self.processes
+        epoch, index = divmod(index, self.triplets // size)
+        start = index * size + self.rank * self.batch_size
+        positions = np.arange(start, start + self.batch_size)
+        return permute(positions, self.triplets, stream_seed(self.seed, epoch)) if self.shuffle else positions
+
+
+def permute(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Return where a permutation of 0 … size-1 takes some positions, without computing the rest of it.
+
+    A Feistel network permutes the integers of an even number of bits (Luby and Rackoff 1988); what it takes out of the
+    range goes through it again until it is back in (Black and Rogaway 2002, cycle walking).
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    result = positions.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & mask
+        for key in _round_keys(seed):
+            left, right = right, left ^ (mix_bits(right + key) & mask)
+        result[outside] = (left << half) | right
+        outside = result >= size
+    return result.astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _round_keys(seed: int) -> np.ndarray:
+    return np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
+
+
+@lru_cache(maxsize=16)
+def stream_seed(seed: int, *stream: int) -> int:
+    """Return the seed of one of a run's random streams: unrelated for different streams and different seeds."""
+    return int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, np.uint64)[0])

@@ -1,0 +1,66 @@
+"""Write a run's text encoder in the layout that another library reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from rtd_plugin.clip.artifact import artifact_path, load_text_encoder
+from rtd_plugin.clip.layouts import write_state_dict
+from rtd_plugin.clip.tokens import END, START
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import UsageError
+from rtd_plugin.files import write_atomically, write_text
+
+
+def export_text_encoder(run: Path, layout: str, file: Path) -> None:
+    """Write a text encoder in another layout.
+
+    Args:
+        run: a run's folder, or its `text_encoder.safetensors`.
+        layout: "openai" (OpenAI's clip and open_clip), "huggingface" (`CLIPTextModelWithProjection`) or "rtd" (the
+            checkpoints of the authors' code).
+        file: what to write: with safetensors if it ends so, otherwise with `torch.save`. With "huggingface", a name
+            without an ending is a folder for `from_pretrained`.
+
+    Raises:
+        UsageError: the layout has no such file, or the file is the run's own text encoder.
+        RTDError: the run has no text encoder, or the file cannot be written.
+    """
+    if layout == "rtd" and file.suffix == ".safetensors":
+        raise UsageError(f"{file}: the authors' code reads files of torch.save only: end the name in .pt")
+    if file.resolve() == artifact_path(run).resolve():
+        raise UsageError(f"{file}: is the run's own text encoder: export to another file")
+    tower = load_text_encoder(run)
+    state = write_state_dict(tower.state_dict(), layout)
+    is_folder = layout == "huggingface" and not file.suffix
+    weights = file / "model.safetensors" if is_folder else file
+    with write_atomically(weights) as draft:
+        if weights.suffix == ".safetensors":
+            save_file(state, draft, metadata={"format": "pt"})
+        else:
+            torch.save(state, draft)
+    if is_folder:
+        write_text(file / "config.json", json.dumps(_huggingface_config(tower), indent=2) + "\n")
+
+
+def _huggingface_config(tower: TextTower) -> dict[str, Any]:
+    """Return the configuration of a `CLIPTextModelWithProjection` of the tower's sizes."""
+    return {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+        "vocab_size": len(tower.token_embedding.weight),
+        "max_position_embeddings": tower.context_length,
+        "hidden_size": tower.width,
+        "intermediate_size": tower.transformer.resblocks[0].mlp.c_fc.out_features,
+        "num_hidden_layers": len(tower.transformer.resblocks),
+        "num_attention_heads": tower.heads,
+        "hidden_act": tower.activation,
+        "projection_dim": tower.features,
+        "layer_norm_eps": tower.ln_final.eps,
+        "bos_token_id": START,
+        "eos_token_id": END,
+        "pad_token_id": END,
+    }
