@@ -1,1 +1,1 @@
-"""Adapters for projection-based ZS-CIR methods, one module a method, each a plugin like anybody's."""
+"""Adapters for projection-based ZS-CIR methods, one plugin per method."""

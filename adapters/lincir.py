@@ -1,26 +1,24 @@
 """LinCIR: Language-only Efficient Training of Zero-shot Composed Image Retrieval (Gu et al., CVPR 2024)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rtd_adapters.lincir_shims import CAUSAL_MASK
-from rtd_adapters.phi import PLACEHOLDER, Phi, PhiAdapter
-from torch import Tensor
+from rtd_adapters.phi_adapter import PLACEHOLDER, PhiAdapter
 
-from rtd_plugin import hookimpl
-from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.contract.composition import Composition, CompositionPoint
-from rtd_plugin.contract.shims import KnownFault
+from rtd_plugin.contract import Adapter, Composition, CompositionPoint, KnownFault, hookimpl
 
-__all__ = ["LinCIR", "Phi"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def read_composition(
     clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_tokens: int = 1, return_last_states: bool = False
 ) -> Composition:
-    """Every `$` of a text, if it has any, is the text's pseudo token; LinCIR makes no use of `num_tokens`.
+    """Put a text's pseudo token at every `$` of the text, if it has any; LinCIR ignores `num_tokens`.
 
     Args:
         text: (B, L) tokens, or (1, L) for all pseudo tokens.
@@ -33,11 +31,20 @@ def read_composition(
 
 
 def example(_module: ModuleType) -> tuple[Any, ...]:
-    """A tiny text model of transformers, two texts, and their pseudo tokens."""
+    """Return a tiny text model of transformers, two texts, and their pseudo tokens."""
+    import torch
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=300, projection_dim=64, bos_token_id=298, eos_token_id=299, **sizes)
+    config = CLIPTextConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=64,
+        bos_token_id=298,
+        eos_token_id=299,
+    )
     texts = torch.tensor([[298, 5, PLACEHOLDER, 7, 299], [298, PLACEHOLDER, 8, 9, 299]])
     texts = torch.nn.functional.pad(texts, (0, config.max_position_embeddings - texts.shape[1]))
     return CLIPTextModelWithProjection(config).eval(), texts, torch.randn(2, 64)
@@ -48,7 +55,7 @@ IGNORED = (
     "LinCIR's function gives wrong features without an error: the text encoder ignores its causal mask and attends in "
     "both directions"
 )
-REMEDY = "install transformers 4.53.3 or older, or run under a patch: it composes right and repairs the rest"
+REMEDY = "install transformers 4.53.3 or older, or run under a patch: it composes correctly and repairs the rest"
 
 
 class LinCIR(PhiAdapter):
@@ -64,7 +71,7 @@ class LinCIR(PhiAdapter):
             read=read_composition,
             example=example,
         ),
-        # The branch `eval_genecis` has a copy of its own.
+        # The copy of the branch `eval_genecis`.
         CompositionPoint(
             file="genecis/eval_functions.py",
             modules=("eval_functions",),

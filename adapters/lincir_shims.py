@@ -4,15 +4,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rtd_plugin.contract.shims import Report, Shim
+from rtd_plugin.contract import Report, Shim
 
 REMOVED = ("causal_attention_mask", "return_dict")
 
 
 def keep_causal_mask(original: Callable[..., Any], report: Report, *args: Any, **kwargs: Any) -> Any:
-    """Takes the arguments that CLIP's encoder in transformers lost: 4.54 refuses them, 5 ignores them.
+    """Handle the arguments that CLIP's encoder in transformers no longer has: 4.54 refuses them, 5 ignores them.
 
-    The second is the worse one: without its mask the text encoder attends in both directions.
+    Ignoring them is worse: without its mask the text encoder attends in both directions.
     """
     accepted = inspect.signature(original).parameters
     removed = {name: kwargs.pop(name) for name in REMOVED if name in kwargs and name not in accepted}

@@ -1,53 +1,24 @@
 """Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image Retrieval (Saito et al., CVPR 2023)."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rtd_adapters.pic2word_shims import SHIMS
-from torch import Tensor, nn
 
-from rtd_plugin import hookimpl
-from rtd_plugin.clip.tokens import Prompt
-from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.contract.composition import Composition, CompositionPoint
-from rtd_plugin.errors import RTDError
+from rtd_plugin.contract import Adapter, Composition, CompositionPoint, Prompt, RTDError, hookimpl
 
-HIDDEN, LAYERS = 512, 2  # channels of a hidden layer, and how many of them, unless Pic2Word is told otherwise
-
-
-class Im2Text(nn.Module):
-    """Pic2Word's projection module: hidden layers with dropout and ReLU, then a linear one.
-
-    Args:
-        features: size of CLIP's features, D.
-        token_width: width of CLIP's token embeddings, W.
-        hidden: channels of each hidden layer.
-        layers: how many hidden layers.
-        dropout: in each hidden layer, while training.
-    """
-
-    def __init__(
-        self, features: int, token_width: int, hidden: int = HIDDEN, layers: int = LAYERS, dropout: float = 0.1
-    ):
-        super().__init__()
-        widths = [features, *[hidden] * layers]
-        self.layers = nn.Sequential(
-            *(nn.Sequential(nn.Linear(width, hidden), nn.Dropout(dropout), nn.ReLU()) for width in widths[:-1])
-        )
-        self.fc_out = nn.Linear(widths[-1], token_width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, D), not normalised, to pseudo tokens (B, W)."""
-        return self.fc_out(self.layers(features))
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def read_retrieval(
     self: Any, text: Tensor, img_tokens: Tensor | tuple[Tensor, ...], split_ind: int = 4, repeat: bool = True
 ) -> Composition:
-    """Where the first text has its placeholders, every text takes its pseudo tokens.
+    """Put every text's pseudo tokens at the positions of the first text's placeholders.
 
     Args:
         text: (1, L) tokens if `repeat`, else (B, L).
@@ -67,7 +38,7 @@ def read_retrieval(
 def read_visualisation(
     self: Any, text: Tensor, img_tokens: Tensor | tuple[Tensor, ...], split_ind: int = 4
 ) -> Composition:
-    """Every text takes the pseudo tokens of the one image where it has its own placeholders.
+    """Put the pseudo tokens of the one image at each text's own placeholders.
 
     Args:
         text: (B, L) tokens.
@@ -83,7 +54,9 @@ def read_visualisation(
 def _composition(
     model: Any, text: Tensor, placeholders: Tensor, img_tokens: Tensor | tuple[Tensor, ...]
 ) -> Composition:
-    """Text (B, L), pseudo tokens and placeholders for each of its rows or one row for all."""
+    """Return the composition of text (B, L), with pseudo tokens and placeholders for each row or one row for all."""
+    import torch
+
     if not isinstance(img_tokens, tuple):
         img_tokens = (img_tokens,)
         placeholders = placeholders & (placeholders.cumsum(dim=1) == 1)  # the first of each row
@@ -109,13 +82,17 @@ def _visualisation_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) 
 
 
 def retrieval_example(module: ModuleType) -> tuple[Any, ...]:
-    """A tiny model of Pic2Word's own class, two texts and their pseudo tokens, as its CIRR evaluation has them."""
+    """Return a tiny model of Pic2Word's class, two texts and their pseudo tokens, as in its evaluation on CIRR."""
+    import torch
+
     model, texts, pseudo_token, placeholder = visualisation_example(module)
     return model, texts, torch.cat([pseudo_token, -pseudo_token]), placeholder, False
 
 
 def visualisation_example(module: ModuleType) -> tuple[Any, ...]:
-    """The same with one pseudo token for both texts."""
+    """Return the same with one pseudo token for both texts."""
+    import torch
+
     texts = torch.tensor([[298, 5, 265, 7, 299, 0, 0, 0], [298, 6, 265, 9, 8, 299, 0, 0]])
     model = module.CLIP(32, 16, 1, 64, 16, texts.shape[1], 300, 64, 2, 2).eval()
     return model, texts, torch.randn(1, 64), 265
@@ -139,7 +116,7 @@ class Pic2Word(Adapter):
             arguments=_retrieval_arguments,
             example=retrieval_example,
         ),
-        # Of the demo.
+        # The demo's.
         CompositionPoint(
             file="model/model.py",
             modules=("model.model",),
@@ -153,7 +130,9 @@ class Pic2Word(Adapter):
     shims = SHIMS
     evaluation = "PYTHONPATH=src:. python src/eval_retrieval.py --eval-mode cirr …"
 
-    def build_projection(self, state: Mapping[str, Tensor], features: int, token_width: int) -> Im2Text:
+    def build_projection(self, state: Mapping[str, Tensor], features: int, token_width: int) -> nn.Module:
+        from rtd_adapters.im2text import HIDDEN, LAYERS, Im2Text
+
         out = state.get("fc_out.weight")
         hidden = HIDDEN if out is None or out.ndim != 2 else out.shape[1]
         layers = sum(re.fullmatch(r"layers\.\d+\.0\.weight", key) is not None for key in state) if state else LAYERS
@@ -168,7 +147,7 @@ class Pic2Word(Adapter):
             # Trained on several GPUs, its keys have the wrapper's prefix.
             state = {str(key).removeprefix("module."): value for key, value in state.items()}
         if not isinstance(state, Mapping) or "fc_out.weight" not in state:
-            raise RTDError("no checkpoint of Pic2Word: it has neither 'state_dict_img2text' nor 'fc_out.weight'")
+            raise RTDError("not a checkpoint of Pic2Word: neither 'state_dict_img2text' nor 'fc_out.weight' is in it")
         return state
 
 

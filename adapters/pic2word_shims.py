@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from rtd_plugin.contract.shims import Report, Shim
+from rtd_plugin.contract import Report, Shim
 
 EVALUATION = "eval_retrieval.py"
 
 
 def set_distributed(original: Callable[..., Any], report: Report, *args: Any, **kwargs: Any) -> Any:
-    """Gives the parsed arguments `distributed`, which the evaluation reads and only the training sets."""
+    """Give the parsed arguments `distributed`, which the evaluation reads and only the training sets."""
     parsed = original(*args, **kwargs)
     if _is_evaluation() and not hasattr(parsed, "distributed"):
         parsed.distributed = False
@@ -23,7 +23,7 @@ def set_distributed(original: Callable[..., Any], report: Report, *args: Any, **
 
 
 def use_bare_gallery_names(original: Callable[..., Any], report: Report, *args: Any, **kwargs: Any) -> Any:
-    """Takes the folders off the gallery's names, which the queries' names do not have."""
+    """Remove the folders from the gallery's names, because the queries' names have none."""
     call = inspect.signature(original).bind(*args, **kwargs)
     names = {*call.arguments["reference_names"], *call.arguments["target_names"]}
     gallery = list(call.arguments["index_names"])
@@ -35,10 +35,10 @@ def use_bare_gallery_names(original: Callable[..., Any], report: Report, *args: 
 
 
 def show_errors(original: Callable[..., Any], report: Report, *args: Any, **kwargs: Any) -> Any:
-    """Shows the error that the evaluation swallows; it is about to begin when its arguments are parsed."""
+    """Show the error that the evaluation swallows; it starts right after its arguments are parsed."""
     if _is_evaluation():
-        program = sys.modules["__main__"]
-        program.main_worker = _showing(program.main_worker, report)
+        program: Any = sys.modules["__main__"]
+        program.main_worker = _show_errors_of(program.main_worker, report)
     return original(*args, **kwargs)
 
 
@@ -47,9 +47,9 @@ def _is_evaluation() -> bool:
     return os.path.basename(getattr(program, "__file__", None) or "") == EVALUATION and hasattr(program, "main_worker")
 
 
-def _showing(worker: Callable[..., Any], report: Report) -> Callable[..., Any]:
+def _show_errors_of(worker: Callable[..., Any], report: Report) -> Callable[..., Any]:
     @functools.wraps(worker)
-    def showing(*args: Any, **kwargs: Any) -> Any:
+    def run_worker(*args: Any, **kwargs: Any) -> Any:
         try:
             return worker(*args, **kwargs)
         except Exception as error:
@@ -57,7 +57,7 @@ def _showing(worker: Callable[..., Any], report: Report) -> Callable[..., Any]:
             report(failure=f"{type(error).__name__}: {error}")
             raise
 
-    return showing
+    return run_worker
 
 
 SHIMS = (

@@ -1,22 +1,21 @@
 """SEARLE: Zero-Shot Composed Image Retrieval with Textual Inversion (Baldrati et al., ICCV 2023)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rtd_adapters.phi import PLACEHOLDER, PhiAdapter
-from torch import Tensor
+from rtd_adapters.phi_adapter import PLACEHOLDER, PhiAdapter
 
-from rtd_plugin import hookimpl
-from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.contract.composition import Composition, CompositionPoint
-from rtd_plugin.contract.shims import KnownFault
-from rtd_plugin.errors import RTDError
+from rtd_plugin.contract import Adapter, Composition, CompositionPoint, KnownFault, RTDError, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_tokens: int = 1) -> Composition:
-    """A text's first `$` and what follows it, `num_tokens` positions together, are the text's pseudo tokens.
+    """Put a text's pseudo tokens at its first `$` and the positions after it, `num_tokens` in all.
 
     Args:
         text: (B, L) tokens.
@@ -26,6 +25,8 @@ def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_t
     Raises:
         RTDError: a text has no `$`, or its pseudo tokens are neither one nor `num_tokens`.
     """
+    import torch
+
     placeholders = text == PLACEHOLDER  # (B, L)
     if not placeholders.any(dim=1).all():
         raise RTDError("a text of the batch has no $ for its pseudo token")
@@ -33,16 +34,17 @@ def read_composition(clip_model: Any, text: Tensor, pseudo_tokens: Tensor, num_t
     pseudo_tokens = torch.atleast_2d(pseudo_tokens)
     if len(pseudo_tokens) != len(text):
         pseudo_tokens = pseudo_tokens.expand(len(text), -1, -1)
-        # Here SEARLE counts on num_tokens placeholders in every text: with more, a text gets the place of another's.
+        # As SEARLE, which assumes num_tokens placeholders in every text: with more, a text gets another's position.
         first = placeholders.nonzero()[::num_tokens, 1][: len(text)]
     if pseudo_tokens.ndim == 3 and pseudo_tokens.shape[1] not in (1, num_tokens):
-        raise RTDError(f"there are {pseudo_tokens.shape[1]} pseudo tokens a text, but num_tokens is {num_tokens}")
+        raise RTDError(f"there are {pseudo_tokens.shape[1]} pseudo tokens per text, but num_tokens is {num_tokens}")
     after_first = torch.arange(text.shape[1], device=text.device) - first.unsqueeze(1)  # (B, L)
     return Composition(clip_model, text, pseudo_tokens, (after_first >= 0) & (after_first < num_tokens))
 
 
 def example(_module: ModuleType) -> tuple[Any, ...]:
-    """A tiny model of OpenAI's package, two texts, and their pseudo tokens."""
+    """Return a tiny model of OpenAI's package, two texts, and their pseudo tokens."""
+    import torch
     from clip.model import CLIP
 
     texts = torch.tensor([[298, 5, PLACEHOLDER, 7, 299, 0, 0, 0], [298, PLACEHOLDER, 8, 9, 299, 0, 0, 0]])

@@ -7,11 +7,10 @@ gets nothing imported that it does not need.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.contract.marker import hookimpl
-
 if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
+    from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
     from rtd_plugin.workflows.train import train
@@ -21,6 +20,7 @@ __all__ = ["TextTower", "activate", "hookimpl", "load_text_encoder", "rtd_loss",
 _HOMES = {
     "TextTower": "rtd_plugin.clip.tower",
     "activate": "rtd_plugin.patching.activation",
+    "hookimpl": "rtd_plugin.contract.hookspecs",
     "load_text_encoder": "rtd_plugin.clip.artifact",
     "rtd_loss": "rtd_plugin.training.loss",
     "train": "rtd_plugin.workflows.train",

@@ -1,6 +1,7 @@
 """Read checkpoints without running code in them, and write files atomically."""
 
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -27,7 +28,7 @@ BLOCK = 2**20  # bytes read at once
 
 
 def is_jit_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, the form in which OpenAI publishes its CLIP weights."""
+    """Return whether a file is a TorchScript archive, the form in which OpenAI publishes its CLIP weights."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
@@ -39,7 +40,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """Read a checkpoint to the CPU: safetensors, a file of `torch.save`, or a TorchScript archive's state dict.
 
     Raises:
-        RTDError: there is no such file, it is broken, or it holds pickled code, which is never run.
+        RTDError: the file is missing or broken, or holds pickled code, which is never run.
     """
     if not path.is_file():
         raise RTDError(f"{path}: {'a folder, not a checkpoint file' if path.is_dir() else 'no such file'}")
@@ -47,7 +48,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols: not the user's to mend
+            warnings.simplefilter("ignore")  # about old pickle protocols, which a user cannot change
             if is_jit_archive(path):
                 return read_torchscript(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -58,7 +59,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
                 f"{path}: holds pickled objects other than tensors, which could run code when loaded. "
                 "Save its state dict alone, with torch.save or as safetensors, and pass that file"
             ) from error
-        # Of other errors the text says nothing to a user, or advises to load the file unsafely.
+        # The text of other errors does not help a user, or advises to load the file unsafely.
         explained = isinstance(error, (OSError, RuntimeError, SafetensorError, zipfile.BadZipFile))
         reason = f" ({_first_line(error)})" if explained else ""
         raise RTDError(f"{path}: not a checkpoint, or a broken or truncated one{reason}") from error
@@ -175,6 +176,21 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        RTDError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RTDError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise RTDError(f"{path}: not a JSON object")
+    return content
+
+
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal digits.
 
@@ -193,6 +209,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _has_objects(path: Path, error: pickle.UnpicklingError) -> bool:
-    """Whether it is a sound pickle of something else that torch refused, rather than no pickle at all."""
+    """Return whether torch refused the objects in a valid pickle; other files are not pickles at all."""
     with path.open("rb") as file:
         return "GLOBAL" in str(error) or file.read(1) == pickle.PROTO

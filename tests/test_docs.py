@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's commands run as in a clone; its environment is the one of this test."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copy(ROOT / "Makefile", folder)
@@ -46,19 +46,19 @@ def shell(command: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_commands_and_python_run_in_order(workplace: Path) -> None:
+def test_commands_and_python_run_in_order(clone: Path) -> None:
     installed = Path(sys.prefix) / ".rtd-plugin"  # this test's environment counts as set up
     for language, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")):
         if text == "make test\n":
-            assert "pytest" in shell("make --dry-run test", workplace)
+            assert "pytest" in shell("make --dry-run test", clone)
         elif text == "make quickstart\n":  # the README's first command, which has just run
-            commands = shell(f"make --dry-run --old-file={installed} quickstart VENV={sys.prefix}", workplace)
+            commands = shell(f"make --dry-run --old-file={installed} quickstart VENV={sys.prefix}", clone)
             assert commands == f"{sys.prefix}/bin/rtd-plugin train --adapter lincir\n"
         elif language == "sh":
-            outputs = {line: shell(line, workplace) for line in text.splitlines()}
+            outputs = {line: shell(line, clone) for line in text.splitlines()}
             assert "gain of tuning" in outputs.get("rtd-plugin train --adapter lincir", "gain of tuning")
         elif language == "python":
-            shell(f"{sys.executable} -W error - <<'EOF'\n{text}\nEOF", workplace)
+            shell(f"{sys.executable} -W error - <<'EOF'\n{text}\nEOF", clone)
 
 
 def test_recipes_and_long_commands_are_right(tmp_path: Path) -> None:

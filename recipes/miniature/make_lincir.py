@@ -11,7 +11,7 @@ import random
 from itertools import groupby
 
 import torch
-from rtd_adapters.lincir import Phi
+from rtd_adapters.phi import Phi
 from rtd_recipes.miniature.projections import CHUNK, main, minimise
 from torch import Tensor
 from torch.nn import functional as F

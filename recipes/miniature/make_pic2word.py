@@ -11,7 +11,8 @@ from itertools import islice
 
 import torch
 from open_clip.loss import ClipLoss
-from rtd_adapters.pic2word import Im2Text, Pic2Word
+from rtd_adapters.im2text import Im2Text
+from rtd_adapters.pic2word import Pic2Word
 from rtd_recipes.miniature.projections import main, minimise, picture_features
 from torch import Tensor
 from torch.nn import functional as F

@@ -70,7 +70,7 @@ def command(
     from rtd_plugin.patching.manifest import default_folder, find_patch
 
     if remove:
-        from rtd_plugin.patching.folder import remove_patch
+        from rtd_plugin.patching.patch_folder import remove_patch
 
         folder = output or find_patch(host).folder
         remove_patch(folder)
@@ -82,7 +82,7 @@ def command(
 
     from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights
     from rtd_plugin.patching.detection import find_host
-    from rtd_plugin.patching.folder import write_patch
+    from rtd_plugin.patching.patch_folder import write_patch
 
     candidates = plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)]
     found = find_host(host, candidates)

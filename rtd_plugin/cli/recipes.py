@@ -22,10 +22,8 @@ def command(name: str | None, as_json: bool) -> None:
     Example:
       rtd-plugin recipes lincir-miniature
     """
-    from rtd_plugin.training.recipe import find_recipe  # brings torch along, which `--help` does not wait for
-
     if name is not None:
-        text, values = _read(find_recipe(name))
+        text, values = _read(plugins.find_recipe(name))
         if as_json:
             print_json({"name": name, "recipe": values})
         else:

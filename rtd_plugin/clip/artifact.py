@@ -1,4 +1,7 @@
-"""The saved text encoder: weights in `TextTower`'s layout as safetensors, with what they are as metadata."""
+"""The saved text encoder: weights in `TextTower`'s layout as safetensors, described by the file's metadata.
+
+The file's bytes depend on its content alone: two runs that end with the same weights write the same file.
+"""
 
 import json
 from pathlib import Path
@@ -8,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from rtd_plugin.clip.layouts import check_finite
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import FILE_NAME
 from rtd_plugin.errors import RTDError
@@ -17,15 +21,15 @@ FORMAT = 1
 
 
 class TextEncoderInfo(BaseModel):
-    """What a saved text encoder says of itself: the safetensors file's metadata, each value as JSON.
+    """The metadata of a saved text encoder: of the safetensors file, each value as JSON.
 
     Attributes:
         format: version of this list.
         version: of the rtd-plugin that wrote the file.
-        activation, heads: what the weights do not tell.
+        activation, heads: settings of the tower that its weights do not tell.
         backbone: name of the pre-trained CLIP that training started from.
-        base_digest: of its text tower, see `rtd_plugin.clip.fingerprint`.
-        base_probe: its features of a few texts, see there too.
+        base_digest: of the pre-trained text tower, see `rtd_plugin.clip.fingerprint.digest`.
+        base_probe: features of the pre-trained text tower, see `rtd_plugin.clip.fingerprint.probe`.
         adapter: the method it was trained for.
         projection_digest: SHA-256 of the projection's checkpoint file.
         triplets: digest of each triplet source.
@@ -48,18 +52,40 @@ class TextEncoderInfo(BaseModel):
 
 
 def save_text_encoder(path: Path, tower: TextTower, info: TextEncoderInfo) -> None:
-    """Write a text encoder, whole or not at all."""
+    """Write a text encoder atomically.
+
+    Raises:
+        RTDError: a weight is not finite, or the file cannot be written.
+    """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in tower.state_dict().items()}
+    try:
+        check_finite(weights)
+    except RTDError as error:
+        raise RTDError(f"{path}: not written: {error}") from error
     metadata = {name: json.dumps(value) for name, value in info.model_dump().items()}
     with write_atomically(path) as draft:
         save_file(weights, draft, metadata=metadata)
+        _sort_metadata(draft)
 
 
-def artifact_path(run_or_file: str | Path) -> Path:
-    """The text encoder's file, given that file or the run folder it lies in.
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in a safetensors header, whose order differs from process to process."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) > length:
+            raise RuntimeError(f"a safetensors header of {length} bytes grew to {len(content)}")
+        file.seek(8)
+        file.write(content.ljust(length))  # the format pads with spaces
+
+
+def find_text_encoder(run_or_file: str | Path) -> Path:
+    """Return the text encoder's file, given that file or its run folder.
 
     Raises:
-        RTDError: there is none.
+        RTDError: the file is missing.
     """
     path = Path(run_or_file)
     if path.is_dir():
@@ -72,10 +98,10 @@ def artifact_path(run_or_file: str | Path) -> Path:
 
 
 def read_info(path: Path) -> TextEncoderInfo:
-    """The metadata of a saved text encoder.
+    """Read the metadata of a saved text encoder.
 
     Raises:
-        RTDError: the file is none of ours, broken, or of a newer format.
+        RTDError: the file is broken, of a newer format, or was not saved by rtd-plugin.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -99,17 +125,22 @@ def read_info(path: Path) -> TextEncoderInfo:
 def load_text_encoder(
     run_or_file: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> TextTower:
-    """Load a tuned text encoder for use: in eval mode, without gradients.
+    """Load a tuned text encoder in eval mode, without gradients.
 
     Args:
         run_or_file: a run folder or a `text_encoder.safetensors`.
-        device: where to; None for the CPU.
+        device: None for the CPU.
         dtype: None for that of the file, fp32.
 
     Raises:
-        RTDError: the file is missing, broken, or not a text encoder of rtd-plugin.
+        RTDError: the file is missing or broken, has weights that are not finite, or was not saved by rtd-plugin.
+
+    Example:
+        >>> tower = load_text_encoder("runs/lincir-miniature", device="cuda", dtype=torch.float16)  # doctest: +SKIP
+        >>> tower.encode(tokens, pseudo_tokens).shape  # doctest: +SKIP
+        torch.Size([8, 768])
     """
-    path = artifact_path(run_or_file)
+    path = find_text_encoder(run_or_file)
     info = read_info(path)
     weights = load_file(path)
     try:

@@ -1,11 +1,10 @@
 """The CLIP models under a run: by open_clip name and tag, or from a local file or folder."""
 
 import difflib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
@@ -14,19 +13,20 @@ from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from rtd_plugin.clip.image_layouts import image_state_dict
-from rtd_plugin.clip.layouts import unwrapped
+from rtd_plugin.clip.huggingface_config import CONFIG_FILE, read_text_config
+from rtd_plugin.clip.image_layouts import convert_image_weights
+from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, unwrap
 from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import is_jit_archive, read_checkpoint
+from rtd_plugin.files import is_jit_archive, read_checkpoint, read_json
 from rtd_plugin.paths import ModelName, RecipePath
 
 OPENCLIP_CONFIG = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 
-# Settings of open_clip's text towers that make another thing of them, with CLIP's values. Pooling "last" and the other
-# tokenizers' ids are not those of `TextTower`; what adds weights is noticed by its keys.
+# CLIP's values of settings that change what open_clip's text towers compute. `TextTower` has no other pooling, and no
+# other tokenizer's ids; settings that add weights are noticed by the weights' keys.
 PLAIN_TEXT_TOWER = {
     "hf_model_name": None,
     "hf_tokenizer_name": None,
@@ -48,21 +48,26 @@ class ImageEncoder:
     preprocess: Callable[[Image.Image], Tensor]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Preprocessed images (B, 3, H, W) to features (B, D), not normalised."""
+        """Encode preprocessed images (B, 3, H, W) to features (B, D), not normalised."""
         return self.visual(images)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A CLIP and where its weights are.
+    """A CLIP and the source of its weights.
 
     Args:
         model: an open_clip architecture (`ViT-L-14`), or a file in the format of open_clip's model configurations; may
-            be None where a checkpoint folder brings its own configuration, or OpenAI's archive its shapes.
-        pretrained: open_clip's tag of the weights (`openai`), None for a checkpoint of one's own. With a checkpoint it
-            only says how the weights were trained.
+            be None if a checkpoint folder has its own configuration, or for OpenAI's archives and state dicts.
+        pretrained: open_clip's tag of the weights (`openai`). With a checkpoint it only says how the weights were
+            trained.
         checkpoint: an OpenAI state dict or TorchScript archive, an open_clip checkpoint, or a folder in Hugging Face's
-            or open_clip's format. None: the tag's weights, downloaded unless they are in the cache.
+            or open_clip's format. None: the tag's weights, downloaded unless they are in open_clip's cache.
+
+    Example:
+        >>> Backbone("ViT-L-14", "openai").name
+        'ViT-L-14 (openai)'
+        >>> tower = Backbone(checkpoint=Path("ViT-L-14.pt")).load_text_tower()  # doctest: +SKIP
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -73,23 +78,26 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """How messages and artifacts call the backbone."""
+        """The backbone's name in messages and artifacts."""
         if self.model is None:
             return str(self.checkpoint)
         model = Path(self.model).stem if self.model.endswith(".json") else self.model
         return model + (f" ({self.pretrained})" if self.pretrained else "")
 
     def load_text_tower(self) -> TextTower:
-        """The pre-trained text tower ψ₀ in fp32, on the CPU.
+        """Load the pre-trained text tower ψ₀ in fp32, on the CPU.
 
         Raises:
-            RTDError: the model or its weights cannot be found, read, or are not a CLIP text tower.
+            RTDError: the model or its weights are unknown, missing or damaged, the weights are not those of a CLIP text
+                tower, or those of another architecture than `model`.
         """
-        source = self._weights()
-        config, state = self._config(source), _read(source)
-        settings = _text_settings(config, self._tag(), state, source)
+        source = self._find_weights()
+        config, state = self._find_config(source), _read_weights(source)
+        settings = _find_text_settings(config, self._find_tag(), state, source)
         try:
-            tower = TextTower.from_state_dict(state, **settings).float()
+            if config is not None:
+                _check_sizes(read_sizes(state), settings, config, self.name)
+            tower = TextTower.from_state_dict(state, activation=settings.activation, heads=settings.heads).float()
         except RTDError as error:
             raise RTDError(f"{source}: {error}") from error
         vocabulary = len(tower.token_embedding.weight)
@@ -98,159 +106,174 @@ class Backbone:
         return tower
 
     def load_image_encoder(self) -> ImageEncoder:
-        """The image tower in fp32, in eval mode, on the CPU, with open_clip's preprocessing for it.
+        """Load the image tower in fp32, in eval mode, on the CPU, with open_clip's preprocessing for it.
 
         Raises:
             RTDError: as `load_text_tower`, or the checkpoint lacks an image tower.
         """
-        source = self._weights()
-        config, state = self._config(source), unwrapped(_read(source))
-        weights = image_state_dict(state)
+        source = self._find_weights()
+        config, state = self._find_config(source), unwrap(_read_weights(source))
+        weights = convert_image_weights(state)
         if config is None or "vision_cfg" not in config or not weights:
             raise RTDError(
                 f"{source}: image features need an open_clip architecture (backbone.model) and an image tower in "
                 "OpenAI's, open_clip's or Hugging Face's layout"
             )
-        settings = _text_settings(config, self._tag(), state, source)
-        visual = _image_tower(config, settings["activation"] == "quick_gelu", source)
+        settings = _find_text_settings(config, self._find_tag(), state, source)
+        visual = _build_image_tower(config, settings.activation == "quick_gelu", source)
         try:
+            check_finite(weights)
             visual.load_state_dict(weights)
+        except RTDError as error:
+            raise RTDError(f"{source}: {error}") from error
         except RuntimeError as error:
             problem = str(error).strip().split("\n")[1 if "\n" in str(error) else 0].strip()
             raise RTDError(f"{source}: not the image tower of {self.name}: {problem}") from error
-        preprocessing = merge_preprocess_dict(PreprocessCfg(), self._tag() or {})
+        preprocessing = merge_preprocess_dict(PreprocessCfg(), self._find_tag() or {})
         preprocessing = merge_preprocess_dict(preprocessing, config.get("preprocess_cfg", {}))
-        preprocessing["size"] = visual.image_size  # as open_clip does, whatever the configuration says
+        preprocessing["size"] = visual.image_size  # like open_clip, which ignores the configuration's size
         transform = image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
         return ImageEncoder(visual.float().eval(), transform)
 
-    def _tag(self) -> dict[str, Any] | None:
-        """open_clip's record of the pre-trained weights: where they are, their preprocessing, their activation."""
+    def _find_tag(self) -> dict[str, Any] | None:
+        """Return open_clip's record of the pre-trained weights: their source, preprocessing and activation."""
         if self.pretrained is None or self.model is None:
             return None
-        model = _registered(self.model)
+        model = _find_architecture(self.model)
         tag = get_pretrained_cfg(model, self.pretrained)
         if not tag:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
             raise RTDError(f"open_clip has no weights {self.pretrained!r} for {self.model}: it has {tags}")
         return tag
 
-    def _config(self, source: Path) -> dict[str, Any] | None:
-        """The model's configuration in open_clip's format; None where there is none."""
+    def _find_config(self, source: Path) -> dict[str, Any] | None:
+        """Return the model's configuration in open_clip's format, None without one."""
         folder = source if source.is_dir() else source.parent
         if self.model is None:
-            return _read_openclip(folder / OPENCLIP_CONFIG) if (folder / OPENCLIP_CONFIG).is_file() else None
+            return _read_openclip_config(folder / OPENCLIP_CONFIG) if (folder / OPENCLIP_CONFIG).is_file() else None
         if self.model.endswith(".json"):
-            return _read_openclip(Path(self.model))
-        return open_clip.get_model_config(_registered(self.model))
+            return _read_openclip_config(Path(self.model))
+        return open_clip.get_model_config(_find_architecture(self.model))
 
-    def _weights(self) -> Path:
+    def _find_weights(self) -> Path:
+        """Return the file or folder of the weights, which may have to be downloaded."""
         if self.checkpoint is not None:
             if not self.checkpoint.exists():
                 raise RTDError(f"{self.checkpoint}: no such file or folder (backbone.checkpoint)")
             return self.checkpoint
-        tag = self._tag()
-        if tag is None:
+        tag = self._find_tag()
+        if tag is None or self.model is None:
             raise RTDError(
                 "the backbone has no weights: set backbone.model and backbone.pretrained, or backbone.checkpoint"
             )
-        _check_text_tower(open_clip.get_model_config(_registered(self.model)), self.name)  # not after the download
+        # Before the download.
+        _check_text_tower(open_clip.get_model_config(_find_architecture(self.model)), self.name)
         try:
             return Path(download_pretrained(tag))
-        except Exception as error:  # each of several download libraries fails in its own way
+        except Exception as error:  # each of several download libraries has its own exceptions
             raise RTDError(
-                f"{self.name} cannot be downloaded ({str(error).strip().split('. ')[0]}). Where no model hub can be "
-                "reached, put its weights on this machine and set backbone.checkpoint to the file or folder"
+                f"{self.name} cannot be downloaded ({str(error).strip().split('. ')[0]}). Without access to a model "
+                "hub, copy its weights to this machine and set backbone.checkpoint to the file or folder"
             ) from error
 
 
-def _registered(model: str) -> str:
-    """The name under which open_clip knows an architecture; it also takes OpenAI's spelling, `ViT-L/14`."""
+class _TextSettings(NamedTuple):
+    """Settings of a text tower that its weights do not tell; heads None for one per 64 channels."""
+
+    activation: str
+    heads: int | None
+
+
+def _find_architecture(model: str) -> str:
+    """Return open_clip's name of an architecture, which may be given in OpenAI's spelling, `ViT-L/14`."""
     name = model if model.endswith(".json") else model.replace("/", "-")
     if name not in open_clip.list_models() and not model.endswith(".json"):
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
-        raise RTDError(f"open_clip has no architecture {model!r}; close to it are {', '.join(near) or 'none'}")
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
+        raise RTDError(f"open_clip has no architecture {model!r}; the closest are {', '.join(close) or 'none'}")
     return name
 
 
-def _image_tower(config: Mapping[str, Any], quick_gelu: bool, source: Path) -> nn.Module:
+def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool, source: Path) -> nn.Module:
     vision = dict(config["vision_cfg"])
     if "timm_model_name" in vision:
-        vision["timm_model_pretrained"] = False  # or timm downloads weights that are replaced at once
-    text = {**config["text_cfg"], "layers": 1, "vocab_size": 1}  # not used: as small as can be
+        vision["timm_model_pretrained"] = False  # keeps timm from downloading weights that are replaced below
+    text = {**config["text_cfg"], "layers": 1, "vocab_size": 1}  # not used, so as small as possible
     try:
         return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=quick_gelu).visual
     except (TypeError, RuntimeError) as error:
-        raise RTDError(f"{source}: open_clip cannot build the model it is said to be ({error})") from error
+        raise RTDError(f"{source}: open_clip cannot build the configured model ({error})") from error
 
 
-def _text_settings(
+def _find_text_settings(
     config: Mapping[str, Any] | None, tag: Mapping[str, Any] | None, state: Mapping[str, Any], source: Path
-) -> dict[str, Any]:
-    """Activation and heads of the text tower: what its weights do not tell."""
+) -> _TextSettings:
     folder = source if source.is_dir() else source.parent
     in_huggingface_layout = any(str(key).startswith("text_model.") for key in state)
-    if in_huggingface_layout and (folder / "config.json").is_file():
-        return _huggingface_settings(folder / "config.json")
-    # Only OpenAI publishes TorchScript archives, and its state dicts tell the resolution; all have that activation.
+    if in_huggingface_layout and (folder / CONFIG_FILE).is_file():
+        text = read_text_config(folder / CONFIG_FILE)
+        sizes = read_sizes(state)
+        if sizes is not None and (sizes.layers, sizes.width) != (text.layers, text.width):
+            raise RTDError(
+                f"{source}: {sizes.layers} layers of width {sizes.width}; "
+                f"{folder / CONFIG_FILE} has {text.layers} of {text.width}"
+            )
+        return _TextSettings(text.activation, text.heads)
+    # Only OpenAI publishes TorchScript archives, and state dicts with the resolution; all have this activation.
     by_openai = "input_resolution" in state or (source.is_file() and is_jit_archive(source))
     if config is None:
         if by_openai:
-            return {"activation": "quick_gelu", "heads": None}
+            return _TextSettings("quick_gelu", None)
         raise RTDError(
             f"{source}: the weights alone do not tell their activation and heads: set backbone.model to the open_clip "
             "architecture (and backbone.pretrained to the tag they were published under, if any)"
         )
     _check_text_tower(config, source)
     quick_gelu = by_openai or config.get("quick_gelu", False) or (tag or {}).get("quick_gelu", False)
-    return {"activation": "quick_gelu" if quick_gelu else "gelu", "heads": config["text_cfg"].get("heads", 8)}
+    return _TextSettings("quick_gelu" if quick_gelu else "gelu", _heads(config))
 
 
-def _check_text_tower(config: Mapping[str, Any], what: str | Path) -> None:
-    """Refuse what open_clip's configuration says is another text tower than CLIP's."""
+def _heads(config: Mapping[str, Any]) -> int:
+    return config["text_cfg"].get("heads", 8)  # open_clip's default
+
+
+def _check_text_tower(config: Mapping[str, Any], name: str | Path) -> None:
+    """Refuse configurations of open_clip whose text tower is not CLIP's."""
     text = config["text_cfg"]
     odd = [key for key, value in PLAIN_TEXT_TOWER.items() if text.get(key, value) != value]
     if odd:
         raise RTDError(
-            f"{what}: not CLIP's causal text tower with CLIP's tokens ({', '.join(odd)}), which the method needs"
+            f"{name}: not CLIP's causal text tower with CLIP's tokens ({', '.join(odd)}), which the method needs"
         )
 
 
-def _huggingface_settings(file: Path) -> dict[str, Any]:
-    config = _read_json(file)
-    text = config.get("text_config", config)
-    if text.get("layer_norm_eps", 1e-5) != 1e-5:
-        raise RTDError(f"{file}: layer_norm_eps is {text['layer_norm_eps']}, but CLIP's text tower has 1e-05")
-    return {"activation": text.get("hidden_act", "quick_gelu"), "heads": text.get("num_attention_heads", 8)}
+def _check_sizes(sizes: TowerSizes | None, settings: _TextSettings, config: Mapping[str, Any], name: str) -> None:
+    """Refuse weights of another architecture than the configured one: with wrong heads they would load silently."""
+    text = config["text_cfg"]
+    expected = TowerSizes(text.get("layers", 12), text.get("width", 512), config["embed_dim"])  # open_clip's defaults
+    advice = "set backbone.model to the architecture of the checkpoint"
+    if sizes is not None and sizes != expected:
+        raise RTDError(f"{sizes}; {name} has {expected}: {advice}")
+    if settings.heads not in (None, _heads(config)):
+        raise RTDError(f"{settings.heads} attention heads; {name} has {_heads(config)}: {advice}")
 
 
-def _read(source: Path) -> Mapping[str, Any]:
+def _read_weights(source: Path) -> Mapping[str, Any]:
     if source.is_file():
         return read_checkpoint(source)
     for name in WEIGHT_FILES:
         if (source / name).is_file():
             return read_checkpoint(source / name)
         if (source / f"{name}.index.json").is_file():
-            shards = sorted(set(_read_json(source / f"{name}.index.json").get("weight_map", {}).values()))
+            shards = sorted(set(read_json(source / f"{name}.index.json").get("weight_map", {}).values()))
             return {key: value for shard in shards for key, value in read_checkpoint(source / shard).items()}
     raise RTDError(f"{source}: no weights in this folder: expected one of {', '.join(WEIGHT_FILES)}")
 
 
-def _read_openclip(file: Path) -> dict[str, Any]:
-    """A model configuration, or an `open_clip_config.json` with one in it."""
-    whole = _read_json(file)
-    config = whole.get("model_cfg", whole)
+def _read_openclip_config(file: Path) -> dict[str, Any]:
+    """Read a model configuration, or an `open_clip_config.json` with one in it."""
+    content = read_json(file)
+    config = content.get("model_cfg", content)
     for key in ("embed_dim", "text_cfg"):
         if key not in config:
             raise RTDError(f"{file}: not a model configuration of open_clip: it has no {key}")
-    return {**config, "preprocess_cfg": whole.get("preprocess_cfg", {})}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RTDError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise RTDError(f"{path}: holds no JSON object")
-    return content
+    return {**config, "preprocess_cfg": content.get("preprocess_cfg", {})}

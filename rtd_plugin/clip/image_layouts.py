@@ -1,4 +1,4 @@
-"""A CLIP image tower's state dict in Hugging Face's layout (`CLIPVisionModelWithProjection`), as open_clip's."""
+"""Conversion of a CLIP image tower's state dict from Hugging Face's layout (`CLIPVisionModelWithProjection`)."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _NAMES = {
     "vision_model.embeddings.class_embedding": "class_embedding",
     "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
     "vision_model.embeddings.position_embedding.weight": "positional_embedding",
-    "vision_model.pre_layrnorm": "ln_pre",  # spelt so
+    "vision_model.pre_layrnorm": "ln_pre",  # sic
     "vision_model.post_layernorm": "ln_post",
     "vision_model.encoder.layers.": "transformer.resblocks.",
     ".layer_norm1.": ".ln_1.",
@@ -23,22 +23,22 @@ _PROJECTION = "visual_projection.weight"
 _QUERY = re.compile(r"(.*)\.self_attn\.q_proj\.(weight|bias)")
 
 
-def image_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower's weights by open_clip's names, from a state dict with either layout's names.
+def convert_image_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the image tower's weights under open_clip's names, given a state dict in either layout.
 
-    Keys that neither knows are left for whoever loads the weights to complain of.
+    Unknown keys are kept: `load_state_dict` reports them.
     """
     if _PROJECTION not in state:
         return {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    found = {"proj": state[_PROJECTION].T.contiguous()}
+    weights = {"proj": state[_PROJECTION].T.contiguous()}
     for key, value in state.items():
         if not key.startswith("vision_model.") or key.endswith("position_ids") or re.search(r"\.[kv]_proj\.", key):
             continue
         if query := _QUERY.fullmatch(key):
-            parts = [state.get(key.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-            value = torch.cat([part for part in parts if part is not None])
+            projections = [state.get(key.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
+            value = torch.cat([projection for projection in projections if projection is not None])
             key = f"{query[1]}.attn.in_proj_{query[2]}"
-        for theirs, ours in _NAMES.items():
-            key = key.replace(theirs, ours)
-        found[key] = value
-    return found
+        for huggingface, openclip in _NAMES.items():
+            key = key.replace(huggingface, openclip)
+        weights[key] = value
+    return weights

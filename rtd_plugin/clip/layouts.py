@@ -7,7 +7,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,11 @@ from rtd_plugin.errors import RTDError
 LAYOUTS = ("openai", "huggingface", "rtd")
 AUTHORS_KEY = "CLIPTextModelWithProjection"
 
-# Wrapped state dicts of training programs, and prefixes that wrappers leave on every key.
+# Keys under which training programs keep a state dict, and prefixes that module wrappers put on every key.
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")
 
-# What a whole CLIP holds besides its text tower, and what no weights depend on.
+# Weights and buffers of a whole CLIP that do not belong to its text tower, and its sizes.
 NOT_TEXT = re.compile(
     r"(visual|vision_model|visual_projection)\b|logit_scale$|logit_bias$|"
     r"(input_resolution|context_length|vocab_size|attn_mask)$|text_model\.embeddings\.position_ids$"
@@ -45,23 +45,35 @@ RELATIVES = re.compile(r"(.*\.)?(cls_emb|text_projection\.bias|text_decoder\..+|
 BLOCK = (
     "attn.in_proj_weight",
     "attn.in_proj_bias",
-    *(f"{part}.{kind}" for part in HUGGINGFACE_BLOCK_NAMES for kind in ("weight", "bias")),
+    *(f"{module}.{suffix}" for module in HUGGINGFACE_BLOCK_NAMES for suffix in ("weight", "bias")),
 )
 
 
+class TowerSizes(NamedTuple):
+    """Sizes of a text tower: number of blocks, width of the residual stream, size of a feature."""
+
+    layers: int
+    width: int
+    features: int
+
+    def __str__(self) -> str:
+        layers = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
+        return f"{layers} of width {self.width} and features of size {self.features}"
+
+
 def detect_layout(state: Mapping[str, Any]) -> str:
-    """Which of `LAYOUTS` a state dict is in, by its keys.
+    """Return which of `LAYOUTS` a state dict is in, by its keys.
 
     Raises:
         RTDError: none of them.
     """
     if isinstance(state.get(AUTHORS_KEY), Mapping):
         return "rtd"
-    keys = unwrapped(state)
+    keys = unwrap(state)
     if any(RELATIVES.fullmatch(key) for key in keys):
         raise RTDError(
-            "the weights of a relative of CLIP (SigLIP, CoCa, …) whose text tower is another one: "
-            "pseudo tokens need CLIP's own, causal and read at the end token"
+            "the weights of a model with another text tower (SigLIP, CoCa, …): "
+            "pseudo tokens need CLIP's, which is causal and read at the end token"
         )
     if any(key.startswith("text_model.") for key in keys):
         return "huggingface"
@@ -75,7 +87,7 @@ def detect_layout(state: Mapping[str, Any]) -> str:
 
 
 def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The text tower's weights in the layout of `TextTower`.
+    """Return the text tower's weights in the layout of `TextTower`.
 
     Args:
         state: a state dict in any of the layouts, of a text tower or a whole CLIP, possibly inside a checkpoint
@@ -85,57 +97,88 @@ def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
         Tensors by their names in `TextTower`. Their shapes are not checked against each other.
 
     Raises:
-        RTDError: no known layout, a key that is missing or unexpected, or a value that is not a tensor.
+        RTDError: unknown layout, a key that is missing or unexpected, or a value that is not a tensor of finite
+            floating-point values.
     """
     layout = detect_layout(state)
-    found = unwrapped(state[AUTHORS_KEY] if layout == "rtd" else state)
-    if layout == "openai":
-        found = {key.removeprefix("text."): value for key, value in found.items()}
-    found = {key: value for key, value in found.items() if not NOT_TEXT.match(key)}
-    names = {name: layout_names(name, layout) for name in _names(_count_blocks(found))}
+    weights = _select_text_weights(state, layout)
+    names = {name: layout_names(name, layout) for name in _names(_count_blocks(weights))}
     expected = [key for keys in names.values() for key in keys]
     for key in expected:
-        if key not in found:
+        if key not in weights:
             raise RTDError(f"missing key {key}")
-    for key in sorted(found.keys() - set(expected)):
+    for key in sorted(weights.keys() - set(expected)):
         raise RTDError(f"unexpected key {key}")
-    for key, value in found.items():
+    for key, value in weights.items():
         if not (isinstance(value, Tensor) and value.is_floating_point()):
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise RTDError(f"{key} is not a tensor of floating-point numbers, but {kind}")
-    return {name: _joined(name, {key: found[key] for key in keys}, layout) for name, keys in names.items()}
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise RTDError(f"{key} is not a tensor of floating-point numbers, but {found}")
+    check_finite(weights)
+    return {name: _join(name, {key: weights[key] for key in keys}, layout) for name, keys in names.items()}
+
+
+def read_sizes(state: Mapping[str, Any]) -> TowerSizes | None:
+    """Return the sizes of the text tower in a state dict; None if a weight that tells them is missing or misshapen.
+
+    Raises:
+        RTDError: unknown layout.
+    """
+    layout = detect_layout(state)
+    weights = _select_text_weights(state, layout)
+    shapes = []
+    for name in ("token_embedding.weight", "text_projection"):
+        weight = weights.get(layout_names(name, layout)[0])
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            return None
+        shapes.append(weight.shape)
+    return TowerSizes(_count_blocks(weights), shapes[0][1], shapes[1][1 if layout == "openai" else 0])
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Check that all values are finite.
+
+    Raises:
+        RTDError: a weight has infinite or NaN values, which would spread to every feature.
+    """
+    for key, weight in weights.items():
+        if not weight.is_floating_point() or not weight.numel():
+            continue
+        values = weight.detach().float() if weight.element_size() == 1 else weight.detach()  # float8 has no aminmax
+        # Extrema propagate NaN; 15 times as fast as `isfinite`, which writes a tensor of the weight's size.
+        if not torch.stack(values.aminmax()).isfinite().all():
+            raise RTDError(f"{key} has infinite or NaN values: the file is damaged, or its training diverged")
 
 
 def write_state_dict(weights: Mapping[str, Tensor], layout: str) -> dict[str, Any]:
-    """The inverse of `read_state_dict`: weights of a `TextTower` in one of `LAYOUTS`."""
+    """Return the weights of a `TextTower` in one of `LAYOUTS`: the inverse of `read_state_dict`."""
     state: dict[str, Tensor] = {}
     for name, weight in weights.items():
         keys = layout_names(name, layout)
         if layout != "openai" and name == "text_projection":
             weight = weight.T
         # Copies, because safetensors refuses tensors that share memory.
-        parts = [part.clone() for part in weight.chunk(3)] if len(keys) == 3 else [weight.contiguous()]
-        state.update(zip(keys, parts, strict=True))
+        values = [value.clone() for value in weight.chunk(3)] if len(keys) == 3 else [weight.contiguous()]
+        state.update(zip(keys, values, strict=True))
     return {"epoch": 0, AUTHORS_KEY: state} if layout == "rtd" else state
 
 
 def layout_names(name: str, layout: str) -> list[str]:
-    """What a layout calls a parameter of `TextTower`: one name, or three where Hugging Face has q, k and v apart."""
+    """Return a layout's keys of a parameter of `TextTower`: one, or three where Hugging Face splits q, k and v."""
     if layout == "openai":
         return [name]
     if name in HUGGINGFACE_NAMES:
         return [HUGGINGFACE_NAMES[name]]
-    _, _, number, part = name.split(".", 3)
-    part, kind = re.fullmatch(r"(.*)[._](weight|bias)", part).groups()
-    parts = [f"self_attn.{p}_proj" for p in "qkv"] if part == "attn.in_proj" else [HUGGINGFACE_BLOCK_NAMES[part]]
-    return [f"text_model.encoder.layers.{number}.{part}.{kind}" for part in parts]
+    _, _, block, parameter = name.split(".", 3)
+    module, suffix = parameter.replace("in_proj_", "in_proj.").rsplit(".", 1)
+    modules = [f"self_attn.{p}_proj" for p in "qkv"] if module == "attn.in_proj" else [HUGGINGFACE_BLOCK_NAMES[module]]
+    return [f"text_model.encoder.layers.{block}.{module}.{suffix}" for module in modules]
 
 
-def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict taken out of its checkpoint, its keys without their wrappers' prefixes."""
+def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a state dict out of its checkpoint, and wrappers' prefixes off its keys."""
     for container in CONTAINERS:
         if isinstance(state.get(container), Mapping):
-            return unwrapped(state[container])
+            return unwrap(state[container])
     bare = {}
     for key, value in state.items():
         key = str(key)
@@ -145,20 +188,32 @@ def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
     return bare
 
 
+def _select_text_weights(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """Return what belongs to the text tower, by a layout's keys without prefixes."""
+    weights = unwrap(state[AUTHORS_KEY] if layout == "rtd" else state)
+    if layout == "openai":
+        weights = {key.removeprefix("text."): value for key, value in weights.items()}
+    return {key: value for key, value in weights.items() if not NOT_TEXT.match(key)}
+
+
 def _count_blocks(keys: Iterable[str]) -> int:
-    """How many blocks a state dict has; of none there must be one, so that its keys are reported as missing."""
+    """Return the number of blocks, at least 1: the keys of a missing block are then reported."""
     block = re.compile(r"(?:transformer\.resblocks|text_model\.encoder\.layers)\.(\d+)\.")
     return len({match[1] for key in keys if (match := block.match(key))}) or 1
 
 
 def _names(blocks: int) -> list[str]:
-    return [*HUGGINGFACE_NAMES, *(f"transformer.resblocks.{n}.{part}" for n in range(blocks) for part in BLOCK)]
+    return [
+        *HUGGINGFACE_NAMES,
+        *(f"transformer.resblocks.{block}.{parameter}" for block in range(blocks) for parameter in BLOCK),
+    ]
 
 
-def _joined(name: str, parts: Mapping[str, Tensor], layout: str) -> Tensor:
-    shapes = {tuple(part.shape) for part in parts.values()}
+def _join(name: str, weights: Mapping[str, Tensor], layout: str) -> Tensor:
+    """Return the weight `name` of `TextTower` from a layout's one or three weights."""
+    shapes = {tuple(weight.shape) for weight in weights.values()}
     if len(shapes) > 1:
-        raise RTDError(f"{', '.join(parts)} must have one shape, but have {', '.join(map(str, sorted(shapes)))}")
-    weight = torch.cat(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
+        raise RTDError(f"{', '.join(weights)} must have one shape, but have {', '.join(map(str, sorted(shapes)))}")
+    weight = torch.cat(list(weights.values())) if len(weights) > 1 else next(iter(weights.values()))
     transposed = layout != "openai" and name == "text_projection" and weight.ndim == 2
     return weight.T.contiguous() if transposed else weight

@@ -13,14 +13,11 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from rtd_plugin.errors import RTDError
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
+    from torch import Tensor
 
 START, END = 49406, 49407
 CONTEXT_LENGTH = 77
@@ -86,6 +83,9 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
     Returns:
         (B, L) int64, L the longest row, zeros after the end token.
     """
+    import numpy as np  # late, because listing adapters needs their prompts but no tensors
+    import torch
+
     rows = [[START, *text[: context_length - 2], END] for text in texts]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     padded = np.zeros((len(rows), lengths.max(initial=2)), np.int64)

@@ -11,12 +11,11 @@ the version that introduced it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.contract.marker import hookimpl
-
 if TYPE_CHECKING:
     from rtd_plugin.clip.tokens import Prompt
     from rtd_plugin.contract.adapter import Adapter
     from rtd_plugin.contract.composition import Composition, CompositionPoint
+    from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.contract.shims import KnownFault, Report, Shim
     from rtd_plugin.errors import RTDError, UsageError
     from rtd_plugin.evaluation.benchmark import Benchmark, Query
@@ -58,6 +57,7 @@ _MODULES = {
     "TripletSet": "rtd_plugin.triplets.triplet",
     "TripletSource": "rtd_plugin.triplets.triplet",
     "UsageError": "rtd_plugin.errors",
+    "hookimpl": "rtd_plugin.contract.hookspecs",
 }
 
 

@@ -1,17 +1,19 @@
 """What rtd-plugin has to know about a projection-based method."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import KnownFault, Shim
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import read_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Adapter(ABC):
@@ -24,13 +26,26 @@ class Adapter(ABC):
         unconditioned_prompt: the same without a condition.
         prompt_of_two: the same with two conditions, `{first}` and `{second}`, as FashionIQ has them.
         both_orders: whether the query of two conditions is the mean of the normalised features of both orders.
-        composition_points: where its code, and that of its relatives, composes queries; none if it is not to be
-            patched. One checkout need not have them all.
+        composition_points: where its code, and that of its relatives, composes queries; empty if the method is not to
+            be patched. A checkout need not have them all.
         training_files: patterns (`src/train_*.py`) of its code's files, relative to the root, that train or feed a
-            projection: what composes on their behalf keeps the pre-trained text encoder.
-        shims: repairs of its code's faults; see `rtd_plugin.contract.shims`.
-        known_faults: versions of packages with which its code fails or is wrong.
-        evaluation: how its evaluation is started, from the code's root; shown to users.
+            projection: queries composed for them keep the pre-trained text encoder.
+        shims: repairs of its code's faults; see `rtd_plugin.contract.Shim`.
+        known_faults: versions of packages with which its code fails or gives wrong results.
+        evaluation: the command that runs its evaluation, from the code's root; shown to users.
+
+    >>> from rtd_plugin.contract import Adapter, Prompt
+    >>> class MyMethod(Adapter):
+    ...     name = "mymethod"
+    ...     home = "https://example.org/mymethod"
+    ...     prompt = Prompt("a photo of $ that {condition}")
+    ...     unconditioned_prompt = Prompt("a photo of $")
+    ...     prompt_of_two = Prompt("a photo of $ that {first} and {second}")
+    ...     def build_projection(self, state, features, token_width):
+    ...         from torch import nn
+    ...         return nn.Linear(features, token_width)
+    >>> MyMethod().prompt.conditions
+    ['condition']
     """
 
     name: ClassVar[str]
@@ -46,12 +61,15 @@ class Adapter(ABC):
     evaluation: ClassVar[str] = "python …"
 
     def encode_two(self, first: str, second: str) -> list[int]:
-        """Token ids of the prompt with two conditions, without start and end; a method may trim the conditions."""
+        """Return the token ids of the prompt with two conditions, without start and end.
+
+        A method may override this to trim the conditions.
+        """
         return self.prompt_of_two.encode(first=first, second=second)
 
     @abstractmethod
     def build_projection(self, state: Mapping[str, Tensor], features: int, token_width: int) -> nn.Module:
-        """An untrained projection module φ, of the sizes its state dict has where the method leaves them open.
+        """Build an untrained projection module φ; sizes that the method leaves open are read from the state dict.
 
         Args:
             state: the state dict that will be loaded into it; empty for a new projection of the method's own sizes.
@@ -63,7 +81,7 @@ class Adapter(ABC):
         """
 
     def projection_state(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """The projection's state dict inside one of the method's checkpoints; by default, the checkpoint is just that.
+        """Return the projection's state dict from one of the method's checkpoints; by default, the checkpoint itself.
 
         Raises:
             RTDError: the checkpoint is not one of this method.
@@ -71,12 +89,12 @@ class Adapter(ABC):
         return checkpoint
 
     def projection_checkpoint(self, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """The inverse of `projection_state`: a checkpoint as the method's own training program saves it."""
+        """Return a checkpoint as the method's own training program saves it: the inverse of `projection_state`."""
         return state
 
 
 def load_projection(adapter: Adapter, path: Path, features: int, token_width: int) -> nn.Module:
-    """A method's trained projection module, frozen, in eval mode and fp32.
+    """Load a method's trained projection module, frozen, in eval mode and fp32.
 
     Args:
         adapter: the method.
@@ -87,6 +105,10 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
     Raises:
         RTDError: the file is broken, belongs to another method, or was trained for another backbone.
     """
+    from torch import Tensor  # late, because listing adapters must not wait for torch
+
+    from rtd_plugin.files import read_checkpoint
+
     checkpoint = read_checkpoint(path)
     try:
         state = adapter.projection_state(checkpoint)

@@ -1,28 +1,31 @@
 """Composition points: where a host's code puts pseudo tokens into a tokenised prompt and encodes it, as data.
 
 An adapter lists its host's composition points; patching checks them against the host's source and runs `compose` with
-the tuned tower in their place.
+the tuned tower instead of the host's function.
 """
+
+from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from rtd_plugin.clip.tower import TextTower
+    from rtd_plugin.clip.tower import TextTower
 
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """What a host asked of its composition point: a batch of prompts, and what to put into them.
+    """The arguments of one call to a composition point: a batch of prompts, and the pseudo tokens to put into them.
 
     Attributes:
-        model: the host's own model object, which says on which device and in which dtype it works.
+        model: the host's model object, which determines device and dtype.
         tokens: (B, L) integers, as the host tokenised them.
-        pseudo_tokens: (B, W), or (B, n, W) for n of them a text, of any dtype.
+        pseudo_tokens: (B, W), or (B, n, W) for n of them per text, of any dtype.
         placeholder: where they go: a token id, or a (B, L) bool mask of positions; see `TextTower.encode`.
         hidden_states: whether the host also wants the last hidden states.
     """
@@ -39,17 +42,23 @@ class CompositionPoint:
     """One function or method of a host's code.
 
     Attributes:
-        file: its file, relative to the host's root, with forward slashes. Not every version of a host need have it.
+        file: its file, relative to the host's root, with forward slashes. Some versions of a host may lack it.
         modules: the names under which the host's programs import that file.
         name: its qualified name in the file: `function` or `Class.method`.
-        read: turns the host's arguments into a composition. Its parameters are the host's, by name, order and
-            default: what the host passes can be passed on as it is, and a host whose own differ is told by that. A
-            function of a module's own, which hosts' processes import by name.
-        arguments: how the host's own programs call it, if not with model, tokens and pseudo tokens as its first three
-            arguments; see `call`.
-        example: arguments for a small call, given the module that the file was imported as: a tiny model of the kind
-            that the host has, with random weights, and texts and pseudo tokens for it. `rtd-plugin doctor` composes
-            them with the host's own function; None if it is not to.
+        read: turns the host's arguments into a composition. Its parameters must equal the host function's in name,
+            order and default: arguments are passed on unchanged, and a host with another signature is refused. A
+            module-level function, which hosts' processes import by name.
+        arguments: builds the host's arguments, where model, tokens and pseudo tokens are not its first three
+            parameters; see `call`.
+        example: returns arguments for a small call, given the module that the file was imported as: a tiny model of
+            the host's class with random weights, texts, and pseudo tokens. `rtd-plugin doctor` passes them to the
+            host's function; None skips this check.
+
+    >>> def read(model, text, tokens):
+    ...     return Composition(model, text, tokens, placeholder=259)
+    >>> point = CompositionPoint(file="src/encode.py", modules=("encode",), name="encode_query", read=read)
+    >>> str(point.signature)
+    '(model, text, tokens)'
     """
 
     file: str
@@ -67,15 +76,15 @@ class CompositionPoint:
         return inspect.Signature([parameter.replace(annotation=bare) for parameter in parameters])
 
     def call(self, model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
-        """The arguments, by name, with which the host composes texts that have one placeholder of the adapter's each.
+        """Return the arguments, by name, with which the host composes texts that have one placeholder each.
 
         Args:
             model: the host's.
             tokens: (B, L).
-            pseudo_tokens: (B, W) or (B, n, W), one row a text.
+            pseudo_tokens: (B, W) or (B, n, W), one row per text.
 
         Returns:
-            None if the host cannot be asked for that: it may take one image at a time, for example.
+            None if the host cannot compose such a batch: for example, if it takes only one image at a time.
         """
         if self.arguments is not None:
             return self.arguments(model, tokens, pseudo_tokens)
@@ -83,7 +92,7 @@ class CompositionPoint:
 
 
 def compose(tower: TextTower, composition: Composition) -> Tensor | tuple[Tensor, Tensor]:
-    """Encode what a host asked for as its own function would, with this tower's weights.
+    """Encode a composition as the host's own function would, with this tower's weights.
 
     Returns:
         (B, D) features, not normalised; if the host wants them, also the last hidden states of all positions after the

@@ -1,8 +1,8 @@
-"""The hooks a plugin can implement: what third parties write against.
+"""The hooks a plugin can implement: the interface for third parties.
 
 A plugin is a module (or any object) under the entry-point group `rtd_plugin`; it marks its functions with
-`rtd_plugin.hookimpl`. The adapters, recipes, triplet sources and benchmarks of this repository are plugins like any
-other and use these hooks alone. An implementation may leave out arguments that it does not need.
+`rtd_plugin.contract.hookimpl`. The adapters, recipes, triplet sources and benchmarks of this repository are plugins
+like any other and use only these hooks. An implementation may leave out arguments that it does not need.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-
-from rtd_plugin.contract.marker import hookimpl as hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,65 +26,94 @@ if TYPE_CHECKING:
     from rtd_plugin.triplets.triplet import TripletSource
 
 hookspec = pluggy.HookspecMarker("rtd_plugin")
+hookimpl = pluggy.HookimplMarker("rtd_plugin")
 
 
 @hookspec
 def rtd_adapters() -> Iterable[Adapter]:
-    """Adapters, one for each method: called once, when a command first asks for an adapter."""
+    """Return adapters, one instance for each method.
+
+    Called whenever a command looks up or lists adapters. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_recipe_folders() -> Iterable[Path]:
-    """Folders of recipes (`NAME.yaml`): called when a recipe is asked for by name or recipes are listed."""
+    """Return folders of recipes (`NAME.yaml`).
+
+    Called when a recipe is looked up by name or recipes are listed. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_triplet_sources() -> Iterable[type[TripletSource]]:
-    """Kinds of triplet sources that a recipe can name: called when a recipe is read."""
+    """Return classes of triplet sources that a recipe can name.
+
+    Called when a recipe is read. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_benchmarks() -> Iterable[type[Benchmark]]:
-    """Kinds of benchmarks: called when a recipe or the command line names one."""
+    """Return classes of benchmarks.
+
+    Called when a recipe or the command line names one. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_run_started(run: Run, step: int) -> None:
-    """A run is about to take its first step, after `step` of them if it resumes: called on the main process."""
+    """Handle the start of a run, before its first step, or before the step after `step` if the run resumes.
+
+    Called on the main process. Since 0.1.0.
+    """
 
 
 @hookspec(firstresult=True)
 def rtd_objective(inputs: ObjectiveInputs) -> Tensor | None:
-    """The loss of a batch, a scalar: called for every batch on every process; the first result that is not None wins.
+    """Return the loss of a batch, a scalar, instead of the published objective's.
 
-    The published objective is the last to be asked.
+    Called for every batch on every process. The first result that is not None is used; if there is none, the published
+    objective is. Since 0.1.0.
     """
 
 
 @hookspec
 def rtd_step_ended(run: Run, report: StepReport) -> None:
-    """An optimizer step was taken: called on the main process."""
+    """Handle the end of an optimizer step.
+
+    Called on the main process. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_validation_due(run: Run, tower: TextTower, step: int) -> Mapping[str, Any] | None:
-    """Metrics of the tower as it is after `step` steps, nested as one likes: called on the main process.
+    """Return metrics of the tower after `step` steps, nested in any way.
 
-    Called when the recipe's `validation` says so, first with the pre-trained tower and `step` 0. The metrics of all
-    plugins are put together; `validation.select` can name any of them.
+    Called on the main process as often as the recipe's `validation` says, first with the pre-trained tower and `step`
+    0. The metrics of all plugins are merged; `validation.select` can name any of them. Since 0.1.0.
     """
 
 
 @hookspec
 def rtd_checkpoint_saved(run: Run, checkpoint: Path, step: int) -> None:
-    """A checkpoint, a folder from which the run can resume, was written: called on the main process."""
+    """Handle a new checkpoint, a folder from which the run can resume.
+
+    Called on the main process. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_run_ended(run: Run, results: Mapping[str, Any]) -> None:
-    """A run is through, and all its files are written: called on the main process with what `results.json` holds."""
+    """Handle the end of a run, after all its files were written.
+
+    Called on the main process with the contents of `results.json`. Since 0.1.0.
+    """
 
 
 @hookspec
 def rtd_host_patched(manifest: Manifest) -> None:
-    """A host was patched: called once after `rtd-plugin patch` wrote the patch folder, `manifest.folder`."""
+    """Handle a newly patched host.
+
+    Called once after `rtd-plugin patch` wrote the patch folder, `manifest.folder`. Since 0.1.0.
+    """

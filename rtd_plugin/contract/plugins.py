@@ -1,14 +1,20 @@
-"""Finds plugins through the entry-point group `rtd_plugin` and answers questions about what they registered."""
+"""Find plugins through the entry-point group `rtd_plugin`, and look up what they register.
+
+>>> from rtd_plugin.contract import plugins
+>>> plugins.find_adapter("lincir").prompt.template
+'a photo of $ that {condition}'
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from rtd_plugin.evaluation.benchmark import Benchmark
     from rtd_plugin.triplets.triplet import TripletSource
 
+Item = TypeVar("Item")
+
 ENTRY_POINTS = "rtd_plugin"
 REMOVED_SOURCES = {
     "instructpix2pix": "`source: json` reads its keys",
@@ -30,10 +38,10 @@ DISABLE = "RTD_PLUGIN_DISABLE"  # names of plugins to leave out, separated by co
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's, whose plugins are named when they fail.
+    """pluggy's plugin manager, with errors that name the plugin that fails.
 
     Attributes:
-        packages: the installed package of each plugin that came from one, with its version.
+        packages: name and version of the package that each plugin comes from, where there is one.
     """
 
     def __init__(self) -> None:
@@ -41,45 +49,50 @@ class PluginManager(pluggy.PluginManager):
         self.packages: dict[str, str] = {}
         self.add_hookspecs(hookspecs)
 
-    def origin(self, plugin: str) -> str:
-        """How messages call a plugin: by its name and the package that brings it."""
+    def describe(self, plugin: str) -> str:
+        """Return a plugin's name with the package it comes from."""
         return f"{plugin} (of {self.packages[plugin]})" if plugin in self.packages else plugin
 
-    def remedy(self, plugin: str) -> str:
-        """What a user can do about a plugin, as a sentence's end; of one that no package brings, nothing."""
+    def suggest_disabling(self, plugin: str) -> str:
+        """Return the end of an error message: how to leave the plugin out, if it comes from a package."""
         return f". Leave it out with {DISABLE}={plugin}" if plugin in self.packages else ""
 
     @contextmanager
-    def blamed(self, plugin: str, hook: str) -> Iterator[None]:
-        """Says whose function it is that fails in a way that is no message to the user."""
+    def name_failures(self, plugin: str, hook: str) -> Iterator[None]:
+        """Turn an error that a plugin raises in a hook into an RTDError that names both."""
         try:
             yield
         except RTDError:
             raise
-        except Exception as error:  # whatever a stranger's function raises
+        except Exception as error:  # third-party code may raise anything
             problem = f"failed in {hook}: {type(error).__name__}: {error}"
-            raise RTDError(f"the plugin {self.origin(plugin)} {problem}{self.remedy(plugin)}") from error
+            raise RTDError(f"the plugin {self.describe(plugin)} {problem}{self.suggest_disabling(plugin)}") from error
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
+        """Register a plugin under a name, by default its class's or module's, and wrap its hooks' errors."""
         name = super().register(plugin, name)
         for caller in self.get_hookcallers(plugin) or ():
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin:
-                    implementation.function = self._blaming(implementation.function, name, caller.name)
+                    # `function` is Final for type checkers alone.
+                    wrapped = self._wrap(implementation.function, implementation.plugin_name, caller.name)
+                    implementation.function = wrapped  # type: ignore[misc]
         return name
 
-    def _blaming(self, function: Callable[..., Any], plugin: str, hook: str) -> Callable[..., Any]:
+    def _wrap(self, function: Callable[..., Any], plugin: str, hook: str) -> Callable[..., Any]:
         @wraps(function)
-        def blaming(*arguments: Any, **more: Any) -> Any:
-            with self.blamed(plugin, hook):
-                return function(*arguments, **more)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            with self.name_failures(plugin, hook):
+                return function(*arguments, **keywords)
 
-        return blaming
+        return call
 
 
 @lru_cache(maxsize=1)
 def get_plugin_manager() -> PluginManager:
-    """The one plugin manager of this process, with every installed plugin loaded.
+    """Return this process's plugin manager, with every installed plugin loaded.
+
+    A plugin that implements no hook is logged as a warning.
 
     Raises:
         RTDError: a plugin cannot be imported, or implements a hook that does not exist or with wrong arguments.
@@ -88,37 +101,46 @@ def get_plugin_manager() -> PluginManager:
     for name in filter(None, (name.strip() for name in os.environ.get(DISABLE, "").split(","))):
         manager.set_blocked(name)
     for entry_point in entry_points(group=ENTRY_POINTS):
-        name = entry_point.name
-        if manager.is_blocked(name):
-            continue
-        package = _package(entry_point)
-        if manager.has_plugin(name):
-            raise RTDError(
-                f"two plugins are called {name!r}, one of {manager.packages[name]} and one of {package}: "
-                "uninstall one of the two packages"
-            )
-        manager.packages[name] = package
-        try:
-            manager.register(entry_point.load(), name)
-        except pluggy.PluginValidationError as error:
-            raise _misfit(manager, name, error) from error
-        except Exception as error:  # whatever a stranger's module raises when it is imported
-            problem = f"cannot be loaded from {entry_point.value}: {type(error).__name__}: {error}"
-            raise RTDError(f"the plugin {manager.origin(name)} {problem}{manager.remedy(name)}") from error
+        if not manager.is_blocked(entry_point.name):
+            _load(manager, entry_point)
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise _misfit(manager, manager.get_name(error.plugin), error) from error
+        raise _describe_misfit(manager, manager.get_name(error.plugin), error) from error
     return manager
 
 
-def _package(entry_point: EntryPoint) -> str:
-    return f"{entry_point.dist.name} {entry_point.dist.version}"
+def _load(manager: PluginManager, entry_point: EntryPoint) -> None:
+    name = entry_point.name
+    package = f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "an unknown package"
+    if manager.has_plugin(name):
+        raise RTDError(
+            f"two plugins are called {name!r}, one of {manager.packages[name]} and one of {package}: "
+            "uninstall one of the two packages"
+        )
+    manager.packages[name] = package
+    try:
+        plugin = entry_point.load()
+        manager.register(plugin, name)
+    except pluggy.PluginValidationError as error:
+        raise _describe_misfit(manager, name, error) from error
+    except Exception as error:  # importing third-party code may raise anything
+        problem = f"cannot be loaded from {entry_point.value}: {type(error).__name__}: {error}"
+        raise RTDError(f"the plugin {manager.describe(name)} {problem}{manager.suggest_disabling(name)}") from error
+    if not manager.get_hookcallers(plugin):
+        problem = f"implements no hook: mark its functions with rtd_plugin.contract.hookimpl in {entry_point.value}"
+        logging.getLogger(__name__).warning("the plugin %s %s", manager.describe(name), problem)
+
+
+def _describe_misfit(manager: PluginManager, name: str | None, error: pluggy.PluginValidationError) -> RTDError:
+    name = name or type(error.plugin).__name__
+    problem = " ".join(str(error).split())
+    return RTDError(f"the plugin {manager.describe(name)} does not fit: {problem}{manager.suggest_disabling(name)}")
 
 
 @contextmanager
 def use_plugins(*plugins: object) -> Iterator[None]:
-    """Plugins that are there for a while: for a run, say, objects with functions marked by `hookimpl`.
+    """Register plugins for a `with` block: objects whose methods are marked by `hookimpl`.
 
     Raises:
         RTDError: as `get_plugin_manager`.
@@ -132,25 +154,25 @@ def use_plugins(*plugins: object) -> Iterator[None]:
                 stack.callback(manager.unregister, plugin)
                 manager.check_pending()
             except pluggy.PluginValidationError as error:
-                raise _misfit(manager, name, error) from error
+                raise _describe_misfit(manager, name, error) from error
         yield
 
 
-def _misfit(manager: PluginManager, name: str, error: pluggy.PluginValidationError) -> RTDError:
-    problem = " ".join(str(error).split())
-    return RTDError(f"the plugin {manager.origin(name)} does not fit: {problem}{manager.remedy(name)}")
-
-
 def list_adapters() -> dict[str, Adapter]:
-    """All adapters by name."""
-    return _named("rtd_adapters", "adapter")
+    """Return all adapters by name.
+
+    Raises:
+        RTDError: a plugin fails, returns something other than adapters, or two return adapters of the same name.
+    """
+    return _list_named("rtd_adapters", "adapter", check=_check_adapter)
 
 
 def find_adapter(name: str) -> Adapter:
-    """An adapter by name.
+    """Return an adapter by name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: no adapter has that name.
+        RTDError: as `list_adapters`.
     """
     return _pick(list_adapters(), name, "adapter")
 
@@ -159,61 +181,103 @@ def find_triplet_source(name: str) -> type[TripletSource]:
     """Return a class of triplet sources by name.
 
     Raises:
-        UsageError: no plugin registers the name; for a source of earlier versions the message names its replacement.
+        UsageError: no triplet source has that name; for one of earlier versions the message names its replacement.
+        RTDError: a plugin fails, or two register the same name.
     """
-    sources = _named("rtd_triplet_sources", "triplet source")
+    sources = _list_named("rtd_triplet_sources", "triplet source")
     if name in REMOVED_SOURCES and name not in sources:
         raise UsageError(f"the source {name!r} was removed: {REMOVED_SOURCES[name]}")
     return _pick(sources, name, "triplet source")
 
 
 def find_benchmark(name: str) -> type[Benchmark]:
-    """A kind of benchmark by name."""
-    return _pick(_named("rtd_benchmarks", "benchmark"), name, "benchmark")
+    """Return a class of benchmarks by name.
+
+    Raises:
+        UsageError: no benchmark has that name.
+        RTDError: a plugin fails, or two register the same name.
+    """
+    return _pick(_list_named("rtd_benchmarks", "benchmark"), name, "benchmark")
 
 
 def list_recipes() -> dict[str, Path]:
-    """All recipes that plugins ship, by name."""
-    files = ((plugin, file) for plugin, folder in _collected("rtd_recipe_folders") for file in _recipes_in(folder))
-    return _by_name(files, "recipe", lambda file: file.stem)
+    """Return the files of all recipes that plugins ship, by name.
+
+    Raises:
+        RTDError: a plugin fails, or two ship recipes of the same name.
+    """
+    folders = _collect("rtd_recipe_folders")
+    files = ((plugin, file) for plugin, folder in folders for file in sorted(Path(folder).glob("*.yaml")))
+    return _index(files, "recipe", lambda file: file.stem)
 
 
-def _recipes_in(folder: Path) -> list[Path]:
-    return sorted(Path(folder).glob("*.yaml"))
+def find_recipe(name_or_file: str) -> Path:
+    """Return a recipe's file by the name under which a plugin ships it, or by its path (`*.yaml` or `*.yml`).
+
+    Raises:
+        UsageError: neither exists.
+    """
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(f"{path}: no such recipe file")
+        return path
+    return _pick(list_recipes(), name_or_file, "recipe")
 
 
-def _collected(hook: str) -> list[tuple[str, Any]]:
-    """What a hook's implementations return, each with the name of the plugin it came from."""
-    found = []
+def _collect(hook: str) -> list[tuple[str, Any]]:
+    """Return what a hook's implementations return, each item with the name of its plugin."""
+    items = []
     manager = get_plugin_manager()
     for implementation in getattr(manager.hook, hook).get_hookimpls():
-        with manager.blamed(implementation.plugin_name, hook):  # also a generator, which fails when it is iterated
-            found += [(implementation.plugin_name, item) for item in implementation.function()]
-    return found
-
-
-def _by_name(found: Iterable[tuple[str, Any]], what: str, name_of: Callable[[Any], str]) -> dict[str, Any]:
-    manager = get_plugin_manager()
-    items: dict[str, Any] = {}
-    plugin_of: dict[str, str] = {}
-    for plugin, item in found:
-        try:
-            name = name_of(item)
-        except AttributeError as error:
-            problem = f"registers {item!r} as {what}, but it has no name"
-            raise RTDError(f"the plugin {manager.origin(plugin)} {problem}") from error
-        if name in items:
-            both = f"{manager.origin(plugin_of[name])} and {manager.origin(plugin)}"
-            raise RTDError(f"two plugins register the {what} {name!r}: {both}. Leave one out with {DISABLE}={plugin}")
-        items[name], plugin_of[name] = item, plugin
+        with manager.name_failures(implementation.plugin_name, hook):  # a generator fails only when it is iterated
+            items += [(implementation.plugin_name, item) for item in implementation.function()]
     return items
 
 
-def _named(hook: str, what: str) -> dict[str, Any]:
-    return _by_name(_collected(hook), what, lambda item: item.name)
+def _index(items: Iterable[tuple[str, Item]], noun: str, name_of: Callable[[Item], str]) -> dict[str, Item]:
+    """Index items by name, and refuse two of the same name."""
+    manager = get_plugin_manager()
+    index: dict[str, Item] = {}
+    plugin_of: dict[str, str] = {}
+    for plugin, item in items:
+        name = name_of(item)
+        if name in index:
+            both = f"{manager.describe(plugin_of[name])} and {manager.describe(plugin)}"
+            raise RTDError(f"two plugins register the {noun} {name!r}: {both}. Leave one out with {DISABLE}={plugin}")
+        index[name], plugin_of[name] = item, plugin
+    return index
 
 
-def _pick(items: Mapping[str, Any], name: str, what: str) -> Any:
+def _list_named(hook: str, noun: str, check: Callable[[Any], str | None] = lambda item: None) -> dict[str, Any]:
+    """Return the items of a hook by their attribute `name`; `check` returns what is wrong with an item."""
+    manager = get_plugin_manager()
+    items = _collect(hook)
+    for plugin, item in items:
+        problem = check(item)
+        if problem is None and not isinstance(getattr(item, "name", None), str):
+            problem = "it has no name"
+        if problem is not None:
+            message = f"registers {item!r} as {noun}, but {problem}{manager.suggest_disabling(plugin)}"
+            raise RTDError(f"the plugin {manager.describe(plugin)} {message}")
+    return _index(items, noun, lambda item: item.name)
+
+
+def _check_adapter(item: Any) -> str | None:
+    """Return what keeps an object from being listed as an adapter; `check_adapter` checks the rest."""
+    from rtd_plugin.contract.adapter import Adapter
+
+    if isinstance(item, type):
+        return f"it is a class: return an instance, {item.__name__}()"
+    if not isinstance(item, Adapter):
+        return "it is not an instance of rtd_plugin.contract.Adapter"
+    for attribute in ("name", "home", "prompt", "unconditioned_prompt", "prompt_of_two"):
+        if not hasattr(item, attribute):
+            return f"its class sets no {attribute}"
+    return None
+
+
+def _pick(items: Mapping[str, Item], name: str, noun: str) -> Item:
     if name not in items:
-        raise UsageError(f"there is no {what} {name!r}: installed are {', '.join(sorted(items)) or 'none'}")
+        raise UsageError(f"there is no {noun} {name!r}: installed are {', '.join(sorted(items)) or 'none'}")
     return items[name]

@@ -1,7 +1,7 @@
 """What an adapter knows of its host's faults: shims that repair them at run time, and versions known to be wrong.
 
-Nothing outside the standard library is imported here, nor may the module of a shim's `repair` import more: a shim can
-be at work in a host before anything else is.
+Only the standard library is imported here, and the module of a shim's `repair` must not import more: a shim can run
+before a host has imported anything else.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 
 class Report(Protocol):
-    """What a repair calls when it was needed, so that the user is told.
+    """The callback of a repair that was needed, so that the user sees it.
 
     Args:
-        failure: what went wrong, if the host hides an error: the process then ends with exit code 1.
+        failure: the error, if the host hides one: the process then ends with exit code 1.
     """
 
     def __call__(self, failure: str | None = None) -> None: ...
@@ -21,10 +21,10 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Shim:
-    """A repair of one function that a host has or calls, in force with a patch and never written into the host.
+    """A repair of one function that a host has or calls, active with a patch and never written into the host.
 
     Attributes:
-        name: how it is reported, and switched off.
+        name: how it is reported and switched off.
         fault: what it repairs, as a sentence's end: "args.distributed is never set".
         modules: the names under which the function's file is imported.
         function: its qualified name there: `function` or `Class.method`.
@@ -42,11 +42,11 @@ class Shim:
 
 @dataclass(frozen=True)
 class KnownFault:
-    """Versions of a package with which a host is known to fail or to be wrong.
+    """Versions of a package with which a host is known to fail or to give wrong results.
 
     Attributes:
-        package: as it is installed.
-        versions: which of them, as a version specifier: ">=4.54,<5".
+        package: its name as installed.
+        versions: a version specifier: ">=4.54,<5".
         effect: what happens with them.
         remedy: what to do about it.
     """

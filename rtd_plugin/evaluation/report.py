@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from rtd_plugin.evaluation.benchmark import Benchmark
@@ -51,10 +51,10 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     write_text(path, render("report.html", context))
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """A page from one of this package's templates; texts in it are escaped."""
+def render(template: str, context: Mapping[str, Any], package: str = "rtd_plugin.evaluation") -> str:
+    """Render a template of a package, which may extend `page.html` of this one; texts are escaped."""
     environment = Environment(
-        loader=PackageLoader("rtd_plugin.evaluation", "templates"),
+        loader=ChoiceLoader([PackageLoader(name, "templates") for name in (package, "rtd_plugin.evaluation")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,5 +1,6 @@
-"""Puts a tuned text encoder under a host's composed queries, in other people's processes and without editing the host.
+"""Encodes a host's composed queries with a tuned text encoder, in the host's processes and without editing the host.
 
-Modules that run inside a host (`activation`, `bootstrap`, `functions`, `manifest`, `tally`) import the standard library
-and wrapt alone; at the first composed query `tuned` brings what it needs: torch, numpy and safetensors.
+What runs in every Python under a patch (`bootstrap`, `import_hook`, `usage_log`) imports a few modules of the standard
+library. When a composition point is imported, `active_patch` follows, standard library too; at the first composed query
+`host_encoder` imports torch, numpy and safetensors.
 """

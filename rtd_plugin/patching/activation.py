@@ -3,19 +3,20 @@
 import os
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.active_patch import PatchInForce, patch_of
+from rtd_plugin.patching.active_patch import ActivePatch, find_active_patch
+from rtd_plugin.patching.bootstrap import activate_waiting
 from rtd_plugin.patching.manifest import Manifest, find_patch
 
 
 class Activation:
-    """What `activate` gives: says what the patch does, and ends it.
+    """The result of `activate`: describes the patch, counts its composed queries, deactivates it.
 
-    As a context manager it ends the patch with the block, unless that was in force before.
+    As a context manager it deactivates the patch at the end of the block, unless the patch was active before.
     """
 
-    def __init__(self, patch: PatchInForce, began: bool):
+    def __init__(self, patch: ActivePatch, was_active: bool):
         self._patch = patch
-        self._began = began
+        self._was_active = was_active
 
     @property
     def manifest(self) -> Manifest:
@@ -24,45 +25,50 @@ class Activation:
 
     @property
     def composed_queries(self) -> int:
-        """How many composed queries used the tuned text encoder in this process."""
+        """Number of composed queries that used the tuned text encoder in this process."""
         return self._patch.composed_queries
 
     def deactivate(self) -> None:
-        """Give the host its own functions back; once is as good as twice."""
-        self._patch.end()
+        """Give the host its own functions back. Idempotent."""
+        self._patch.stop()
 
     def __enter__(self) -> "Activation":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._began:
+        if not self._was_active:
             self.deactivate()
 
 
 def activate(patch: str | os.PathLike[str]) -> Activation:
-    """Put a patch into force in this process: composed queries of its host use the tuned text encoder from now on.
+    """Encode composed queries of a patch's host with the tuned text encoder, in this process and from now on.
 
-    It makes no difference whether the host's modules were imported before or are later, nor how often it is called. In
-    modules that were, the functions are replaced wherever a module's global or a class names them; what else holds one,
-    such as a local variable, keeps the host's own. Call it again after a module was reloaded.
+    Works before and after the host's modules are imported, and is idempotent. In modules that are imported already,
+    functions are replaced wherever a module's global or a class names them; a reference elsewhere, such as a local
+    variable, keeps the host's own function. Call it again after a module was reloaded.
+
+        with rtd_plugin.activate("path/to/searle-rtd-patch") as patch:
+            ...
+            print(patch.composed_queries)
 
     Args:
-        patch: a patch folder, or a host that has one beside it.
+        patch: a patch folder, or a host with a patch folder beside it.
 
     Returns:
-        The patch in force, to be ended by `deactivate()` or used as a context manager.
+        The active patch, until `deactivate()` or the end of the `with` block.
 
     Raises:
-        RTDError: there is no such patch, another one of the same host is in force, or the host's functions are no
-            longer those that were patched.
+        RTDError: there is no such patch, another patch of the same host is active, or the host's functions have changed
+            since they were patched.
     """
     manifest = find_patch(patch)
-    current = patch_of(manifest.host)
+    activate_waiting()
+    current = find_active_patch(manifest.host)
     if current is not None and current.manifest != manifest:
         raise RTDError(
-            f"{manifest.folder}: another patch of {manifest.host} is in force, {current.manifest.folder}: "
+            f"{manifest.folder}: another patch of {manifest.host} is active, {current.manifest.folder}: "
             "deactivate it first"
         )
-    in_force = current or PatchInForce(manifest)
-    in_force.begin()
-    return Activation(in_force, began=current is None)
+    active = current or ActivePatch(manifest)
+    active.start()
+    return Activation(active, was_active=current is not None)

@@ -1,7 +1,6 @@
-"""What a patch in force does in this process: waits for the host's modules, and composes in its functions' stead."""
+"""An active patch in this process: waits for the host's modules, and calls the patch in place of their functions."""
 
 import functools
-import importlib
 import os
 import sys
 import threading
@@ -9,140 +8,155 @@ from fnmatch import fnmatch
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching import usage_log as tally
+from rtd_plugin.patching.function_reference import Function, import_function
 from rtd_plugin.patching.function_replacement import (
-    Function,
     Replacement,
-    bare_signature,
     find_function,
+    find_modules,
+    format_signature,
     is_replaced,
-    modules_of,
 )
+from rtd_plugin.patching.import_hook import hook
 from rtd_plugin.patching.manifest import Manifest, PatchedPoint, PatchedShim
+from rtd_plugin.patching.usage_log import COMPOSED, FAILED, HIDDEN, IMPORTED, KEPT, REPAIRED, get_usage_log
 
 if TYPE_CHECKING:
-    from rtd_plugin.patching.host_encoder import TunedEncoder
+    from rtd_plugin.patching.host_encoder import HostEncoder
 
-Part = PatchedPoint | PatchedShim
+PatchedFunction = PatchedPoint | PatchedShim
 
-_in_force: dict[str, "PatchInForce"] = {}  # by the host's root
-_awaited: set[tuple[str, str]] = set()  # hosts, and names of modules that are theirs once they are imported
+_active: dict[str, "ActivePatch"] = {}  # by the host's root
 
 
-class PatchInForce:
-    """A patch in force in this process; see `rtd_plugin.patching.activation.activate`.
+class ActivePatch:
+    """A patch that is active in this process; see `rtd_plugin.patching.activation.activate`.
 
     Attributes:
         manifest: the patch.
-        composed_queries: how many used the tuned text encoder in this process.
+        composed_queries: number of composed queries that used the tuned text encoder in this process.
     """
 
     def __init__(self, manifest: Manifest):
         self.manifest = manifest
         self.composed_queries = 0
-        self._parts: dict[tuple[str | None, str], list[Part]] = {}
-        for part in (*manifest.points, *manifest.shims):
-            self._parts.setdefault((part.file, _function_name(part)), []).append(part)
+        self._functions: dict[tuple[str | None, str], list[PatchedFunction]] = {}  # by file and qualified name
+        for patched in (*manifest.points, *manifest.shims):
+            self._functions.setdefault((patched.file, _qualified_name(patched)), []).append(patched)
         self._replacements: list[Replacement] = []
-        self._encoder: TunedEncoder | None = None
+        self._encoder: HostEncoder | None = None
         self._lock = threading.Lock()
         self._is_training: dict[str, bool] = {}  # by the names of files that call
 
-    def end(self) -> None:
-        """Give the host its own functions back; once is as good as twice."""
-        if _in_force.get(self.manifest.host) is not self:
+    def start(self) -> None:
+        """Replace functions of modules that are imported already, and wait for the others. Idempotent.
+
+        Raises:
+            RTDError: a function has changed since it was patched; nothing is replaced then.
+        """
+        host = self.manifest.host
+        _active[host] = self
+        get_usage_log().expected = host
+        try:
+            for (file, name), functions in self._functions.items():
+                if file is None:
+                    modules = [sys.modules[module] for module in functions[0].modules if module in sys.modules]
+                else:
+                    modules = list(find_modules(os.path.join(host, file)))
+                for module in modules:
+                    self._replace(module, file, name)
+        except RTDError:
+            self.stop()
+            raise
+        for patched in (*self.manifest.points, *self.manifest.shims):
+            for module_name in patched.modules:
+                if module_name not in sys.modules:
+                    hook.add(module_name, host, functools.partial(_replace_imported, host))
+
+    def stop(self) -> None:
+        """Give the host its own functions back. Idempotent."""
+        if _active.get(self.manifest.host) is not self:
             return
-        del _in_force[self.manifest.host]
+        del _active[self.manifest.host]
         for replacement in reversed(self._replacements):
             replacement.undo()
         self._replacements.clear()
-        tally.of_process().expected = next(iter(_in_force), None)
+        get_usage_log().expected = next(iter(_active), None)
 
-    def begin(self) -> None:
-        """Replace what is imported already, and wait for the rest."""
-        _in_force[self.manifest.host] = self
-        tally.of_process().expected = self.manifest.host
-        try:
-            for (file, name), parts in self._parts.items():
-                imported = [sys.modules[module] for module in parts[0].modules if module in sys.modules]
-                for module in imported if file is None else modules_of(os.path.join(self.manifest.host, file)):
-                    self._replace(module, file, name)
-        except RTDError:
-            self.end()
-            raise
-        for part in (*self.manifest.points, *self.manifest.shims):
-            for module in part.modules:
-                if module not in sys.modules:
-                    _await(self.manifest.host, module)
-
-    def _imported(self, module: ModuleType) -> None:
-        """A module has just been executed, and nothing in it is bound elsewhere yet."""
+    def replace_in(self, module: ModuleType) -> None:
+        """Replace the patched functions of a module that has just been imported; no other module names them yet."""
         path = os.path.realpath(getattr(module, "__file__", None) or "")
-        for (file, name), parts in self._parts.items():
+        for (file, name), functions in self._functions.items():
             if file is None:
-                theirs = any(module.__name__ in part.modules for part in parts)
+                matches = any(module.__name__ in patched.modules for patched in functions)
             else:
-                theirs = path == os.path.join(self.manifest.host, file)
-            if theirs:
+                matches = path == os.path.join(self.manifest.host, file)
+            if matches:
                 self._replace(module, file, name)
+
+    def call(
+        self, key: tuple[str | None, str], original: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a replaced function, given by file and qualified name."""
+        function = original
+        for patched in self._functions.get(key, ()):
+            run = self._compose if isinstance(patched, PatchedPoint) else self._repair
+            function = functools.wraps(function)(functools.partial(run, patched, function))
+        return function(*args, **kwargs)
 
     def _replace(self, module: ModuleType, file: str | None, name: str) -> None:
         function = find_function(module, name)
-        point = self._parts[file, name][0]
+        point = self._functions[file, name][0]
         if isinstance(point, PatchedPoint):
-            self._check(point, function)
-            tally.of_process().add(tally.IMPORTED)
+            self._check_signature(point, function)
+            get_usage_log().add(IMPORTED)
         if function is not None and not is_replaced(function):
-            call = functools.partial(_call, self.manifest.host, (file, name))
-            replacement = Replacement(module, name, call)
+            replacement = Replacement(module, name, functools.partial(_call, self.manifest.host, (file, name)))
             replacement.install()
             self._replacements.append(replacement)
 
-    def _check(self, point: PatchedPoint, function: Function | None) -> None:
-        found = "no such function" if function is None else f"{point.name}{bare_signature(function)}"
-        if found != f"{point.name}{point.signature}":
+    def _check_signature(self, point: PatchedPoint, function: Function | None) -> None:
+        current = "no such function" if function is None else f"{point.name}{format_signature(function)}"
+        if current != f"{point.name}{point.signature}":
             error = RTDError(
-                f"{self.manifest.host}/{point.file}: has {found}, but {point.name}{point.signature} was patched: "
+                f"{self.manifest.host}/{point.file}: has {current}, but {point.name}{point.signature} was patched: "
                 "the host has changed, patch it again"
             )
-            tally.of_process().add(tally.FAILED, note=str(error))
+            get_usage_log().add(FAILED, note=str(error))
             raise error
 
     def _compose(self, point: PatchedPoint, original: Function, *args: Any, **kwargs: Any) -> Any:
-        """What a composition point is to return: composed with the tuned text encoder, but not for training code."""
-        if self._called_by_training():
-            tally.of_process().add(tally.KEPT)
+        """Compose with the tuned text encoder; for training code, call the host's own function."""
+        log = get_usage_log()
+        if self._is_called_by_training():
+            log.add(KEPT)
             return original(*args, **kwargs)
         try:
             with self._lock:
                 if self._encoder is None:
-                    # Only now: whatever a host puts first on sys.path has been imported by itself.
-                    from rtd_plugin.patching.host_encoder import TunedEncoder
+                    # Not earlier: the host's own `datasets` or `utils` must be imported before torch looks for them.
+                    from rtd_plugin.patching.host_encoder import HostEncoder
 
-                    self._encoder = TunedEncoder(self.manifest)
-            composition = resolve(point.read)(*args, **kwargs)
+                    self._encoder = HostEncoder(self.manifest)
+            composition = import_function(point.read)(*args, **kwargs)
             result = self._encoder.compose(composition)
         except Exception as error:
-            note = str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}"
-            tally.of_process().add(tally.FAILED, note=note)
+            log.add(FAILED, note=str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}")
             raise
         self.composed_queries += len(composition.tokens)
-        tally.of_process().add(tally.COMPOSED, len(composition.tokens))
+        log.add(COMPOSED, len(composition.tokens))
         return result
 
     def _repair(self, shim: PatchedShim, original: Function, *args: Any, **kwargs: Any) -> Any:
         def report(failure: str | None = None) -> None:
             if failure is not None:
-                tally.of_process().add(tally.HIDDEN, note=failure)
-            tally.of_process().add(tally.REPAIRED, note=shim.name)
+                get_usage_log().add(HIDDEN, note=failure)
+            get_usage_log().add(REPAIRED, note=shim.name)
 
-        return resolve(shim.repair)(original, report, *args, **kwargs)
+        return import_function(shim.repair)(original, report, *args, **kwargs)
 
-    def _called_by_training(self) -> bool:
-        """Whether a function of the host's training code is among those that led here."""
+    def _is_called_by_training(self) -> bool:
+        """Whether a function of the host's training code is among the callers."""
         frame = sys._getframe(1) if self.manifest.training_files else None
         while frame is not None:
             file = frame.f_globals.get("__file__") or ""
@@ -154,51 +168,25 @@ class PatchInForce:
         return False
 
     def _is_training_file(self, file: str) -> bool:
-        inside = os.path.relpath(os.path.realpath(file), self.manifest.host).replace(os.sep, "/")
-        return any(fnmatch(inside, pattern) for pattern in self.manifest.training_files)
+        relative = os.path.relpath(os.path.realpath(file), self.manifest.host).replace(os.sep, "/")
+        return any(fnmatch(relative, pattern) for pattern in self.manifest.training_files)
 
 
-def patch_of(host: str) -> PatchInForce | None:
-    """The patch of a host that is in force in this process."""
-    return _in_force.get(host)
+def find_active_patch(host: str) -> ActivePatch | None:
+    """Return the patch of a host, given by its root, that is active in this process."""
+    return _active.get(host)
 
 
 def _call(host: str, key: tuple[str | None, str], original: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call a replaced function as the patch that is in force has it; as the host has it, if none is."""
-    activation = _in_force.get(host)
-    function = original
-    for part in activation._parts.get(key, ()) if activation is not None else ():
-        run = activation._compose if isinstance(part, PatchedPoint) else activation._repair
-        function = functools.wraps(function)(functools.partial(run, part, function))
-    return function(*args, **kwargs)
+    """Call a function that was replaced: through the patch while one is active, else the host's own."""
+    patch = _active.get(host)
+    return original(*args, **kwargs) if patch is None else patch.call(key, original, args, kwargs)
 
 
-def _await(host: str, name: str) -> None:
-    if (host, name) in _awaited:
-        return
-    _awaited.add((host, name))
-
-    def imported(module: ModuleType) -> None:
-        _awaited.discard((host, name))
-        if host in _in_force:
-            _in_force[host]._imported(module)
-
-    wrapt.register_post_import_hook(imported, name)
+def _replace_imported(host: str, module: ModuleType) -> None:
+    if host in _active:
+        _active[host].replace_in(module)
 
 
-def _function_name(part: Part) -> str:
-    return part.name if isinstance(part, PatchedPoint) else part.function
-
-
-@functools.cache
-def resolve(reference: str) -> Function:
-    """A function by `module:function`.
-
-    Raises:
-        RTDError: it cannot be imported.
-    """
-    module, _, name = reference.partition(":")
-    try:
-        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise RTDError(f"the patch needs {reference}, which cannot be imported here ({error})") from error
+def _qualified_name(patched: PatchedFunction) -> str:
+    return patched.name if isinstance(patched, PatchedPoint) else patched.function

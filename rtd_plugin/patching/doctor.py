@@ -14,10 +14,10 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from rtd_plugin.patching import usage_log as tally
 from rtd_plugin.patching.detection import FoundPoint, Host
-from rtd_plugin.patching.folder import reference
+from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import MANIFEST_FILE
+from rtd_plugin.patching.usage_log import VARIABLE
 
 SHOWN = ("torch", "transformers", "clip-anytorch", "openai-clip")  # whose versions a report has, if installed
 
@@ -108,7 +108,7 @@ def _examine_point(host: Host, found: FoundPoint) -> PointReport:
         result = {"outcome": "unchecked", "difference": None, "message": "the adapter has no example for it"}
     else:
         names = (str(host.root), point.file, point.modules[0], point.name)
-        functions = (reference(point.read), reference(point.example))
+        functions = (format_reference(point.read), format_reference(point.example))
         command = [sys.executable, "-m", "rtd_plugin.patching.self_check", *names, *functions]
         done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
@@ -123,7 +123,7 @@ def _examine_point(host: Host, found: FoundPoint) -> PointReport:
 def _environment() -> dict[str, str]:
     """That of this process, without patches in force, and so that nothing is written into the host."""
     variables = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    variables.pop(tally.VARIABLE, None)
+    variables.pop(VARIABLE, None)
     paths = variables.pop("PYTHONPATH", "").split(os.pathsep)
     paths = [path for path in paths if path and not (Path(path).parent / MANIFEST_FILE).is_file()]
     return {**variables, "PYTHONPATH": os.pathsep.join(paths)} if paths else variables

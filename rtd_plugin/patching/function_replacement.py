@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-Function = Callable[..., Any]
+from rtd_plugin.patching.function_reference import Function
+
 MARK = "rtd_plugin_replacement"
 
 
-def modules_of(file: str) -> Iterator[ModuleType]:
-    """The modules that a file was imported as, under whatever names."""
+def find_modules(file: str) -> Iterator[ModuleType]:
+    """Yield the imported modules of a file, whose path is resolved; a file may be imported under several names."""
     name = os.path.basename(file)
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
@@ -22,39 +23,43 @@ def modules_of(file: str) -> Iterator[ModuleType]:
 
 
 def is_replaced(function: Function) -> bool:
-    """Whether a function is already one that stands in another's stead."""
+    """Whether a function is a replacement."""
     return hasattr(function, MARK)
 
 
 def find_function(module: ModuleType, name: str) -> Function | None:
-    """A module's function or a class's method, by its qualified name; None if there is none."""
-    holder, leaf = _holder(module, name)
-    found = vars(holder).get(leaf) if holder is not None else None
-    return found if inspect.isfunction(found) else None
+    """Return a module's function or a class's method, by its qualified name; None if the module lacks it."""
+    holder, attribute = _find_holder(module, name)
+    function = vars(holder).get(attribute) if holder is not None else None
+    return function if inspect.isfunction(function) else None
 
 
-def bare_signature(function: Function) -> str:
-    """A function's parameters without annotations, as text."""
+def format_signature(function: Function) -> str:
+    """Return a function's parameters without annotations, as text."""
     bare = inspect.Parameter.empty
     parameters = inspect.signature(function).parameters.values()
     return str(inspect.Signature([parameter.replace(annotation=bare) for parameter in parameters]))
 
 
 class Replacement:
-    """A function of a module and what is called in its stead.
+    """A function of a module, and the function that is called instead of it.
 
-    What stands in its stead is a plain function, not a proxy: it can be pickled by name, and is a method where it
-    stands in a class.
+    The replacement is a plain function, not a proxy: it can be pickled by name, and in a class it is a method.
 
     Args:
         module: where the function is defined.
         name: its qualified name there.
-        call: called with the function and its arguments.
+        call: called with the original function and its arguments.
+
+    Raises:
+        LookupError: the module has no such function.
     """
 
     def __init__(self, module: ModuleType, name: str, call: Callable[..., Any]):
-        self.module, self.name = module, name
-        self.original = original = find_function(module, name)
+        original = find_function(module, name)
+        if original is None:
+            raise LookupError(f"{module.__name__} has no function {name}")
+        self.module, self.name, self.original = module, name, original
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -64,29 +69,29 @@ class Replacement:
         self.function = replacement
 
     def install(self) -> None:
-        """Put the replacement in the function's place, also where it was imported to already."""
+        """Bind the replacement wherever the function is bound, in modules that imported it too."""
         self._rebind(self.original, self.function)
 
     def undo(self) -> None:
-        """Put the function back, unless its module has another one by now."""
+        """Bind the function again, unless its module has a newer one."""
         self._rebind(self.function, self.original)
 
     def _rebind(self, old: Function, new: Function) -> None:
-        holder, leaf = _holder(self.module, self.name)
-        if holder is not None and vars(holder).get(leaf) is old:
-            setattr(holder, leaf, new)
+        holder, attribute = _find_holder(self.module, self.name)
+        if holder is not None and vars(holder).get(attribute) is old:
+            setattr(holder, attribute, new)
         for module in list(sys.modules.values()):
             names = getattr(module, "__dict__", {})
             for name in [name for name, value in list(names.items()) if value is old]:
                 names[name] = new
 
 
-def _holder(module: ModuleType, name: str) -> tuple[Any, str]:
-    """What holds a function, the module or a class in it, and the function's name there."""
-    *classes, leaf = name.split(".")
+def _find_holder(module: ModuleType, name: str) -> tuple[Any, str]:
+    """Return the module or the class in it that holds a function, and the function's name there."""
+    *classes, attribute = name.split(".")
     holder: Any = module
-    for part in classes:
-        holder = vars(holder).get(part)
+    for class_name in classes:
+        holder = vars(holder).get(class_name)
         if not inspect.isclass(holder):
-            return None, leaf
-    return holder, leaf
+            return None, attribute
+    return holder, attribute

@@ -16,7 +16,7 @@ from rtd_plugin.patching.host_model import describe, placement, round_like, sett
 from rtd_plugin.patching.manifest import Manifest
 
 
-class TunedEncoder:
+class HostEncoder:
     """A patch's text encoder, one copy for each device and dtype that the host's models have."""
 
     def __init__(self, manifest: Manifest):

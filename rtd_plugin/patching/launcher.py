@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching import usage_log as tally
 from rtd_plugin.patching.manifest import SITE, Manifest, check_python_path
+from rtd_plugin.patching.usage_log import VARIABLE, append, create_file, read_events, summarise
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")
 MODULE = "rtd_plugin.patching.bootstrap"
@@ -44,13 +43,13 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
     if program is None:
         raise CommandNotFoundError(f"{command[0]}: command not found")
     check_interpreter(program)
-    with _tally_file() as file:
-        code = _wait([program, *command[1:]], environment(manifest, {**os.environ, tally.VARIABLE: file}))
-        events = tally.read_events(file)
-        outer = os.environ.get(tally.VARIABLE)
+    with _usage_file() as file:
+        code = _wait([program, *command[1:]], environment(manifest, {**os.environ, VARIABLE: file}))
+        events = read_events(file)
+        outer = os.environ.get(VARIABLE)
         if outer:  # started by a process that is counted itself
-            tally.append(outer, events)
-    return code, tally.summary(events, manifest.host)
+            append(outer, events)
+    return code, summarise(events, manifest.host)
 
 
 def environment(manifest: Manifest, outer: Mapping[str, str]) -> dict[str, str]:
@@ -101,9 +100,8 @@ def _interpreter(program: Path) -> str | None:
 
 
 @contextmanager
-def _tally_file() -> Iterator[str]:
-    handle, file = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".tally")
-    os.close(handle)
+def _usage_file() -> Iterator[str]:
+    file = create_file()
     try:
         yield file
     finally:

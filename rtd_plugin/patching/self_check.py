@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rtd_plugin.contract.composition import compose
-from rtd_plugin.patching.active_patch import resolve
+from rtd_plugin.patching.function_reference import import_function
 from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import text_tower
 
@@ -35,8 +35,8 @@ def check(root: str, file: str, module: str, name: str, read: str, example: str)
     try:
         imported = importlib.import_module(module)
         function = find_function(imported, name)
-        arguments = resolve(example)(imported)
-        composition = resolve(read)(*arguments)
+        arguments = import_function(example)(imported)
+        composition = import_function(read)(*arguments)
         _randomise(composition.model)
         with torch.no_grad():
             expected = compose(text_tower(composition.model, None, None), composition)

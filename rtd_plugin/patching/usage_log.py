@@ -1,7 +1,7 @@
-"""Counts what a patch did, over a process and its children, for the line at the end.
+"""Counts what a patch did in a process and its children, for the line printed at the end.
 
-Every process appends what happens to one file, the moment it happens: a child that is killed has been counted. The file
-is the launcher's; where there is none, the first process to which anything happens makes one for its children too.
+Each process appends events to one file as they happen, so that a child that is killed has been counted. The launcher
+makes the file; without a launcher, the first process that records an event makes it, for its children too.
 """
 
 import atexit
@@ -9,16 +9,13 @@ import functools
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
-from rtd_plugin.printable import make_printable
-
 VARIABLE = "RTD_PLUGIN_TALLY"
 
-# What can happen: a Python took the patch up, imported a composition point, composed a query, called a composition
+# The events: a Python started under the patch, imported a composition point, composed queries, called a composition
 # point from training code, failed to compose, needed a shim; a shim found an error that the host hides.
 STARTED, IMPORTED, COMPOSED, KEPT, FAILED, REPAIRED, HIDDEN = (
     "started",
@@ -30,15 +27,15 @@ STARTED, IMPORTED, COMPOSED, KEPT, FAILED, REPAIRED, HIDDEN = (
     "hidden",
 )
 Event = tuple[str, int, int, str]
-"""What happened, in which process, how often, and a note."""
+"""The event, the process, a count, and a note."""
 
 
-class Tally:
+class UsageLog:
     """What the patches of this process did.
 
     Attributes:
-        path: the file that events go to; None until there is one.
-        expected: what is in force, to be named if it was never used; None for no line at the end.
+        path: the file that events go to; None until the first event.
+        expected: root of the host whose patch is active, to be named if it was never used; None for no line at the end.
     """
 
     def __init__(self) -> None:
@@ -48,15 +45,14 @@ class Tally:
         self._owner = os.getpid()
         self._folder = os.getcwd()
         self._hidden_error = False
-        atexit.register(self._at_exit)  # what is registered first, runs last
+        atexit.register(self._at_exit)  # registered first, so it runs last
 
     def add(self, event: str, count: int = 1, note: str = "") -> None:
-        """Record what happened; a disk that is full must not stop the host."""
+        """Record an event; a full disk must not stop the host."""
         self._hidden_error |= event == HIDDEN
         with suppress(OSError):
             if self.path is None:
-                handle, self.path = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".tally")
-                os.close(handle)
+                self.path = create_file()
                 os.environ[VARIABLE] = self.path
                 self._owner = os.getpid()
             append(self.path, [(event, os.getpid(), count, note)])
@@ -69,28 +65,37 @@ class Tally:
                 with suppress(OSError):
                     os.unlink(self.path)
             if self.expected is not None and (events or self._runs_file_of(self.expected)):
-                line = summary(events or [(STARTED, os.getpid(), 1, "")], self.expected)
+                line = summarise(events or [(STARTED, os.getpid(), 1, "")], self.expected)
                 print(line, file=sys.stderr, flush=True)
         if self._hidden_error:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError, AttributeError):
                     stream.flush()
-            os._exit(1)  # by now everything else that runs at exit has run
+            os._exit(1)  # all other exit handlers have run
 
     def _runs_file_of(self, host: str) -> bool:
-        """Whether this process ran a program of the host, which should have composed a query."""
+        """Whether this process ran a program of the host, which should have composed queries."""
         program = os.path.realpath(os.path.join(self._folder, sys.argv[0] if sys.argv else ""))
         return program.startswith(os.path.join(host, ""))
 
 
 @functools.lru_cache(maxsize=1)
-def of_process() -> Tally:
-    """The one tally of this process."""
-    return Tally()
+def get_usage_log() -> UsageLog:
+    """Return the one usage log of this process."""
+    return UsageLog()
+
+
+def create_file() -> str:
+    """Create an empty file for events and return its path."""
+    import tempfile  # not at the top: every Python under a patch imports this module
+
+    handle, path = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".tally")
+    os.close(handle)
+    return path
 
 
 def append(path: str, events: Iterable[Event]) -> None:
-    """Append to a tally's file, in one piece: other processes do so too."""
+    """Append events to a file with one write, because other processes append to it too."""
     lines = "".join(json.dumps(event) + "\n" for event in events)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
@@ -100,25 +105,29 @@ def append(path: str, events: Iterable[Event]) -> None:
 
 
 def read_events(path: str) -> list[Event]:
-    """The events of a tally's file; none if it cannot be read."""
-    events = []
+    """Return the events in a file; an empty list if it cannot be read."""
+    events: list[Event] = []
     with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-        events += [tuple(json.loads(line)) for line in file]
+        for line in file:
+            event, process, count, note = json.loads(line)
+            events.append((event, process, count, note))
     return events
 
 
-def summary(events: Iterable[Event], host: str) -> str:
-    """The line at the end of a process: a warning if no composed query used the tuned text encoder.
+def summarise(events: Iterable[Event], host: str) -> str:
+    """Return the line at the end of a process: a warning if no composed query used the tuned text encoder.
 
     Args:
         events: of the process and its children.
-        host: the root of the host that is patched.
+        host: root of the patched host.
     """
+    from rtd_plugin.printable import make_printable
+
     events = list(events)
     counts: Counter[str] = Counter()
     for event, _, count, _ in events:
         counts[event] += count
-    notes = {event: _notes(events, event) for event in (FAILED, REPAIRED, HIDDEN)}
+    notes = {event: _list_notes(events, event) for event in (FAILED, REPAIRED, HIDDEN)}
     processes = len({process for event, process, _, _ in events if event == COMPOSED})
     used = "used the tuned text encoder"
     if counts[COMPOSED]:
@@ -130,13 +139,14 @@ def summary(events: Iterable[Event], host: str) -> str:
     if notes[FAILED]:
         line += f"; failed: {'; '.join(notes[FAILED])}"
     elif counts[KEPT]:
-        line += f"; {counts[KEPT]} calls from training code kept the pre-trained one"
+        calls = "call" if counts[KEPT] == 1 else "calls"
+        line += f"; {counts[KEPT]} {calls} from training code kept the pre-trained one"
     elif not counts[COMPOSED] and counts[IMPORTED]:
         line += f": a composition point of {host} was imported, but never called"
-    elif not counts[COMPOSED] and (counts[STARTED] or events):
+    elif not counts[COMPOSED] and events:
         line += f": no composition point of {host} was imported"
     elif not counts[COMPOSED]:
-        line += ": no Python of the command took the patch up (one started with -I, -E or -S does not)"
+        line += ": no Python of the command activated the patch (one started with -I, -E or -S does not)"
     if notes[REPAIRED]:
         line += f"; repaired: {', '.join(notes[REPAIRED])}"
     if notes[HIDDEN]:
@@ -144,6 +154,6 @@ def summary(events: Iterable[Event], host: str) -> str:
     return make_printable(f"rtd-plugin: {line}")
 
 
-def _notes(events: Iterable[Event], wanted: str) -> list[str]:
-    """The different notes of one kind of event, each as one line, in order."""
+def _list_notes(events: Iterable[Event], wanted: str) -> list[str]:
+    """Return the distinct notes of one event, each on one line, in order."""
     return list(dict.fromkeys(" ".join(note.split()) for event, _, _, note in events if event == wanted))

@@ -127,23 +127,6 @@ Location = tuple[str | int, ...]  # keys and list numbers on the way to a value
 Report = Callable[[Location, str], UsageError]
 
 
-def find_recipe(name_or_file: str) -> Path:
-    """A recipe's file, by the name under which a plugin ships it, or by its path.
-
-    Raises:
-        UsageError: there is neither.
-    """
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UsageError(f"{path}: no such recipe file")
-        return path
-    shipped = plugins.list_recipes()
-    if name_or_file not in shipped:
-        raise UsageError(f"there is no recipe {name_or_file!r}: installed are {', '.join(shipped) or 'none'}")
-    return shipped[name_or_file]
-
-
 def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
     """Read and validate a recipe; paths in it are relative to its folder, those of overrides to the current one.
 

@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from rtd_plugin.clip.artifact import artifact_path, load_text_encoder
+from rtd_plugin.clip.artifact import find_text_encoder, load_text_encoder
+from rtd_plugin.clip.huggingface_config import CONFIG_FILE, build_text_config
 from rtd_plugin.clip.layouts import write_state_dict
-from rtd_plugin.clip.tokens import END, START
-from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_atomically, write_text
 
@@ -31,7 +29,7 @@ def export_text_encoder(run: Path, layout: str, file: Path) -> None:
     """
     if layout == "rtd" and file.suffix == ".safetensors":
         raise UsageError(f"{file}: the authors' code reads files of torch.save only: end the name in .pt")
-    if file.resolve() == artifact_path(run).resolve():
+    if file.resolve() == find_text_encoder(run).resolve():
         raise UsageError(f"{file}: is the run's own text encoder: export to another file")
     tower = load_text_encoder(run)
     state = write_state_dict(tower.state_dict(), layout)
@@ -43,24 +41,4 @@ def export_text_encoder(run: Path, layout: str, file: Path) -> None:
         else:
             torch.save(state, draft)
     if is_folder:
-        write_text(file / "config.json", json.dumps(_huggingface_config(tower), indent=2) + "\n")
-
-
-def _huggingface_config(tower: TextTower) -> dict[str, Any]:
-    """Return the configuration of a `CLIPTextModelWithProjection` of the tower's sizes."""
-    return {
-        "architectures": ["CLIPTextModelWithProjection"],
-        "model_type": "clip_text_model",
-        "vocab_size": len(tower.token_embedding.weight),
-        "max_position_embeddings": tower.context_length,
-        "hidden_size": tower.width,
-        "intermediate_size": tower.transformer.resblocks[0].mlp.c_fc.out_features,
-        "num_hidden_layers": len(tower.transformer.resblocks),
-        "num_attention_heads": tower.heads,
-        "hidden_act": tower.activation,
-        "projection_dim": tower.features,
-        "layer_norm_eps": tower.ln_final.eps,
-        "bos_token_id": START,
-        "eos_token_id": END,
-        "pad_token_id": END,
-    }
+        write_text(file / CONFIG_FILE, json.dumps(build_text_config(tower), indent=2) + "\n")

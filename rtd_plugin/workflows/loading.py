@@ -22,7 +22,6 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.files import read_checkpoint
 from rtd_plugin.paths import CommandLineText, RecipePath
-from rtd_plugin.training.recipe import find_recipe
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import NotYAML, load_yaml
 
@@ -140,7 +139,7 @@ def _sizes(tower: TextTower) -> set[tuple[str, tuple[int, ...]]]:
 
 def _recipe_file(recipe: str | None, weights: Sequence[Path]) -> Path | None:
     if recipe is not None:
-        return find_recipe(recipe)
+        return plugins.find_recipe(recipe)
     runs = (path if path.is_dir() else path.parent for path in weights)
     return next((run / RECIPE_FILE for run in runs if (run / RECIPE_FILE).is_file()), None)
 

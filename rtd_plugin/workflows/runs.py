@@ -8,7 +8,7 @@ from typing import Any
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
-from rtd_plugin.training.recipe import Recipe, find_recipe, read_recipe
+from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.training.run import RECIPE_FILE, resumed_recipe
 
 RUNS = Path("runs")
@@ -50,7 +50,7 @@ def choose_run(
         return RunChoice(resumed_recipe(folder, overrides, adapter), folder, folder.name, resumes=True)
     if name is None:
         raise UsageError("no run to resume: pass --adapter NAME for its miniature, or --recipe NAME|FILE")
-    source = recipe if isinstance(recipe, Mapping) else find_recipe(str(recipe or name))
+    source = recipe if isinstance(recipe, Mapping) else plugins.find_recipe(str(recipe or name))
     return RunChoice(read_recipe(source, overrides, adapter), folder, name, resumes=False)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from rtd_adapters.pic2word import Im2Text, Pic2Word
+from rtd_adapters.im2text import Im2Text
+from rtd_adapters.pic2word import Pic2Word
 
 from rtd_plugin.clip.tokens import encode_text
 from rtd_plugin.contract import plugins

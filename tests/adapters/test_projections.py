@@ -137,7 +137,7 @@ SOMEONE_ELSES = {
 @pytest.mark.parametrize("kind", SOMEONE_ELSES)
 def test_what_is_no_checkpoint_of_a_method(adapter, tmp_path, kind):
     torch.save(SOMEONE_ELSES[kind], tmp_path / "other.pt")
-    with pytest.raises(RTDError, match=rf"other\.pt: no checkpoint of {type(adapter).__name__}: it has neither"):
+    with pytest.raises(RTDError, match=rf"other\.pt: not a checkpoint of {type(adapter).__name__}: neither"):
         load_projection(adapter, tmp_path / "other.pt", D, W)
 
 
@@ -147,7 +147,7 @@ def test_another_methods_checkpoint(randomised, tmp_path, of, says):
     path = tmp_path / "other.pt"
     for checkpoint in (native(ADAPTERS[of], module.state_dict()), module.state_dict()):
         torch.save(checkpoint, path)
-        with pytest.raises(RTDError, match=rf"other\.pt: no checkpoint of {says}: it has neither '\w+' nor '[\w.]+'$"):
+        with pytest.raises(RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+'$"):
             load_projection(ADAPTERS[says.lower()], path, D, W)
 
 

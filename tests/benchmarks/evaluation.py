@@ -18,7 +18,8 @@ from pathlib import Path
 import open_clip
 import torch
 from PIL import Image
-from rtd_adapters.lincir import LinCIR, Phi
+from rtd_adapters.lincir import LinCIR
+from rtd_adapters.phi import Phi
 from torch.nn import functional as F
 
 from rtd_plugin.clip.backbones import ImageEncoder

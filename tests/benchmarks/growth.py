@@ -30,7 +30,7 @@ BEGAN = time.perf_counter()  # before what takes long to import
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
-from rtd_adapters.lincir import Phi  # noqa: E402
+from rtd_adapters.phi import Phi  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from speed import RATE, SEED, Real, build_tower  # noqa: E402
 

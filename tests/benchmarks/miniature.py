@@ -22,7 +22,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 from rtd_plugin.training.loop import make_accelerator, train
-from rtd_plugin.training.recipe import find_recipe, read_recipe
+from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import Run, load_run
 from rtd_plugin.workflows.train import TrainingProgress
 
@@ -31,7 +31,7 @@ GROUPS = ("all", "seen", "unseen")
 
 
 def run_of(recipe: str, seed: int, folder: Path, *overrides: str) -> Run:
-    settings = read_recipe(find_recipe(recipe), [f"seed={seed}", *overrides])
+    settings = read_recipe(plugins.find_recipe(recipe), [f"seed={seed}", *overrides])
     return load_run(settings, folder)
 
 
@@ -47,7 +47,7 @@ def tuned(run: Run, what: str) -> tuple[TextTower, float]:
 
 def shuffled_conditions(recipe: str, file: Path) -> None:
     """The recipe's triplets with their conditions in another order, as JSON lines."""
-    (source,) = read_recipe(find_recipe(recipe)).triplets
+    (source,) = read_recipe(plugins.find_recipe(recipe)).triplets
     triplets = source.load().triplets
     conditions = [triplet.condition for triplet in triplets]
     random.Random(0).shuffle(conditions)

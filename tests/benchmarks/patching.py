@@ -26,7 +26,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.patching.detection import find_host
-from rtd_plugin.patching.folder import write_patch
+from rtd_plugin.patching.patch_folder import write_patch
 
 MINIATURE = Path(__file__).parents[1] / "patching/hosts/searle"
 BATCH = 32

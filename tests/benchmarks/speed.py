@@ -37,7 +37,8 @@ BEGAN = time.perf_counter()  # of a side's process, before what takes long to im
 use_huge_pages()  # as `rtd-plugin train` does
 
 import torch  # noqa: E402
-from rtd_adapters.lincir import LinCIR, Phi  # noqa: E402
+from rtd_adapters.lincir import LinCIR  # noqa: E402
+from rtd_adapters.phi import Phi  # noqa: E402
 from rtd_plugin.engine.batch_groups import window  # noqa: E402
 
 from rtd_plugin.clip import packing  # noqa: E402

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from rtd_adapters.lincir import Phi
+from rtd_adapters.phi import Phi
 
 from rtd_plugin.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Terminal control sequences and API keys do not reach a terminal, whoever brought them."""
+"""Terminal control sequences and API keys do not reach a terminal, wherever they come from."""
 
 import ast
 import base64
@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import threading
-import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -34,16 +36,17 @@ def _no_secrets(monkeypatch):
     monkeypatch.setattr(printable, "_secrets", set())
 
 
-def run(*args: object, cwd: Path, code: int | None = None, **environment: str) -> str:
-    """Run the command line as a process; return what it printed, which has nothing unsafe in it."""
-    command = [sys.executable, "-m", "rtd_plugin", *map(os.fspath, args)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment}
-    done = subprocess.run(command, capture_output=True, cwd=cwd, env=variables, check=False)
-    shown = (done.stdout + done.stderr).decode()
-    assert not UNSAFE.search(shown.replace("\r\n", "\n")), repr(shown)
-    if code is not None:
-        assert done.returncode == code, shown
-    return shown
+@pytest.fixture
+def run(rtd) -> Callable[..., str]:
+    """Runs the command line in the test's folder; returns what it printed, which has nothing unsafe in it."""
+
+    def run(*args: object, code: int | None = None) -> str:
+        done = rtd(*args)
+        assert not UNSAFE.search(done.output), repr(done.output)
+        assert code in (None, done.exit_code), done.output
+        return done.output
+
+    return run
 
 
 def artifact(folder: Path) -> tuple[object, ...]:
@@ -80,34 +83,40 @@ def bad_triplets(folder: Path) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("prepare", [artifact, manifest, recipe_value, shown_recipe, host, bad_triplets])
 @pytest.mark.parametrize("debug", [(), ("--debug",)], ids=["plain", "debug"])
-def test_what_files_hold_is_printed_with_visible_escapes(tmp_path, prepare, debug):
-    shown = run(*debug, *prepare(tmp_path), cwd=tmp_path)
+def test_what_files_hold_is_printed_with_visible_escapes(run, tmp_path, prepare, debug):
+    shown = run(*debug, *prepare(tmp_path))
     assert r"\x1b" in shown or prepare is shown_recipe
     assert "[red]" in shown or prepare is shown_recipe
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, EVIL])
-def test_every_command_prints_an_evil_argument_with_visible_escapes(tmp_path, command):
+def test_every_command_prints_an_evil_argument_with_visible_escapes(run, command):
     options = {
         "train": ("--recipe", EVIL),
         "evaluate": ("--benchmark", EVIL),
-        "search": (EVIL, "is red", "--images", EVIL, "--model", EVIL),
+        "search": (EVIL, "is red", "--images", EVIL, "--adapter", EVIL),
         "export": (EVIL, "--layout", "rtd", EVIL),
         "triplets": ("check", EVIL),
         "run": (EVIL, "--", "true"),
         "adapters": (EVIL,),
     }
-    assert r"\x1b" in run(command, *options.get(command, (EVIL,)), cwd=tmp_path)
+    assert r"\x1b" in run(command, *options.get(command, (EVIL,)))
 
 
-def test_a_plugin_s_error_is_cleaned(tmp_path):
+def test_the_error_of_a_plugin_is_cleaned_in_a_process(tmp_path):
+    """The command as a user starts it, with an installed plugin that cannot be imported."""
     (tmp_path / "evil.py").write_text(f"raise ValueError({EVIL!r})\n")
     info = tmp_path / "evil-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[rtd_plugin]\nevil = evil\n")
-    for debug in ((), ("--debug",)):
-        assert r"ValueError: \x1b[31m" in run(*debug, "adapters", cwd=tmp_path, code=1, PYTHONPATH=str(tmp_path))
+    command = [sys.executable, "-m", "rtd_plugin", "--debug", "adapters"]
+    variables = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=variables, check=False)
+    shown = (done.stdout + done.stderr).decode()
+    assert done.returncode == 1
+    assert not UNSAFE.search(shown), repr(shown)
+    assert shown.count(r"ValueError: \x1b[31m") >= 2
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -117,7 +126,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         key = self.headers["Authorization"].removeprefix("Bearer ")
         basic = base64.b64encode(f"user:{key}".encode()).decode()
-        forms = [key, urllib.parse.quote(key, safe=""), json.dumps(key), basic]
+        forms = [key, quote(key, safe=""), json.dumps(key), basic]
         content = f"{EVIL} {' '.join(forms)} Bearer {key} {'x' * 120} {key}".encode()
         self.send_response(401, f"no {key}")
         self.send_header("Content-Length", str(len(content)))
@@ -128,29 +137,72 @@ class Echo(http.server.BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-@pytest.mark.parametrize("debug", [(), ("--debug",)], ids=["plain", "debug"])
-def test_a_key_that_a_server_echoes_is_neither_printed_nor_kept(tmp_path, debug):
+class Answer(Echo):
+    """Answers with triplets of which each holds the key."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        triplets = [{"condition": f"has {key} on it", "target": f"a dog with {form}"} for form in (key, quote(key))]
+        content = json.dumps({"choices": [{"message": {"content": json.dumps(triplets)}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def ask(run, tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
+    """Runs `triplets build llm` with a handler of requests behind the endpoint, and a key in the environment."""
+    monkeypatch.setenv("RTD_PLUGIN_API_KEY", KEY)
     (tmp_path / "captions.txt").write_text("a dog on grass\n")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        endpoint = f"http://127.0.0.1:{server.server_port}/v1"
-        command = ("triplets", "build", "llm", "captions.txt", "--output", "t.jsonl", "--endpoint", endpoint)
-        shown = run(*debug, *command, "--model", "m", cwd=tmp_path, code=1, RTD_PLUGIN_API_KEY=KEY)
-    finally:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as stack:
+
+        def ask(handler: type[http.server.BaseHTTPRequestHandler], *debug: str, code: int) -> str:
+            server = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            stack.callback(server.shutdown)
+            endpoint = f"http://127.0.0.1:{server.server_port}/v1"
+            options = ("--output", "t.jsonl", "--endpoint", endpoint, "--model", "m")
+            return run(*debug, "triplets", "build", "llm", "captions.txt", *options, code=code)
+
+        yield ask
+
+
+def assert_no_key(text: str) -> None:
+    assert "Ab/12" not in text
+    assert "Ab%2F12" not in text
+
+
+@pytest.mark.parametrize("debug", [(), ("--debug",)], ids=["plain", "debug"])
+def test_a_key_that_a_server_echoes_is_neither_printed_nor_kept(ask, tmp_path, debug):
+    shown = ask(Echo, *debug, code=1)
     assert "HTTP 401" in shown
     assert "[redacted]" in shown
-    assert "Ab/12" not in shown
-    assert "Ab%2F12" not in shown
+    assert_no_key(shown)
     for path in filter(Path.is_file, tmp_path.iterdir()):
-        assert "Ab/12" not in path.read_text()
+        assert_no_key(path.read_text())
+
+
+def test_an_answer_that_holds_the_key_is_refused(ask, tmp_path):
+    shown = ask(Answer, code=0)
+    assert_no_key(shown)
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
+        assert_no_key(path.read_text())
+    assert (tmp_path / "t.jsonl").read_text() == ""
+
+
+def test_the_recipe_of_a_run_never_holds_the_key(run, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("RTD_PLUGIN_API_KEY", KEY)
+    shown = run("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--output", "run", code=0)
+    assert_no_key(shown)
+    for path in filter(Path.is_file, (tmp_path / "run").rglob("*")):
+        assert KEY.encode() not in path.read_bytes()
 
 
 FORMS = {
     "plain": KEY,
-    "percent-encoded": urllib.parse.quote(KEY, safe=""),
+    "percent-encoded": quote(KEY, safe=""),
     "json": json.dumps(KEY),
     "json with slashes": json.dumps(KEY).replace("/", r"\/"),
     "wrapped": KEY[:6] + "\n  " + KEY[6:],
@@ -224,7 +276,7 @@ def test_an_error_is_safe_wherever_it_is_printed():
 
 
 # These print what `make_printable` returned, and JSON for the doctor.
-PRINTERS = {"cli/console.py", "patching/tally.py", "patching/self_check.py"}
+PRINTERS = {"cli/console.py", "patching/usage_log.py", "patching/self_check.py"}
 
 
 def test_one_module_prints():

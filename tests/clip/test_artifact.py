@@ -12,7 +12,7 @@ from rtd_plugin.clip.artifact import (
     FILE_NAME,
     FORMAT,
     TextEncoderInfo,
-    artifact_path,
+    find_text_encoder,
     load_text_encoder,
     read_info,
     save_text_encoder,
@@ -90,13 +90,47 @@ def test_saving_leaves_the_tower_as_it_is(tower, run):
     assert [path.name for path in run.iterdir()] == [FILE_NAME]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(tower, run, value):
+    """A diverged run saved an encoder whose features are all NaN."""
+    before = (run / FILE_NAME).read_bytes()
+    tower.transformer.resblocks[1].mlp.c_fc.weight.data[3, 5] = value
+    with pytest.raises(RTDError, match=rf"{FILE_NAME}: not written: .*c_fc\.weight has infinite or NaN values"):
+        save_text_encoder(run / FILE_NAME, tower, make_info(tower))
+    assert (run / FILE_NAME).read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_loaded(tower, run):
+    weights = {**tower.state_dict(), "ln_final.bias": torch.full((8,), float("nan"))}
+    save_file(weights, run / FILE_NAME, metadata=metadata_of(run))
+    with pytest.raises(RTDError, match=rf"{FILE_NAME}: ln_final\.bias has infinite or NaN values"):
+        load_text_encoder(run)
+
+
+def test_the_bytes_depend_on_the_content_alone(tower, run):
+    """The order of a safetensors header's metadata differed from one file to the next."""
+    for _ in range(5):  # ten keys in the same order by chance: once in millions
+        content = (run / FILE_NAME).read_bytes()
+        save_text_encoder(run / FILE_NAME, tower, make_info(tower))
+        assert (run / FILE_NAME).read_bytes() == content
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == sorted(header["__metadata__"])
+
+
+def test_metadata_of_any_text(tower, run):
+    info = make_info(tower, backbone='a "quoted" \\ folder/ü\n\x7f\u2028', adapter="é")
+    save_text_encoder(run / FILE_NAME, tower, info)
+    assert read_info(run / FILE_NAME) == info
+    assert torch.equal(load_text_encoder(run).text_projection, tower.text_projection)
+
+
 def test_places_without_one(tmp_path):
     with pytest.raises(RTDError, match=f"no {FILE_NAME} in this folder: not a run, or one that has not finished"):
         load_text_encoder(tmp_path)
     with pytest.raises(RTDError, match="none: no such file or folder"):
         load_text_encoder(tmp_path / "none")
     (tmp_path / "any.name").touch()
-    assert artifact_path(tmp_path / "any.name") == tmp_path / "any.name"
+    assert find_text_encoder(tmp_path / "any.name") == tmp_path / "any.name"
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, -1])

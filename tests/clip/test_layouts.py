@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtd_plugin.clip.layouts import LAYOUTS, detect_layout, read_state_dict, write_state_dict
+from rtd_plugin.clip.layouts import LAYOUTS, detect_layout, read_sizes, read_state_dict, write_state_dict
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 
@@ -221,5 +221,37 @@ def test_relatives_of_clip_are_refused():
     coca = open_clip.CoCa(12, decoder, {**CLIP["text_cfg"], "embed_cls": True, "output_tokens": True}, vision)
     huggingface = {"text_model.embeddings.token_embedding.weight": torch.zeros(1), "text_model.head.weight": 0}
     for state in (siglip.state_dict(), coca.state_dict(), huggingface):
-        with pytest.raises(RTDError, match=r"a relative of CLIP \(SigLIP, CoCa"):
+        with pytest.raises(RTDError, match=r"a model with another text tower \(SigLIP, CoCa"):
             TextTower.from_state_dict(state, heads=3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (float("nan"), torch.float32),
+        (float("inf"), torch.float32),
+        (-float("inf"), torch.float16),
+        (float("nan"), torch.bfloat16),
+        (float("nan"), torch.float8_e4m3fn),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(layout, value, dtype):
+    """A damaged file gave features of NaN, and an evaluation without an error."""
+    weights = tower_weights()
+    weights["transformer.resblocks.1.mlp.c_fc.weight"][3, 5] = value
+    state = write_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, layout)
+    key = "resblocks.1.mlp.c_fc.weight" if layout == "openai" else "layers.1.mlp.fc1.weight"
+    with pytest.raises(RTDError, match=rf"{key.replace('.', '[.]')} has infinite or NaN values"):
+        read_state_dict(state)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sizes_of_a_state_dict(layout):
+    state = write_state_dict(tower_weights(), layout)
+    assert read_sizes(state) == (2, 12, 5)
+    assert str(read_sizes(state)) == "2 layers of width 12 and features of size 5"
+    (state["CLIPTextModelWithProjection"] if layout == "rtd" else state).pop(
+        "text_projection" if layout == "openai" else "text_projection.weight"
+    )
+    assert read_sizes(state) is None

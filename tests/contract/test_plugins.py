@@ -1,6 +1,8 @@
 """Plugins are found, checked and reported by name; the core knows none; imports run one way."""
 
 import ast
+import json
+import logging
 import re
 import subprocess
 import sys
@@ -10,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 import rtd_plugin
-from rtd_plugin import hookimpl
-from rtd_plugin.contract import plugins
+from rtd_plugin import contract
+from rtd_plugin.contract import Adapter, Prompt, hookimpl, plugins
 from rtd_plugin.errors import RTDError, UsageError
 
 SOURCE = Path(rtd_plugin.__file__).parent
@@ -74,7 +76,20 @@ def registering(*adapters):
     return Plugin()
 
 
-ONE, TWO = SimpleNamespace(name="one"), SimpleNamespace(name="two")
+class Method(Adapter):
+    home = "https://example.org"
+    prompt = Prompt("a photo of $ that {condition}")
+    unconditioned_prompt = Prompt("a photo of $")
+    prompt_of_two = Prompt("a photo of $ that {first} and {second}")
+
+    def __init__(self, name):
+        self.name = name
+
+    def build_projection(self, state, features, token_width):
+        raise NotImplementedError
+
+
+ONE, TWO = Method("one"), Method("two")
 
 
 def test_shipped_plugins_are_found():
@@ -84,7 +99,7 @@ def test_shipped_plugins_are_found():
 
 
 def test_hook_rtd_adapters(install):
-    install(first=registering(ONE), second=registering(TWO), other=object())
+    install(first=registering(ONE), second=registering(TWO))
     assert plugins.list_adapters() == {"one": ONE, "two": TWO}
     with pytest.raises(UsageError, match=r"^there is no adapter 'three': installed are one, two$"):
         plugins.find_adapter("three")
@@ -156,7 +171,7 @@ def test_two_plugins_of_one_name(install):
 
 
 def test_two_adapters_of_one_name(install):
-    install(first=registering(ONE), second=registering(TWO, SimpleNamespace(name="one")))
+    install(first=registering(ONE), second=registering(TWO, Method("one")))
     with pytest.raises(RTDError, match="two plugins register the adapter 'one': ") as error:
         plugins.list_adapters()
     for origin in ("first (of package-1 1.0)", "second (of package-2 1.0)"):
@@ -211,7 +226,12 @@ def test_hook_rtd_recipe_folders(install, tmp_path):
         (lambda: None, "failed in rtd_adapters: TypeError"),
         (lambda: 1 / 0, "failed in rtd_adapters: ZeroDivisionError: division by zero"),
         (lambda: (1 / 0 for _ in "a"), "failed in rtd_adapters: ZeroDivisionError: division by zero"),
-        (lambda: [object()], "registers <object object at .*> as adapter, but it has no name"),
+        (lambda: [object()], "registers <object .*> as adapter, but it is not an instance of rtd_plugin"),
+        (lambda: [Method], r"registers <class .*> as adapter, but it is a class: return an instance, Method\(\)"),
+        (
+            lambda: [type("Bare", (Method,), {"prompt": property()})("bare")],
+            "registers .* its class sets no prompt",
+        ),
     ],
 )
 def test_hooks_that_fail_are_named(install, returned, message):
@@ -223,6 +243,32 @@ def test_hooks_that_fail_are_named(install, returned, message):
     install(odd=Plugin())
     with pytest.raises(RTDError, match=rf"the plugin odd \(of package-1 1.0\) {message}"):
         plugins.list_adapters()
+
+
+def test_a_triplet_source_without_a_name_is_refused(install):
+    class Plugin:
+        @hookimpl
+        def rtd_triplet_sources(self):
+            return [dict]
+
+    install(odd=Plugin())
+    with pytest.raises(RTDError, match=r"registers <class 'dict'> as triplet source, but it has no name\. Leave"):
+        plugins.find_triplet_source("dict")
+
+
+def test_a_plugin_without_hooks_is_a_warning(install, caplog):
+    install(idle=object(), first=registering(ONE))
+    with caplog.at_level(logging.WARNING):
+        assert plugins.list_adapters() == {"one": ONE}
+    (message,) = caplog.messages
+    assert message.startswith("the plugin idle (of package-1 1.0) implements no hook: mark its functions with")
+
+
+def test_every_public_name_can_be_imported():
+    for name in contract.__all__:
+        assert getattr(contract, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        contract.nonsense  # noqa: B018
 
 
 def sources() -> list[Path]:
@@ -237,11 +283,23 @@ def test_the_core_knows_no_method_by_name():
         assert not re.search(r"rtd_adapters\.\w", text), f"{file} names an adapter's module"
 
 
-def test_importing_the_package_does_not_import_torch():
-    modules = "{'torch', 'open_clip', 'numpy'}"
-    program = f"import sys, rtd_plugin, rtd_plugin.contract.plugins; print(sorted({modules} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+def modules_after(program: str) -> set[str]:
+    """Names of the modules that a Python process has imported after running a program."""
+    program += "\nimport json, sys; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_imports_no_library():
+    assert not {"torch", "open_clip", "numpy", "pluggy"} & modules_after("import rtd_plugin, rtd_plugin.contract")
+
+
+@pytest.mark.parametrize("command", ["adapters", "recipes"])
+def test_listing_imports_no_heavy_library(command):
+    program = f"from rtd_plugin.cli.main import main\nimport sys; sys.argv[1:] = ['{command}', '--json']\n"
+    modules = modules_after(f"{program}try: main()\nexcept SystemExit as end: assert not end.code, end")
+    assert "rtd_adapters.lincir" in modules
+    assert not {"torch", "open_clip", "numpy", "accelerate", "transformers", "pydantic", "pyarrow"} & modules
 
 
 def test_lazy_names():

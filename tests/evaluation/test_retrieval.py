@@ -7,7 +7,8 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from rtd_adapters.lincir import LinCIR, Phi
+from rtd_adapters.lincir import LinCIR
+from rtd_adapters.phi import Phi
 from rtd_adapters.pic2word import Pic2Word
 from torch.nn import functional as F
 

@@ -18,10 +18,10 @@ from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.contract import plugins
-from rtd_plugin.patching import active_patch as in_force
+from rtd_plugin.patching import active_patch
 from rtd_plugin.patching.detection import find_host
-from rtd_plugin.patching.folder import write_patch
 from rtd_plugin.patching.manifest import Manifest
+from rtd_plugin.patching.patch_folder import write_patch
 
 HOSTS = Path(__file__).parent / "hosts"
 
@@ -113,7 +113,7 @@ def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
             own.pop(name, None)
         arguments = list(map(str, words))
         return subprocess.run(
-            arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, timeout=120, check=False
+            arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, check=False
         )
 
     return command
@@ -138,11 +138,11 @@ def python(tmp_path) -> Callable[[str], list[str]]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path):
-    """No patch stays in force, and no module of a host stays imported."""
+    """No patch stays active, and no module of a host stays imported."""
     path = sys.path[:]
     yield
-    for patch in list(in_force._in_force.values()):
-        patch.end()
+    for patch in list(active_patch._active.values()):
+        patch.stop()
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]

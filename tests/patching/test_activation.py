@@ -159,7 +159,7 @@ def test_two_patches_of_one_host(case, patched, tmp_path):
     other = patched(case.root, weights=tmp_path / "tuned.safetensors", folder="other", blend=0.0)
     case.import_()
     with rtd_plugin.activate(case.patch.folder):
-        with pytest.raises(RTDError, match=r"other: another patch of .* is in force, .*patch: deactivate it first"):
+        with pytest.raises(RTDError, match=r"other: another patch of .* is active, .*patch: deactivate it first"):
             rtd_plugin.activate(other.folder)
         assert case.is_in_force()[0]
     with rtd_plugin.activate(other.folder):

@@ -10,7 +10,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.contract.composition import Composition, compose
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.host_encoder import TunedEncoder
+from rtd_plugin.patching.host_encoder import HostEncoder
 
 SIZES = (32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)
 TOKENS = torch.tensor([[49406, 320, 259, 682, 49407, 0], [49406, 259, 8, 7, 9, 49407]])
@@ -25,7 +25,7 @@ def model(files):
 
 @pytest.fixture
 def encoder(patched):
-    return lambda weights=None, **settings: TunedEncoder(patched("searle", weights, **settings))
+    return lambda weights=None, **settings: HostEncoder(patched("searle", weights, **settings))
 
 
 @pytest.fixture

@@ -39,9 +39,7 @@ NAMES = [
     "über 日本",
 ]
 PRINT = 'printf "%s\\0" "$PYTHONPATH"'
-CHILD = (
-    "python -c 'import sys; from rtd_plugin.patching.active_patch import _in_force; print(len(_in_force), end=chr(0))'"
-)
+CHILD = "python -c 'import sys; from rtd_plugin.patching.bootstrap import _waiting; print(len(_waiting), end=chr(0))'"
 # Activated twice, then undone: PYTHONPATH, and how many patches a child has, each ends with NUL.
 SHOW = f"{PRINT}; {CHILD}"
 LINES = f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {SHOW}; rtd_deactivate; {SHOW}'
@@ -65,9 +63,7 @@ def start(tmp_path):
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
         options = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"], "dash": []}[shell]
         own |= {"PATCH": str(folder), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-        return subprocess.run(
-            [shell, *options, "-c", text], cwd=tmp_path, env=own, capture_output=True, timeout=120, check=False
-        )
+        return subprocess.run([shell, *options, "-c", text], cwd=tmp_path, env=own, capture_output=True, check=False)
 
     return start
 
@@ -125,7 +121,7 @@ def test_a_host_may_have_a_colon(patched, host, rtd, tmp_path):
     root = host("searle").rename(tmp_path / "my:host")
     manifest = patched(root)
     assert find_patch(manifest.folder).host == str(root)
-    code = "from rtd_plugin.patching.active_patch import _in_force; print(*_in_force)"
+    code = "from rtd_plugin.patching.bootstrap import _waiting; print(*_waiting)"
     assert rtd("run", manifest.folder, "--", sys.executable, "-c", code).stdout == f"{root}\n"
 
 

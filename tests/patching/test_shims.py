@@ -102,7 +102,7 @@ def test_lincirs_other_uses_of_its_function(patched, rtd, files, python, tmp_pat
     assert torch.allclose(features, expected[0], atol=1e-4) is not switched_off
     assert torch.allclose(states, expected[1], atol=1e-4) is not switched_off
     line = done.stderr.splitlines()[-1]
-    assert "1 calls from training code kept the pre-trained one" in line
+    assert "1 call from training code kept the pre-trained one" in line
     assert ("repaired: causal-mask" in line) is not switched_off
 
 

@@ -4,8 +4,18 @@ import os
 
 import pytest
 
-from rtd_plugin.patching import usage_log as tally
-from rtd_plugin.patching.usage_log import COMPOSED, FAILED, HIDDEN, IMPORTED, KEPT, REPAIRED, STARTED, summary
+from rtd_plugin.patching import usage_log
+from rtd_plugin.patching.usage_log import (
+    COMPOSED,
+    FAILED,
+    HIDDEN,
+    IMPORTED,
+    KEPT,
+    REPAIRED,
+    STARTED,
+    UsageLog,
+    summarise,
+)
 
 ZERO = "warning: no composed query used the tuned text encoder"
 
@@ -13,10 +23,11 @@ ZERO = "warning: no composed query used the tuned text encoder"
 @pytest.mark.parametrize(
     ("events", "line"),
     [
-        ([], f"{ZERO}: no Python of the command took the patch up (one started with -I, -E or -S does not)"),
+        ([], f"{ZERO}: no Python of the command activated the patch (one started with -I, -E or -S does not)"),
         ([(STARTED, 1, 1, "")], f"{ZERO}: no composition point of /code was imported"),
         ([(IMPORTED, 1, 1, "")], f"{ZERO}: a composition point of /code was imported, but never called"),
         ([(KEPT, 1, 3, "")], f"{ZERO}; 3 calls from training code kept the pre-trained one"),
+        ([(KEPT, 1, 1, "")], f"{ZERO}; 1 call from training code kept the pre-trained one"),
         ([(FAILED, 1, 1, "no\n such"), (FAILED, 1, 1, "no such")], f"{ZERO}; failed: no such"),
         ([(COMPOSED, 1, 1, "")], "1 composed query used the tuned text encoder"),
         ([(COMPOSED, 1, 2, ""), (COMPOSED, 2, 3, "")], "5 composed queries used the tuned text encoder in 2 processes"),
@@ -31,33 +42,33 @@ ZERO = "warning: no composed query used the tuned text encoder"
         ),
     ],
 )
-def test_summary(events, line):
-    assert summary(events, "/code") == f"rtd-plugin: {line}"
+def test_summarise(events, line):
+    assert summarise(events, "/code") == f"rtd-plugin: {line}"
 
 
 def test_events_of_several_processes_go_to_one_file(tmp_path):
     file = tmp_path / "tally"
     file.touch()
-    tally.append(file, [(COMPOSED, 1, 2, "")])
-    tally.append(file, [(REPAIRED, 2, 1, "ψ\n")])
-    assert tally.read_events(file) == [(COMPOSED, 1, 2, ""), (REPAIRED, 2, 1, "ψ\n")]
+    usage_log.append(file, [(COMPOSED, 1, 2, "")])
+    usage_log.append(file, [(REPAIRED, 2, 1, "ψ\n")])
+    assert usage_log.read_events(file) == [(COMPOSED, 1, 2, ""), (REPAIRED, 2, 1, "ψ\n")]
 
 
 def test_a_file_that_is_gone_stops_nobody(tmp_path, monkeypatch):
-    monkeypatch.setenv(tally.VARIABLE, str(tmp_path / "gone"))
-    counted = tally.Tally()
-    counted.add(COMPOSED, 5)
-    assert tally.read_events(tmp_path / "gone") == []
+    monkeypatch.setenv(usage_log.VARIABLE, str(tmp_path / "gone"))
+    log = UsageLog()
+    log.add(COMPOSED, 5)
+    assert usage_log.read_events(tmp_path / "gone") == []
 
 
 def test_without_a_launcher_the_first_process_makes_the_file(tmp_path, monkeypatch):
-    monkeypatch.delenv(tally.VARIABLE, raising=False)
-    counted = tally.Tally()
-    assert tally.VARIABLE not in os.environ, "nothing has happened"
-    counted.add(COMPOSED, 5)
-    file = os.environ[tally.VARIABLE]
-    assert tally.read_events(file) == [(COMPOSED, os.getpid(), 5, "")]
-    child = tally.Tally()
+    monkeypatch.delenv(usage_log.VARIABLE, raising=False)
+    log = UsageLog()
+    assert usage_log.VARIABLE not in os.environ, "nothing has happened"
+    log.add(COMPOSED, 5)
+    file = os.environ[usage_log.VARIABLE]
+    assert usage_log.read_events(file) == [(COMPOSED, os.getpid(), 5, "")]
+    child = UsageLog()
     child.add(COMPOSED, 2)
-    assert len(tally.read_events(file)) == 2
+    assert len(usage_log.read_events(file)) == 2
     os.unlink(file)

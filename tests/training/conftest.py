@@ -9,7 +9,8 @@ from typing import ClassVar
 import pytest
 import torch
 from pydantic import field_validator
-from rtd_adapters.lincir import LinCIR, Phi
+from rtd_adapters.lincir import LinCIR
+from rtd_adapters.phi import Phi
 from safetensors.torch import save_file
 
 from rtd_plugin.clip.tower import TextTower

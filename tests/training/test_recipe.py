@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
-from rtd_plugin.training.recipe import Recipe, find_recipe, read_recipe
+from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.training.run import resumed_recipe, write_recipe
 
 TEXT = """\
@@ -238,11 +239,11 @@ def test_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
 
 def test_find_recipe(tmp_path):
     (tmp_path / "mine.yaml").write_text(TEXT)
-    assert find_recipe(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
+    assert plugins.find_recipe(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
     with pytest.raises(UsageError, match=r"other.yaml: no such recipe file"):
-        find_recipe(str(tmp_path / "other.yaml"))
+        plugins.find_recipe(str(tmp_path / "other.yaml"))
     with pytest.raises(UsageError, match="there is no recipe 'other': installed are "):
-        find_recipe("other")
+        plugins.find_recipe("other")
 
 
 def test_resumed_recipe_changes_only_what_may_change(read, tmp_path):
@@ -258,7 +259,7 @@ def test_resumed_recipe_changes_only_what_may_change(read, tmp_path):
 
 
 def test_a_shipped_recipe_says_what_it_needs():
-    recipe = find_recipe("lincir-vit-l-14")
+    recipe = plugins.find_recipe("lincir-vit-l-14")
     says = r"lincir-vit-l-14\.yaml, line \d+: {0}: is missing: add it, or pass --set {0}=…"
     with pytest.raises(UsageError, match=says.format(r"triplets\.0\.path")):
         read_recipe(recipe)

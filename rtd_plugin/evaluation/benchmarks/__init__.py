@@ -1,16 +1,22 @@
-"""The field's benchmarks and a folder of one's own, as a plugin."""
+"""The plugin of the field's benchmarks and of the user's own folders, which are imported when one is asked for."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rtd_plugin.contract.hookspecs import hookimpl
-from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.benchmarks.circo import CIRCO
-from rtd_plugin.evaluation.benchmarks.cirr import CIRR
-from rtd_plugin.evaluation.benchmarks.fashioniq import FashionIQ
-from rtd_plugin.evaluation.benchmarks.folder import Folder
-from rtd_plugin.evaluation.benchmarks.genecis import GeneCIS
+
+if TYPE_CHECKING:
+    from rtd_plugin.evaluation.benchmark import Benchmark
 
 
 @hookimpl
 def rtd_benchmarks() -> Iterable[type[Benchmark]]:
+    from rtd_plugin.evaluation.benchmarks.circo import CIRCO
+    from rtd_plugin.evaluation.benchmarks.cirr import CIRR
+    from rtd_plugin.evaluation.benchmarks.fashioniq import FashionIQ
+    from rtd_plugin.evaluation.benchmarks.folder import Folder
+    from rtd_plugin.evaluation.benchmarks.genecis import GeneCIS
+
     return [CIRR, CIRCO, FashionIQ, GeneCIS, Folder]

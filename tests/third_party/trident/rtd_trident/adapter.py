@@ -40,7 +40,7 @@ class Trident(Adapter):
     def projection_state(self, checkpoint):
         state = checkpoint.get("projection", checkpoint)
         if "linear.weight" not in state:
-            raise RTDError("no checkpoint of Trident: it has neither 'projection' nor 'linear.weight'")
+            raise RTDError("not a checkpoint of Trident: neither 'projection' nor 'linear.weight' is in it")
         return state
 
     def projection_checkpoint(self, state):

@@ -11,8 +11,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from rtd_plugin.clip.layouts import write_state_dict
 from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.patching.folder import reference, remove_patch
+from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import default_folder, find_patch, read_manifest
+from rtd_plugin.patching.patch_folder import remove_patch
 
 
 def names(folder: Path) -> list[str]:
@@ -98,11 +99,11 @@ def test_a_newer_manifest(patched):
 
 
 def test_functions_that_no_other_process_could_import():
-    assert reference(read_manifest) == "rtd_plugin.patching.manifest:read_manifest"
+    assert format_reference(read_manifest) == "rtd_plugin.patching.manifest:read_manifest"
     for function in (lambda: None, test_functions_that_no_other_process_could_import.__class__(names.__code__, {})):
         function.__module__ = "__main__"
         with pytest.raises(RTDError, match="hosts' processes cannot import it"):
-            reference(function)
+            format_reference(function)
 
 
 def test_weights_of_a_run_and_of_a_file(files):

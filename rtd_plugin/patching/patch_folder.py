@@ -2,17 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.patching.detection import Host
+from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import (
     MANIFEST_FILE,
     SITE,
@@ -67,12 +67,12 @@ def write_patch(
         commit=host.commit,
         adapter=host.adapter.name,
         points=tuple(
-            PatchedPoint(point.file, point.modules, point.name, str(point.signature), reference(point.read))
+            PatchedPoint(point.file, point.modules, point.name, str(point.signature), format_reference(point.read))
             for point in (found.point for found in host.points)
         ),
         training_files=host.adapter.training_files,
         shims=tuple(
-            PatchedShim(shim.name, shim.file, shim.modules, shim.function, reference(shim.repair))
+            PatchedShim(shim.name, shim.file, shim.modules, shim.function, format_reference(shim.repair))
             for shim in host.shims
             if shim.name not in without_shims
         ),
@@ -106,15 +106,3 @@ def remove_patch(folder: Path) -> None:
         raise RTDError(f"{folder}: cannot be removed ({error.strerror})") from error
     with suppress(OSError):  # something else lies in it
         folder.rmdir()
-
-
-def reference(function: Callable[..., Any]) -> str:
-    """A function as `module:function`, by which a host's process imports it.
-
-    Raises:
-        RTDError: it is not a module's own.
-    """
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<lambda>")
-    if module in (None, "__main__") or "<" in name:
-        raise RTDError(f"{module}.{name}: hosts' processes cannot import it: make it a function of a module of its own")
-    return f"{module}:{name}"

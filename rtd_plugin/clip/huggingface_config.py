@@ -1,0 +1,87 @@
+"""The text tower's settings in transformers' `config.json`.
+
+transformers writes only what differs from its defaults, and reads a file as `CLIPModel.from_pretrained` does: a whole
+CLIP has its text tower's settings under `text_config`, or, in files of 2022 and 2023, under `text_config_dict`, which
+overrides all of `text_config`. The default values are those of transformers' `CLIPTextConfig`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from rtd_plugin.clip.tokens import END, START
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.errors import RTDError
+from rtd_plugin.files import read_json
+from rtd_plugin.validation import describe_error
+
+CONFIG_FILE = "config.json"
+MODEL_TYPES = ("clip", "clip_text_model")
+LAYER_NORM_EPS = 1e-5
+
+
+class TextConfig(BaseModel):
+    """Settings of a text tower by their keys in `config.json`, with the default values of transformers.
+
+    Attributes:
+        activation: "gelu" or "quick_gelu".
+        heads: number of attention heads.
+        width: of the residual stream, W.
+        layers: number of transformer blocks.
+        layer_norm_eps: the constant in layer norms' denominators; CLIP's text towers have 1e-5.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    activation: Literal["gelu", "quick_gelu"] = Field("quick_gelu", alias="hidden_act")
+    heads: PositiveInt = Field(8, alias="num_attention_heads")
+    width: PositiveInt = Field(512, alias="hidden_size")
+    layers: PositiveInt = Field(12, alias="num_hidden_layers")
+    layer_norm_eps: float = LAYER_NORM_EPS
+
+
+def read_text_config(file: Path) -> TextConfig:
+    """Read the text tower's settings from the `config.json` of a whole CLIP or its text tower.
+
+    Raises:
+        RTDError: the file is not readable, or not the configuration of a text tower like CLIP's.
+    """
+    config = read_json(file)
+    model_type = config.get("model_type", MODEL_TYPES[0])
+    if model_type not in MODEL_TYPES:
+        raise RTDError(f"{file}: the configuration of a model of type {model_type!r}, not of a CLIP text tower")
+    text: Any = config
+    for key in ("text_config", "text_config_dict"):
+        if config.get(key) is not None:
+            text = config[key]
+    try:
+        settings = TextConfig.model_validate(text)
+    except ValidationError as error:
+        problem = describe_error(error)
+        raise RTDError(f"{file}: {problem.key or 'text_config'}: {problem.sentence}") from error
+    if settings.layer_norm_eps != LAYER_NORM_EPS:
+        raise RTDError(
+            f"{file}: layer_norm_eps is {settings.layer_norm_eps}, but CLIP's text towers have {LAYER_NORM_EPS}"
+        )
+    return settings
+
+
+def build_text_config(tower: TextTower) -> dict[str, Any]:
+    """Return the `config.json` of a `CLIPTextModelWithProjection` of the tower's sizes."""
+    return {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+        "vocab_size": len(tower.token_embedding.weight),
+        "max_position_embeddings": tower.context_length,
+        "hidden_size": tower.width,
+        "intermediate_size": tower.state_dict()["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        "num_hidden_layers": len(tower.transformer.resblocks),
+        "num_attention_heads": tower.heads,
+        "hidden_act": tower.activation,
+        "projection_dim": tower.features,
+        "layer_norm_eps": LAYER_NORM_EPS,
+        "bos_token_id": START,
+        "eos_token_id": END,
+        "pad_token_id": END,
+    }
