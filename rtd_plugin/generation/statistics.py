@@ -57,9 +57,7 @@ def read_conditions(path: Path) -> list[str]:
     return conditions
 
 
-def compute_statistics(
-    triplets: Iterable[Triplet], real: Mapping[str, Sequence[str]], seed: int = 0
-) -> dict[str, Any]:
+def compute_statistics(triplets: Iterable[Triplet], real: Mapping[str, Sequence[str]], seed: int = 0) -> dict[str, Any]:
     """Compute statistics of triplets, as plain values.
 
     Args:

@@ -2,10 +2,8 @@
 
 from typing import ClassVar
 
-from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.triplets.records import Column
 from rtd_plugin.triplets.sources import FileSource
-from rtd_plugin.triplets.triplet import TripletSource
 from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
 
 
@@ -22,9 +20,3 @@ class JsonTriplets(FileSource):
 
     name: ClassVar[str] = "json"
     default_columns: ClassVar[tuple[Column, ...]] = JSON_COLUMNS
-
-
-@hookimpl
-def rtd_triplet_sources() -> list[type[TripletSource]]:
-    """Return the source `json`."""
-    return [JsonTriplets]

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.errors import RTDError
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.triplets.records import Column, Fault, Record, add_locations, find_fault, get_text, read_records
@@ -200,9 +199,3 @@ class DatasetTriplets(ColumnSource):
                 )
         records = add_locations(table.select_columns(names), "row")
         return load_triplets(f"the data set {self.dataset!r}", records, columns, self.skip_invalid)
-
-
-@hookimpl
-def rtd_triplet_sources() -> list[type[TripletSource]]:
-    """Return the sources `csv`, `parquet` and `datasets`."""
-    return [CsvTriplets, ParquetSource, DatasetTriplets]
