@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,22 +33,10 @@ def _seeded():
 
 @pytest.fixture(scope="session")
 def randomised():
-    """Gives a module weights that all matter: biases and norms too, attention that is not flat."""
+    """Gives a module weights that all matter: `randomised(module, seed=0)`."""
+    from rtd_plugin.testing.fixtures import randomise
 
-    def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, weight in module.named_parameters():
-                noise = torch.randn(weight.shape, generator=generator)
-                if weight.ndim < 2:
-                    weight.copy_(noise * 0.2 + (1 if name.endswith("weight") else 0))
-                elif "embedding" in name:
-                    weight.copy_(noise)
-                else:
-                    weight.copy_(noise * weight.shape[-1] ** -0.5)
-        return module.eval()
-
-    return randomised
+    return randomise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,12 +1,13 @@
 """`rtd-plugin evaluate`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rtd_plugin.cli.console import out, print_json
-from rtd_plugin.cli.options import FILE, setup_options
+from rtd_plugin.cli.console import out, progress, show
+from rtd_plugin.cli.options import FILE, model_options
 from rtd_plugin.cli.results import comparison_tables
 
 
@@ -15,8 +16,8 @@ from rtd_plugin.cli.results import comparison_tables
 @click.option("--data", type=FILE, help="The benchmark's folder.")
 @click.option("--split", help="val, test1, … Default: the one with targets.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Another option of the benchmark.")
-@setup_options
-@click.option("--output", type=FILE, help="Where results go. Default: a new folder in ./evaluations.")
+@model_options
+@click.option("--output", type=FILE, help="Folder for the results. Default: a new one in ./evaluations.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses the queries that the report shows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(as_json: bool, **options: Any) -> None:
@@ -31,22 +32,18 @@ def command(as_json: bool, **options: Any) -> None:
           --benchmark cirr --data CIRR --weights runs/searle-vit-l-14
       torchrun --nproc-per-node 4 -m rtd_plugin evaluate --weights runs/mine --benchmark circo --data CIRCO
     """
-    from rtd_plugin.workflows.evaluate import evaluate_run  # brings torch along, which `--help` does not wait for
+    from rtd_plugin.workflows.evaluate import evaluate  # imports torch, which `--help` does not need
 
-    result = evaluate_run(**options)
-    if result is None:
-        return
-    if as_json:
-        print_json(result)
-    else:
-        _show(result)
+    results = evaluate(progress=progress, **options)
+    if results is not None:
+        show(results, as_json, _show_tables)
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show_tables(results: Mapping[str, Any]) -> None:
     console = out()
-    for table in comparison_tables(result):
+    for table in comparison_tables(results):
         console.print(table)
-    output = Path(result["output"])
-    for what, name in (("submission", file) for file in result["submissions"]):
-        console.print(f"Wrote {output / name} ({what}).", soft_wrap=True)
-    console.print(f"Wrote {output / result['report']}.", soft_wrap=True)
+    output = Path(results["output"])
+    for file in results["submissions"]:
+        console.print(f"Wrote {output / file} (submission).", soft_wrap=True)
+    console.print(f"Wrote {output / results['report']}.", soft_wrap=True)

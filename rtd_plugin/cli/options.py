@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,8 @@ import click
 FILE = click.Path(path_type=Path)
 
 
-def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What composes queries, and how images are encoded."""
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name the models, and how images are encoded."""
     options = (
         click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them)."),
         click.option("--projection", type=FILE, help="The method's own projection checkpoint."),
@@ -22,18 +22,18 @@ def setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--weights",
             type=FILE,
             multiple=True,
-            help="A tuned text encoder: a run's folder, or a file in any layout. May be repeated. A run also says "
-            "which adapter, backbone and projection it was tuned for.",
+            help="A tuned text encoder: a run's folder, or a file in any layout. May be repeated. A run also names "
+            "its adapter, backbone and projection.",
         ),
         click.option(
             "--preprocess",
             type=click.Choice(["clip", "targetpad"]),
             default="clip",
             show_default=True,
-            help="How images are prepared: as CLIP does, or padded before where they are long.",
+            help="How images are prepared: as CLIP does, or with long images padded first.",
         ),
-        click.option("--cache", type=FILE, help="Where image features are kept. Default: ~/.cache/rtd-plugin."),
-        click.option("--workers", type=click.IntRange(1), default=4, show_default=True, help="Threads to read images."),
+        click.option("--cache", type=FILE, help="Folder for image features. Default: ~/.cache/rtd-plugin."),
+        click.option("--workers", type=click.IntRange(1), default=4, show_default=True, help="Threads reading images."),
         click.option("--device", help="Where to encode: cpu, cuda, cuda:1, … Default: a GPU if there is one."),
     )
     for option in reversed(options):

@@ -3,7 +3,6 @@
 Importing it imports the standard library alone, because every process that runs under a patch reads a `TunedWeights`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,12 +133,10 @@ def _read_recorded(file: Path) -> Mapping[str, Any]:
         }
     config = file.with_name("config.json")
     if file.name in HUGGINGFACE_FILES and config.is_file():
-        try:
-            values = json.loads(config.read_text(encoding="utf-8"))
-            values = values.get("text_config", values)
-            return {"activation": values["hidden_act"], "heads": values["num_attention_heads"]}
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise RTDError(f"{config}: not the configuration of a text encoder: {error}") from error
+        from rtd_plugin.clip.huggingface_config import read_text_config
+
+        text = read_text_config(config)
+        return {"activation": text.activation, "heads": text.heads}
     return {}
 
 

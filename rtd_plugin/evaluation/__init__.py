@@ -1,1 +1,1 @@
-"""Benchmarks, metrics and retrieval: what a text encoder is worth."""
+"""Evaluates text encoders: benchmarks, metrics and retrieval."""

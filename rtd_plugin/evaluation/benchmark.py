@@ -1,4 +1,4 @@
-"""What a benchmark is: queries, a gallery of images, and the metrics that are reported on it."""
+"""The base class of benchmarks: queries, a gallery of images, and the metrics that are reported."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,13 @@ class Query:
 
     Attributes:
         reference: the reference image.
-        conditions: what is to change, as people wrote it: one condition, or two as in FashionIQ.
-        targets: the images to be found, foremost the one that recall is about; mAP is about all. Empty in a split
-            whose targets are kept secret.
+        conditions: the change, as the annotators wrote it: one condition, or two as in FashionIQ.
+        targets: the target images. Recall uses the first, mAP all. Empty in a split whose targets are secret.
         candidates: the images that are ranked; empty for the whole gallery.
-        subset: candidates of subset recall, with the target; empty where a benchmark has none.
-        groups: results are also given for the queries of each group apart.
-        target_caption: what the target shows, where known: an upper bound for a text query.
-        id: how the benchmark's server calls the query.
+        subset: candidates of subset recall, with the target; empty if the benchmark has no subsets.
+        groups: groups of queries that metrics are also computed for.
+        target_caption: a caption of the target, if known: as a text query it is an upper bound.
+        id: the query's id on the benchmark's server.
     """
 
     reference: str
@@ -36,17 +35,17 @@ class Query:
 
 
 class Benchmark(BaseModel, ABC):
-    """A kind of benchmark; its fields are the options that a recipe or the command line may give it.
+    """A benchmark; its fields are the options that a recipe or the command line may set.
 
-    A plugin subclasses it, sets `name` (the recipe's `benchmark:`) and registers the class through the
-    hook `rtd_benchmarks`.
+    A plugin subclasses it, sets `name` (the recipe's `benchmark:`) and registers the class with the hook
+    `rtd_benchmarks`.
 
     Attributes:
-        name: how the command line and recipes call it.
-        home: where its files come from, for whoever lacks some.
-        excludes_reference: whether the reference image is taken out of each ranking.
-        averages_groups: whether results over all queries are the mean of those of the groups, as where the groups are
-            categories with galleries of their own.
+        name: its name on the command line and in recipes.
+        home: where its files can be downloaded, for messages.
+        excludes_reference: whether the reference image is left out of each ranking.
+        averages_groups: whether metrics over all queries are the means of the groups' metrics, for example if groups
+            are categories with separate galleries.
         recall_at, subset_recall_at, map_at: the depths k of the metrics that are reported.
     """
 
@@ -62,20 +61,20 @@ class Benchmark(BaseModel, ABC):
 
     @abstractmethod
     def queries(self) -> Sequence[Query]:
-        """All queries, always in the same order."""
+        """Return all queries, always in the same order."""
 
     @abstractmethod
     def gallery(self) -> Sequence[str]:
-        """Names of the images that are ranked, always in the same order."""
+        """Return the names of the images that are ranked, always in the same order."""
 
     @abstractmethod
     def image(self, name: str) -> Image.Image:
-        """An image of the gallery, or a reference image that is not in it, in any of Pillow's modes."""
+        """Return an image of the gallery, or a reference image outside it, in any of Pillow's modes."""
 
     def stamp(self, name: str) -> str | None:
-        """What changes whenever the image of that name does, such as its file's path, size and time.
+        """Return a text that changes whenever the image does, such as its file's path, size and time.
 
-        Features are kept on disk under it; None keeps none.
+        Features are kept on disk under it; None means that they are not kept.
 
         Raises:
             OSError: there is no such image.
@@ -84,29 +83,29 @@ class Benchmark(BaseModel, ABC):
         return None
 
     def remarks(self) -> Sequence[str]:
-        """What a reader of the results has to know, such as that this is not the whole published split."""
+        """Return what readers of the results must know, such as that this is not the whole published split."""
         return ()
 
     def submissions(self, rankings: Sequence["RankedNames"]) -> Mapping[str, Any]:
-        """Files for the server that knows the targets, by file name: what each is to hold as JSON.
+        """Return files for the server that knows the targets: the JSON content of each, by file name.
 
         Args:
-            rankings: one a query, in the order of `queries`.
+            rankings: of each query, in the order of `queries`.
 
         Raises:
-            RTDError: they are not what the server accepts.
+            RTDError: the server would not accept them.
         """
         return {}
 
 
 @dataclass(frozen=True)
 class RankedNames:
-    """What was found for one query.
+    """The ranking of one query.
 
     Attributes:
         query: the query.
-        names: the best images, best first: 50, or all candidates if they are fewer.
-        subset: the images of the query's subset, best first, its reference left out where the benchmark excludes it.
+        names: the best images, best first: 50, or all candidates if there are fewer.
+        subset: the best images of the query's subset, best first, without the reference if the benchmark excludes it.
     """
 
     query: Query

@@ -1,23 +1,25 @@
-"""Charts of the report as coordinates: what the page's SVG draws."""
+"""Charts of the report as coordinates, which the page's SVG draws."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rtd_plugin.evaluation.comparison_table import Cell
+
 WIDTH = 640
-SERIES = 8  # colours that the page has
+COLORS = 8  # that the page has
 
 
-def recall_plot(curves: Mapping[str, Sequence[float]], dashed: set[str]) -> dict[str, Any]:
-    """Curves of recall at 1, 2, … in percent, over a logarithmic k.
+def draw_recall_plot(curves: Mapping[str, Sequence[float]], dashed: set[str]) -> dict[str, Any]:
+    """Draw curves of recall at 1, 2, … in percent, over a logarithmic k.
 
     Args:
-        curves: each with its label; all of one length.
-        dashed: labels of those that are there for comparison.
+        curves: each by its label; all of one length.
+        dashed: labels of the curves that are drawn dashed.
     """
     left, right, top, bottom = 40, WIDTH - 12, 10, 300
     deepest = len(next(iter(curves.values())))
-    highest = _scale(max(max(values) for values in curves.values()))
+    highest = _round_up(max(max(values) for values in curves.values()))
 
     def x(k: float) -> float:
         return round(left + (right - left) * (math.log(k) / math.log(deepest) if deepest > 1 else 0), 2)
@@ -26,9 +28,9 @@ def recall_plot(curves: Mapping[str, Sequence[float]], dashed: set[str]) -> dict
         return round(bottom - (bottom - top) * value / highest, 2)
 
     drawn = []
-    for number, (label, values) in enumerate(curves.items()):
+    for index, (label, values) in enumerate(curves.items()):
         points = " ".join(f"{x(k)},{y(value)}" for k, value in enumerate(values, start=1))
-        drawn.append({"label": label, "points": points, "series": number % SERIES, "dashed": label in dashed})
+        drawn.append({"label": label, "points": points, "color": index % COLORS, "dashed": label in dashed})
     return {
         "width": WIDTH,
         "height": 340,
@@ -37,60 +39,69 @@ def recall_plot(curves: Mapping[str, Sequence[float]], dashed: set[str]) -> dict
         "top": top,
         "bottom": bottom,
         "deepest": deepest,
-        "across": [{"at": x(k), "label": k} for k in (1, 2, 5, 10, 20, 50) if k <= deepest],
-        "up": [{"at": y(value), "label": f"{value:g}"} for value in _ticks(highest)],
+        "x_ticks": [{"at": x(k), "label": k} for k in (1, 2, 5, 10, 20, 50) if k <= deepest],
+        "y_ticks": [{"at": y(value), "label": f"{value:g}"} for value in _place_ticks(highest)],
         "curves": drawn,
     }
 
 
-def group_bars(
-    metric: str, groups: Mapping[str, Mapping[str, Mapping[str, float]]], sizes: Mapping[str, int], total: int
+def draw_group_bars(
+    metric: str, groups: Mapping[str, Mapping[str, Cell]], sizes: Mapping[str, int], queries: int
 ) -> dict[str, Any]:
-    """Horizontal bars of one metric for each group of queries and text encoder.
+    """Draw horizontal bars of one metric for each group of queries and text encoder.
 
     Args:
-        metric: how it is called.
-        groups: group to text encoder to its `value`, `low` and `high` in percent.
+        metric: its name on the page.
+        groups: group to text encoder to the metric.
         sizes: queries in each group.
-        total: queries altogether.
+        queries: of all groups together; fewer than the sum of `sizes` if groups overlap.
     """
     left, right, height, gap = 220, WIDTH - 16, 14, 12
-    names = list(next(iter(groups.values())))
-    highest = _scale(max(bar["high"] for bars in groups.values() for bar in bars.values()))
+    highest = _round_up(max(cell.high for cells in groups.values() for cell in cells.values()))
 
     def x(value: float) -> float:
         return round(left + (right - left) * value / highest, 2)
 
     drawn, y = [], 0.0
-    for group, bars in groups.items():
-        drawn_bars = []
-        for number, (name, bar) in enumerate(bars.items()):
-            place = {"y": y + number * height, "height": height - 2, "length": round(x(bar["value"]) - left, 2)}
-            whisker = {"from": x(bar["low"]), "to": x(bar["high"])}
-            drawn_bars.append({**bar, **place, **whisker, "name": name, "series": number % SERIES})
+    for group, cells in groups.items():
+        bars = [
+            {
+                "name": name,
+                "color": index % COLORS,
+                "value": cell.value,
+                "low": cell.low,
+                "high": cell.high,
+                "y": y + index * height,
+                "height": height - 2,
+                "length": round(x(cell.value) - left, 2),
+                "from": x(cell.low),
+                "to": x(cell.high),
+            }
+            for index, (name, cell) in enumerate(cells.items())
+        ]
         label = f"{group.replace('_', ' ')} ({sizes[group]})"
-        drawn.append({"label": label, "middle": y + len(bars) * height / 2, "bars": drawn_bars})
+        drawn.append({"label": label, "middle": y + len(bars) * height / 2, "bars": bars})
         y += len(bars) * height + gap
     return {
         "metric": metric,
-        "names": names,
+        "names": list(next(iter(groups.values()))),
         "width": WIDTH,
         "height": y + 20,
         "left": left,
-        "ticks": [{"at": x(value), "label": f"{value:g}"} for value in _ticks(highest)],
+        "ticks": [{"at": x(value), "label": f"{value:g}"} for value in _place_ticks(highest)],
         "groups": drawn,
-        "overlap": sum(sizes.values()) > total,
+        "overlap": sum(sizes.values()) > queries,
     }
 
 
-def _scale(highest: float) -> float:
-    """A round number, at least as large."""
-    for step in (1, 2, 5, 10, 20, 25, 50):
-        if highest <= step:
-            return float(step)
+def _round_up(highest: float) -> float:
+    """Return a round number that is at least as large, for the end of an axis in percent."""
+    for end in (1, 2, 5, 10, 20, 25, 50):
+        if highest <= end:
+            return float(end)
     return float(min(100, math.ceil(highest / 20) * 20))
 
 
-def _ticks(highest: float) -> list[float]:
+def _place_ticks(highest: float) -> list[float]:
     steps = 4 if highest in (1, 2, 20, 40, 80) else 5
-    return [highest * number / steps for number in range(steps + 1)]
+    return [highest * step / steps for step in range(steps + 1)]

@@ -1,4 +1,4 @@
-"""One benchmark, before and after: the pre-trained and tuned text encoders, and what other queries would find."""
+"""Compares the pre-trained and tuned text encoders on one benchmark, and simpler queries with composed ones."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,21 +7,21 @@ from typing import Any
 
 from rtd_plugin.clip.artifact import FILE_NAME
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.evaluation.image_features import Report
 from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
+from rtd_plugin.progress import Advance, ignore_progress
 
 PRE_TRAINED = "pre-trained"
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One way to query: what the query is made of, and whose text encoder encodes it.
+    """One way to query: with what, and by which text encoder.
 
     Attributes:
         query: "image only", "text only", "composed" or "target caption".
         weights: the tuned text encoder, None for the pre-trained one.
-        result: the rankings and metrics.
-        name: of the text encoder, unlike those of the others.
+        result: its rankings and metrics.
+        name: a short name of the text encoder, different from the others'.
     """
 
     query: str
@@ -32,12 +32,12 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every way to query on one benchmark.
+    """All ways to query on one benchmark.
 
     Attributes:
         retrieval: the benchmark.
         results: composed queries by each text encoder, the pre-trained one first.
-        baselines: queries by one half of the composed query, or by the target's caption.
+        baselines: queries by the image or the condition alone, or by the target's caption.
     """
 
     retrieval: Retrieval
@@ -45,7 +45,7 @@ class Comparison:
     baselines: list[ComparisonRow] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain values, metrics in percent, each with its interval; a gain is over the first result."""
+        """Return all metrics in percent with their intervals, and gains over the first result, as plain values."""
         benchmark = self.retrieval.benchmark
         return {
             "benchmark": benchmark.name,
@@ -53,20 +53,21 @@ class Comparison:
             **benchmark.model_dump(mode="json"),
             "queries": len(self.retrieval.queries),
             "gallery": len(self.retrieval.names),
-            "results": [self._row(row) for row in self.results],
-            "baselines": [self._row(row) for row in self.baselines],
+            "results": [self._to_dict(row) for row in self.results],
+            "baselines": [self._to_dict(row) for row in self.baselines],
         }
 
-    def _row(self, row: ComparisonRow) -> dict[str, Any]:
-        name = self.retrieval.benchmark.name
-        figures, before = row.result.per_query, self.results[0].result.per_query
+    def _to_dict(self, row: ComparisonRow) -> dict[str, Any]:
+        benchmark = self.retrieval.benchmark.name
+        per_query, before = row.result.per_query, self.results[0].result.per_query
         weights = str(row.weights) if row.weights else None
         values: dict[str, Any] = {"query": row.query, "name": row.name, "weights": weights}
-        if figures is None or before is None:
+        if per_query is None or before is None:
             return values
-        values |= {"metrics": {name: figures.compute_metrics()}, "intervals": {name: figures.compute_intervals()}}
+        values["metrics"] = {benchmark: per_query.compute_metrics()}
+        values["intervals"] = {benchmark: per_query.compute_intervals()}
         if row.weights is not None:
-            values["gain"] = {name: figures.compute_gain(before)}
+            values["gain"] = {benchmark: per_query.compute_gain(before)}
         return values
 
 
@@ -74,42 +75,42 @@ def compare(
     retrieval: Retrieval,
     frozen: TextTower,
     tuned: Mapping[Path, Callable[[], TextTower]],
-    report: Report = lambda done, total: None,
+    advance: Advance = ignore_progress,
     baselines: bool = True,
 ) -> Comparison:
-    """Query a benchmark in every way.
+    """Rank a benchmark's gallery in every way.
 
     Args:
         retrieval: the benchmark, its images encoded.
         frozen: ψ₀, the pre-trained text encoder.
-        tuned: files of tuned text encoders, and what loads each: one at a time is kept.
-        report: called with how many ways to query are done, and of how many.
-        baselines: whether to query also with what is no composed query.
+        tuned: a function for each tuned text encoder that loads it, by its file; one at a time is held.
+        advance: called with how many ways are done.
+        baselines: whether to rank by simpler queries as well.
     """
     ways: list[tuple[str, Path | None, str, Callable[[], RetrievalResult | None]]] = [
-        ("composed", None, PRE_TRAINED, lambda: retrieval.rank_composed(frozen)),
-        *(
-            ("composed", path, name, lambda load=load: retrieval.rank_composed(load()))
-            for name, (path, load) in zip(_names(tuned), tuned.items(), strict=True)
-        ),
+        ("composed", None, PRE_TRAINED, lambda: retrieval.rank_composed(frozen))
     ]
+    for name, (path, load) in zip(_shorten_paths(tuned), tuned.items(), strict=True):
+        ways.append(("composed", path, name, lambda load=load: retrieval.rank_composed(load())))  # type: ignore[misc]
     if baselines:
         ways += [
             ("image only", None, PRE_TRAINED, retrieval.rank_by_image),
             ("text only", None, PRE_TRAINED, lambda: retrieval.rank_by_condition(frozen)),
             ("target caption", None, PRE_TRAINED, lambda: retrieval.rank_by_target_caption(frozen)),
         ]
-    results, others = [], []
-    for number, (query, weights, name, find) in enumerate(ways, start=1):
-        if (found := find()) is not None:
-            (results if query == "composed" else others).append(ComparisonRow(query, weights, found, name))
-        report(number, len(ways))
-    return Comparison(retrieval, results, others)
+    comparison = Comparison(retrieval, [])
+    for done, (query, weights, name, rank) in enumerate(ways, start=1):
+        if (result := rank()) is not None:
+            rows = comparison.results if query == "composed" else comparison.baselines
+            rows.append(ComparisonRow(query, weights, result, name))
+        advance(done, len(ways))
+    return comparison
 
 
-def _names(paths: Iterable[Path]) -> list[str]:
-    """Short names of tuned text encoders: their run's, as long as no two are alike."""
+def _shorten_paths(paths: Iterable[Path]) -> list[str]:
+    """Return short names of tuned text encoders: the run's, the path if that is not unique, or the absolute path."""
     paths = list(paths)
-    files = (path.parent if path.name == FILE_NAME else path for path in paths)
-    short = [path.name if path.is_dir() else path.stem for path in files]
-    return [name if name and short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+    runs = (path.parent if path.name == FILE_NAME else path for path in paths)
+    short = [path.name if path.is_dir() else path.stem for path in runs]
+    names = [name if name and short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+    return [name if name != PRE_TRAINED else str(path.absolute()) for name, path in zip(names, paths, strict=True)]

@@ -1,58 +1,79 @@
-"""Feature vectors on disk, each under what it was computed from."""
+"""Feature vectors on disk, each under a hash of what it was computed from."""
 
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rtd_plugin.cache import lock
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import write_atomically
+from rtd_plugin.files import WriteError, write_atomically
 
-SHARD = 512  # vectors a file
+SHARD = 512  # vectors in a file
 FORMAT = 1
-POLL = 0.2  # seconds between looks at what another process computes
+ATTEMPTS = 3  # to read vectors that have been computed: files may be damaged or removed meanwhile
+POLL = 0.2  # seconds between looks for vectors that other processes compute
 
 Key = bytes
 KEY_BYTES = 32
+Compute = Callable[[Sequence[int]], Mapping[int, Tensor]]
 
 
 def hash_text(text: str) -> Key:
-    """The key of what a vector was computed from, given as a text."""
+    """Return the key of a vector from a text that says what it was computed from."""
     return hashlib.sha256(text.encode()).digest()
 
 
 def hash_module(module: nn.Module, *settings: str) -> str:
-    """What a module computes: SHA-256 over its parts with their settings, and all weights' names, shapes, fp32 values.
+    """Return SHA-256 over a module's submodules with their settings, and all weights' names, shapes and fp32 values.
 
-    Weights alone do not tell: a tower with another activation or number of heads may have the same.
+    Weights alone are not enough: a tower with another activation or number of heads may have the same weights.
     """
-    parts = [(name, type(part).__qualname__, _plain_settings(part)) for name, part in module.named_modules()]
-    sha = hashlib.sha256(repr((FORMAT, settings, parts)).encode())
+    modules = [(name, type(each).__qualname__, _list_settings(each)) for name, each in module.named_modules()]
+    sha = hashlib.sha256(repr((FORMAT, settings, modules)).encode())
     for name, weight in sorted(module.state_dict().items()):
         sha.update(f"{name}{tuple(weight.shape)}".encode())
         sha.update(weight.detach().float().cpu().contiguous().numpy().data)
     return sha.hexdigest()
 
 
-def _plain_settings(part: nn.Module) -> list[tuple[str, str]]:
+def _list_settings(module: nn.Module) -> list[tuple[str, str]]:
     plain = (bool, int, float, str, tuple, NoneType)
-    named = ((name, value) for name, value in vars(part).items() if name != "training" and not name.startswith("_"))
+    named = ((name, value) for name, value in vars(module).items() if name != "training" and not name.startswith("_"))
     return sorted((name, repr(value)) for name, value in named if isinstance(value, plain))
 
 
-class FeatureCache:
-    """Vectors that one model computes, by the key of what from; kept in a folder, or only for this process.
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """Vectors (N, …) that are held in memory, or in a file."""
 
-    The folder has one file for every `SHARD` vectors, written when they are all there: who is killed loses no more. Any
-    number of processes may fill it at once. Each takes files that no other is at, and waits for those at the end.
+    vectors: Tensor | None
+    path: Path | None = None
+
+    def load(self) -> Tensor | None:
+        """Return the vectors; None if the file is damaged or gone."""
+        if self.vectors is not None or self.path is None:
+            return self.vectors
+        try:
+            return load_file(self.path)["vectors"]
+        except (SafetensorError, OSError, KeyError):
+            return None
+
+
+class FeatureCache:
+    """Vectors that one model computes, by their keys; kept in a folder, or only in this object.
+
+    A file is written for every `SHARD` vectors as soon as they are computed: a killed process loses at most these. Any
+    number of processes may fill a folder at once: each computes shards that no other process is computing, and waits
+    for the others' at the end. Damaged files are computed again.
 
     Args:
         folder: of this model alone: its name has to change with the model. None to keep nothing.
@@ -60,118 +81,125 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self._read: set[Path] = set()
-        self._places: dict[Key, tuple[Path | Tensor, int]] = {}  # the vectors' file, or they themselves, and the row
+        self._shards: dict[Path, _Shard] = {}
+        self._rows: dict[Key, tuple[_Shard, int]] = {}
 
-    def missing(self, keys: Sequence[Key]) -> int:
-        """How many of these keys have no vector yet."""
-        self._look()
-        return len(set(keys) - self._places.keys())
+    def count_missing(self, keys: Sequence[Key]) -> int:
+        """Return how many distinct keys have no vector yet."""
+        self._find_shards()
+        return len(set(keys) - self._rows.keys())
 
-    def vectors(self, keys: Sequence[Key], compute: Callable[[Sequence[int]], Mapping[int, Tensor]]) -> Tensor:
-        """The vectors of keys, computing those that are not there.
+    def fetch(self, keys: Sequence[Key], compute: Compute) -> Tensor:
+        """Return the vectors of keys, after computing the missing ones.
 
         Args:
             keys: N of them; equal ones are computed once.
-            compute: gives for some of the numbers 0 … N-1, as a list of at most `SHARD`, a vector of each. What it
-                leaves out is not kept.
+            compute: returns a vector for each of up to `SHARD` indices of `keys`; those that it leaves out are not
+                kept.
 
         Returns:
             (N, …) float32.
 
         Raises:
-            RTDError: `compute` left one out, or the folder cannot be written.
+            RTDError: there are no keys, or `compute` left one out.
+            WriteError: the folder cannot be written.
         """
-        self._look()
-        missing = {key: number for number, key in enumerate(keys) if key not in self._places}
-        numbers = sorted(missing.values())
-        shards = [numbers[start : start + SHARD] for start in range(0, len(numbers), SHARD)]
-        while shards:
-            shards = [shard for shard in shards if not self._filled(shard, keys, compute)]
-            if shards:  # another process is at them
-                time.sleep(POLL)
-                self._look()
         if not keys:
-            raise RTDError("there is nothing to compute features of")
-        left_out = [number for number, key in enumerate(keys) if key not in self._places]
-        if left_out:
-            raise RTDError(f"no features of {len(left_out)} of {len(keys)}, the first of them number {left_out[0]}")
-        wanted: dict[Path | Tensor, list[tuple[int, int]]] = {}
-        for number, key in enumerate(keys):
-            place, row = self._places[key]
-            wanted.setdefault(place, []).append((number, row))
-        vectors = None
-        for place, pairs in wanted.items():  # a file at a time: all together they may be many
-            held = _load(place)
-            if vectors is None:
-                vectors = held.new_empty(len(keys), *held.shape[1:])
-            numbers, rows = (torch.tensor(column) for column in zip(*pairs, strict=True))
-            vectors[numbers] = held[rows]
-        return vectors
+            raise RTDError("no features to compute")
+        for _ in range(ATTEMPTS):
+            self._compute_missing(keys, compute)
+            vectors = self._load(keys)
+            if vectors is not None:
+                return vectors
+        raise RTDError(f"{self.folder}: kept features cannot be read: remove this folder, or pass another --cache")
 
-    def _filled(
-        self, shard: Sequence[int], keys: Sequence[Key], compute: Callable[[Sequence[int]], Mapping[int, Tensor]]
-    ) -> bool:
-        """Compute a shard, unless its vectors are there by now or another process is computing them."""
-        name = hashlib.sha256(b"".join(keys[number] for number in shard)).hexdigest()[:32]
-        with self._alone(name) as alone:
-            if not alone:
+    def _load(self, keys: Sequence[Key]) -> Tensor | None:
+        """Return the vectors of keys that are all known; None after forgetting those in damaged files."""
+        indices_of: dict[_Shard, list[int]] = {}
+        for index, key in enumerate(keys):
+            indices_of.setdefault(self._rows[key][0], []).append(index)
+        vectors = None
+        for shard, indices in indices_of.items():  # one file at a time, to save memory
+            loaded = shard.load()
+            if loaded is None:
+                self._forget(shard)
+                continue
+            if vectors is None:
+                vectors = loaded.new_empty(len(keys), *loaded.shape[1:])
+            vectors[indices] = loaded[[self._rows[keys[index]][1] for index in indices]]
+        return vectors if all(key in self._rows for key in keys) else None
+
+    def _compute_missing(self, keys: Sequence[Key], compute: Compute) -> None:
+        self._find_shards()
+        missing = {key: index for index, key in enumerate(keys) if key not in self._rows}
+        indices = sorted(missing.values())
+        pending = [indices[start : start + SHARD] for start in range(0, len(indices), SHARD)]
+        while pending:
+            pending = [shard for shard in pending if not self._compute_shard(shard, keys, compute)]
+            if pending:  # other processes compute these
+                time.sleep(POLL)
+                self._find_shards()
+        if left_out := [index for index, key in enumerate(keys) if key not in self._rows]:
+            raise RTDError(f"no features of {len(left_out)} of {len(keys)}, the first at index {left_out[0]}")
+
+    def _compute_shard(self, shard: Sequence[int], keys: Sequence[Key], compute: Compute) -> bool:
+        """Compute a shard's missing vectors; return False if another process is computing the shard."""
+        name = hashlib.sha256(b"".join(keys[index] for index in shard)).hexdigest()[:32]
+        with self._lock(name) as is_locked:
+            if not is_locked:
                 return False
-            self._look()
-            numbers = [number for number in shard if keys[number] not in self._places]
-            vectors = compute(numbers) if numbers else {}
+            self._find_shards()
+            indices = [index for index in shard if keys[index] not in self._rows]
+            vectors = compute(indices) if indices else {}
             if vectors:
-                rows = torch.stack([vectors[number].float().cpu() for number in vectors])
-                held = [keys[number] for number in vectors]
-                place = rows
-                if self.folder is not None:
-                    place = self.folder / f"{name}.safetensors"
-                    labels = torch.frombuffer(bytearray(b"".join(held)), dtype=torch.uint8).reshape(-1, KEY_BYTES)
-                    with write_atomically(place) as draft:
-                        save_file({"vectors": rows, "keys": labels}, draft)
-                    self._read.add(place)
-                self._add(place, held)
+                rows = torch.stack([vector.float().cpu() for vector in vectors.values()])
+                self._keep(name, [keys[index] for index in vectors], rows)
         return True
 
+    def _keep(self, name: str, keys: Sequence[Key], vectors: Tensor) -> None:
+        if self.folder is None:
+            self._add(_Shard(vectors), keys)
+            return
+        path = self.folder / f"{name}.safetensors"
+        key_bytes = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(-1, KEY_BYTES)
+        with write_atomically(path) as draft:
+            save_file({"vectors": vectors, "keys": key_bytes}, draft)
+        self._shards[path] = _Shard(None, path)
+        self._add(self._shards[path], keys)
+
     @contextmanager
-    def _alone(self, name: str) -> Iterator[bool]:
-        """Whether no other process is at this shard; ends with the process that is, however that ends."""
+    def _lock(self, name: str) -> Iterator[bool]:
+        """Lock a shard for this process; yield False if another process holds the lock."""
         if self.folder is None:
             yield True
             return
         try:
-            locks = self.folder / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(locks / name)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                yield False
-                return
-        except OSError as error:
-            raise RTDError(f"{self.folder}: features cannot be kept there ({error}): pass another --cache") from error
-        try:
-            yield True
-        finally:
-            lock.release()
+            with lock(self.folder / "locks" / name, wait=False) as is_locked:
+                yield is_locked
+        except WriteError as error:
+            raise WriteError(f"{self.folder}: features cannot be kept here ({error}): pass another --cache") from error
 
-    def _look(self) -> None:
-        """Read what has come into the folder. A broken file counts as none, and is written anew."""
+    def _find_shards(self) -> None:
+        """Read the keys of files that are new in the folder; a damaged file counts as missing."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else ():
-            if path not in self._read:
-                self._read.add(path)
-                with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
-                    self._add(path, (row.tobytes() for row in file.get_tensor("keys").numpy()))
+            if path in self._shards:
+                continue
+            self._shards[path] = _Shard(None, path)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    keys = [row.tobytes() for row in file.get_tensor("keys").numpy()]
+            except (SafetensorError, OSError):
+                self._forget(self._shards[path])
+                continue
+            self._add(self._shards[path], keys)
 
-    def _add(self, place: Path | Tensor, keys: Iterable[Key]) -> None:
+    def _add(self, shard: _Shard, keys: Iterable[Key]) -> None:
         for row, key in enumerate(keys):
-            self._places.setdefault(key, (place, row))
+            self._rows.setdefault(key, (shard, row))
 
-
-def _load(place: Path | Tensor) -> Tensor:
-    if isinstance(place, Tensor):
-        return place
-    try:
-        return load_file(place)["vectors"]
-    except (SafetensorError, OSError) as error:
-        raise RTDError(f"{place}: kept features that cannot be read ({error}): remove the file") from error
+    def _forget(self, damaged: _Shard) -> None:
+        """Count a damaged file's vectors as missing, and remove it, so that it is not read again."""
+        self._rows = {key: (shard, row) for key, (shard, row) in self._rows.items() if shard is not damaged}
+        if damaged.path is not None:
+            with suppress(OSError):
+                damaged.path.unlink(missing_ok=True)

@@ -1,39 +1,40 @@
-"""Images to features: read by several threads, encoded batch by batch, each failure by the image's name."""
+"""Features of images: read by several threads, encoded in batches, kept on disk; errors name the images."""
 
 import re
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from rtd_plugin.clip.backbones import ImageEncoder
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_module, hash_text
 from rtd_plugin.evaluation.pictures import check_size
+from rtd_plugin.progress import Advance, ignore_progress
 
 BATCH = 64
-TARGET_RATIO = 1.25  # of a picture's sides, beyond which it is padded
+TARGET_RATIO = 1.25  # of an image's sides: longer images are padded
 NAMED = 5  # images that a message names
 
 Preprocessing = Literal["clip", "targetpad"]
-Report = Callable[[int, int], None]
 
 
 def pad_to_ratio(image: Image.Image) -> Image.Image:
-    """The picture with black on both of its long sides, so that its sides are no more than 1 to 1.25.
+    """Add black on both ends of an image's shorter sides, so that the ratio of its sides is at most 1.25.
 
     `targetpad` of Baldrati et al., Effective conditioned and composed image retrieval combining CLIP-based features
     (CVPR 2022), with the rounding of the hosts that use it.
 
     Raises:
-        RTDError: the padded picture would be too large.
+        RTDError: the padded image would be too large.
     """
     longest = max(image.size)
     if longest / min(image.size) < TARGET_RATIO:
@@ -44,7 +45,13 @@ def pad_to_ratio(image: Image.Image) -> Image.Image:
 
 
 def select_preprocessing(encoder: ImageEncoder, preprocessing: Preprocessing) -> ImageEncoder:
-    """An encoder that prepares images as CLIP does, or pads long ones before."""
+    """Return an encoder that prepares images as CLIP does ("clip"), or pads long ones first ("targetpad").
+
+    Raises:
+        UsageError: there is no such preprocessing.
+    """
+    if preprocessing not in get_args(Preprocessing):
+        raise UsageError(f"preprocess: {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
     if preprocessing == "clip":
         return encoder
     clip = encoder.preprocess
@@ -52,14 +59,17 @@ def select_preprocessing(encoder: ImageEncoder, preprocessing: Preprocessing) ->
 
 
 class ImageFeatures:
-    """The features of images, and the pseudo tokens of some, as far as the cache does not have them.
+    """Computes features of images, and pseudo tokens from them, unless they are in the cache.
 
     Args:
         encoder: CLIP's image tower.
         preprocessing: how images are prepared for it.
-        device: where it works.
+        device: where it computes.
         folder: where features are kept; None to keep none.
         workers: threads that read images.
+
+    Raises:
+        UsageError: there is no such preprocessing.
     """
 
     def __init__(
@@ -72,97 +82,98 @@ class ImageFeatures:
     ):
         self.device = torch.device(device)
         self.preprocessing = preprocessing
-        prepares = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of itself
-        self.digest = hash_module(encoder.visual, prepares, preprocessing)
+        steps = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of them
+        self.digest = hash_module(encoder.visual, steps, preprocessing)
         self._encoder = select_preprocessing(encoder, preprocessing)
         self._folder = folder
         self._workers = workers
-        self._cache = self._cache_of("images", self.digest)
+        self._cache = self._open_cache("images", self.digest)
 
-    def features(self, benchmark: Benchmark, names: Sequence[str], report: Report = lambda done, total: None) -> Tensor:
-        """Features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
+    def encode(self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress) -> Tensor:
+        """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
 
         Args:
-            report: called with how many images are done, and of how many that the cache does not have.
+            advance: called with how many of the images that the cache lacks are done.
 
         Raises:
             RTDError: images are missing or cannot be read; it names them, after all others have been encoded.
         """
-        stamps = _stamps(benchmark, names)
-        cache = self._cache if all(stamp is not None for stamp in stamps) else FeatureCache(None)
+        stamps = _read_stamps(benchmark, names)
+        cache = self._cache if None not in stamps else FeatureCache(None)
         keys = [hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)]
-        total, done = cache.missing(keys), 0
+        total, done = cache.count_missing(keys), 0
         broken: dict[str, Exception] = {}
         self._encoder.visual.to(self.device)
 
-        def compute(numbers: Sequence[int]) -> Mapping[int, Tensor]:
+        def compute(indices: Sequence[int]) -> Mapping[int, Tensor]:
             nonlocal done
             vectors: dict[int, Tensor] = {}
-            for batch, images in self._read(benchmark, names, numbers, broken):
+            for batch, images in self._read_batches(benchmark, names, indices, broken):
                 if images:
-                    features = self._encode(torch.stack(list(images.values())))
+                    features = self._encode_batch(torch.stack(list(images.values())))
                     vectors |= dict(zip(images, features, strict=True))
                 done += len(batch)
-                report(done, total)
+                advance(done, total)
             return vectors
 
         try:
-            return cache.vectors(keys, compute)
+            # Pillow warns of images that `open_image` refuses. Filters are not thread-safe: set it around the threads.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                return cache.fetch(keys, compute)
         except RTDError:
             if broken:
-                raise _unreadable(benchmark, broken) from next(iter(broken.values()))
+                raise _describe_broken(benchmark, broken) from next(iter(broken.values()))
             raise
 
     @torch.no_grad()
-    def pseudo_tokens(
-        self, projection: nn.Module, benchmark: Benchmark, names: Sequence[str], features: Tensor
-    ) -> Tensor:
-        """Pseudo tokens of images from their features (N, D): (N, W) or (N, n, W) float32 on the CPU."""
-        stamps = _stamps(benchmark, names)
-        name = f"{self.digest}-{hash_module(projection)}"
-        cache = FeatureCache(None) if None in stamps else self._cache_of("pseudo-tokens", hash_text(name).hex())
+    def project(self, projection: nn.Module, benchmark: Benchmark, names: Sequence[str], features: Tensor) -> Tensor:
+        """Return pseudo tokens of images from their features (N, D): (N, W) or (N, n, W) float32 on the CPU."""
+        stamps = _read_stamps(benchmark, names)
+        digest = hash_text(f"{self.digest}-{hash_module(projection)}").hex()
+        cache = self._open_cache("pseudo-tokens", digest) if None not in stamps else FeatureCache(None)
         projection = projection.to(self.device)
 
-        def compute(numbers: Sequence[int]) -> Mapping[int, Tensor]:
-            return dict(zip(numbers, projection(features[list(numbers)].to(self.device)), strict=True))
+        def compute(indices: Sequence[int]) -> Mapping[int, Tensor]:
+            return dict(zip(indices, projection(features[list(indices)].to(self.device)), strict=True))
 
-        return cache.vectors([hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)], compute)
+        return cache.fetch([hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)], compute)
 
-    def _cache_of(self, what: str, digest: str) -> FeatureCache:
-        return FeatureCache(self._folder / what / digest if self._folder is not None else None)
+    def _open_cache(self, group: str, digest: str) -> FeatureCache:
+        return FeatureCache(self._folder / group / digest if self._folder is not None else None)
 
     @torch.no_grad()
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode_batch(self, images: Tensor) -> Tensor:
         return self._encoder(images.to(self.device)).float().cpu()
 
-    def _read(
-        self, benchmark: Benchmark, names: Sequence[str], numbers: Sequence[int], broken: dict[str, Exception]
+    def _read_batches(
+        self, benchmark: Benchmark, names: Sequence[str], indices: Sequence[int], broken: dict[str, Exception]
     ) -> Iterator[tuple[Sequence[int], Mapping[int, Tensor]]]:
-        """Batches of numbers, each with the images that could be read, while the next batch is being read."""
+        """Yield batches of indices, each with the images that could be read, while the next batch is being read."""
 
-        def read(number: int) -> Tensor:
-            return self._encoder.preprocess(benchmark.image(names[number]))
+        def read(index: int) -> Tensor:
+            return self._encoder.preprocess(benchmark.image(names[index]))
 
-        def ready(batch: Mapping[int, Future[Tensor]]) -> tuple[Sequence[int], Mapping[int, Tensor]]:
+        def collect(batch: Mapping[int, Future[Tensor]]) -> tuple[Sequence[int], Mapping[int, Tensor]]:
             images = {}
-            for number, future in batch.items():
+            for index, future in batch.items():
                 try:
-                    images[number] = future.result()
-                except Exception as error:  # Pillow fails in many ways on a broken file; a benchmark may be anybody's
-                    broken[names[number]] = error
+                    images[index] = future.result()
+                except Exception as error:  # Pillow and benchmarks of other packages may raise anything
+                    broken[names[index]] = error
             return list(batch), images
 
         with ThreadPoolExecutor(self._workers) as pool:
             ahead: deque[Mapping[int, Future[Tensor]]] = deque()
-            for start in range(0, len(numbers), BATCH):
-                ahead.append({number: pool.submit(read, number) for number in numbers[start : start + BATCH]})
+            for start in range(0, len(indices), BATCH):
+                ahead.append({index: pool.submit(read, index) for index in indices[start : start + BATCH]})
                 if len(ahead) > 1:
-                    yield ready(ahead.popleft())
+                    yield collect(ahead.popleft())
             while ahead:
-                yield ready(ahead.popleft())
+                yield collect(ahead.popleft())
 
 
-def _stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]:
+def _read_stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]:
     stamps: list[str | None] = []
     missing: dict[str, Exception] = {}
     for name in names:
@@ -171,17 +182,17 @@ def _stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]:
         except (OSError, RTDError) as error:
             missing[name] = error
     if missing:
-        raise _unreadable(benchmark, missing) from next(iter(missing.values()))
+        raise _describe_broken(benchmark, missing) from next(iter(missing.values()))
     return stamps
 
 
-def _unreadable(benchmark: Benchmark, broken: Mapping[str, Exception]) -> RTDError:
-    """All that is wrong with a benchmark's images in one sentence."""
+def _describe_broken(benchmark: Benchmark, broken: Mapping[str, Exception]) -> RTDError:
+    """Return one error for all images that cannot be read."""
     name, error = next(iter(broken.items()))
     if len(broken) == 1:
         reason = str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}"
-        what = f"the image {name} cannot be read ({reason})"
+        problem = f"the image {name} cannot be read ({reason})"
     else:
         more = ", …" if len(broken) > NAMED else ""
-        what = f"{len(broken)} images cannot be read: {', '.join(list(broken)[:NAMED])}{more} ({name}: {error})"
-    return RTDError(f"{benchmark.name}: {what}" + (f"; they are from {benchmark.home}" if benchmark.home else ""))
+        problem = f"{len(broken)} images cannot be read: {', '.join(list(broken)[:NAMED])}{more} ({name}: {error})"
+    return RTDError(f"{benchmark.name}: {problem}" + (f"; they are from {benchmark.home}" if benchmark.home else ""))

@@ -1,4 +1,4 @@
-"""Figures per query, and what they come to: recall, mAP, gains and confidence intervals."""
+"""Metrics of each query, and their means, gains and confidence intervals over queries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from rtd_plugin.evaluation.ranking import Rankings
 
 @dataclass(frozen=True)
 class PerQueryMetrics:
-    """Each metric's figure for each query: what a mean over the queries is the metric of.
+    """Values of each metric for each query, whose mean over the queries is the metric.
 
     Attributes:
-        values: name of a metric to (Q,) float64 figures from 0 to 1.
-        groups: Q collections of names; metrics are also given for the queries of each group apart.
+        values: name of a metric to (Q,) float64 values from 0 to 1.
+        groups: names of the groups that each of the Q queries belongs to; metrics are also computed for each group.
         averages_groups: whether the metrics of all queries are the means of the groups' metrics.
     """
 
@@ -27,36 +27,40 @@ class PerQueryMetrics:
     averages_groups: bool = False
 
     def compute_metrics(self) -> dict[str, Any]:
-        """Each metric in percent, over all queries and, nested, over each group's."""
-        return self._over(lambda name, parts: _mean([self.values[name][part] for part in parts]))
+        """Return each metric in percent, of all queries and, nested, of each group.
+
+        Raises:
+            RTDError: there are no queries.
+        """
+        return self._over_groups(lambda name, groups: _average([self.values[name][rows] for rows in groups]))
 
     def compute_intervals(self) -> dict[str, Any]:
-        """As `metrics`, with `{"low", "high"}` for each: a bootstrap's over queries, 95 %."""
-        return self._over(lambda name, parts: _ends([self.values[name][part] for part in parts]))
+        """Return `{"low", "high"}` for each metric, nested as `compute_metrics`: 95 % bootstrap intervals."""
+        return self._over_groups(lambda name, groups: _bootstrap([self.values[name][rows] for rows in groups]))
 
-    def compute_gain(self, other: "PerQueryMetrics") -> dict[str, Any]:
-        """Difference of each metric to another encoder's on the same queries, in points.
+    def compute_gain(self, before: "PerQueryMetrics") -> dict[str, Any]:
+        """Return the differences of all metrics to those of another encoder on the same queries.
 
         Returns:
-            As `metrics`, with `{"difference", "low", "high"}` for each: the interval is a paired bootstrap's, 95 %.
+            `{"difference", "low", "high"}` in percentage points for each metric, nested as `compute_metrics`; the 95 %
+            intervals are of a paired bootstrap.
         """
 
-        def gain(name: str, parts: Sequence[Tensor]) -> dict[str, float]:
-            differences = [self.values[name][part] - other.values[name][part] for part in parts]
-            return {"difference": _mean(differences), **_ends(differences)}
+        def gain(name: str, groups: Sequence[Tensor]) -> dict[str, float]:
+            differences = [self.values[name][rows] - before.values[name][rows] for rows in groups]
+            return {"difference": _average(differences), **_bootstrap(differences)}
 
-        return self._over(gain)
+        return self._over_groups(gain)
 
-    def _over(self, figure: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
-        """A figure of each metric from the queries of all parts that are averaged, and of each group's."""
+    def _over_groups(self, function: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
+        """Return a function of each metric and lists of queries: those to average over, and each group's."""
         if not self.groups:
-            raise RTDError("there are no metrics without queries; check the benchmark's files")
+            raise RTDError("metrics need queries; check the benchmark's files")
         names = dict.fromkeys(name for groups in self.groups for name in groups)
-        chosen = {name: torch.tensor([name in groups for groups in self.groups]).nonzero()[:, 0] for name in names}
-        whole = list(chosen.values()) if self.averages_groups else [torch.arange(len(self.groups))]
-        return {metric: figure(metric, whole) for metric in self.values} | {
-            name: {metric: figure(metric, [queries]) for metric in self.values}
-            for name, queries in sorted(chosen.items())
+        rows_of = {name: torch.tensor([name in groups for groups in self.groups]).nonzero()[:, 0] for name in names}
+        averaged = list(rows_of.values()) if self.averages_groups else [torch.arange(len(self.groups))]
+        return {metric: function(metric, averaged) for metric in self.values} | {
+            name: {metric: function(metric, [rows]) for metric in self.values} for name, rows in sorted(rows_of.items())
         }
 
 
@@ -70,7 +74,15 @@ def compute_per_query_metrics(
     map_at: Sequence[int] = (),
     averages_groups: bool = False,
 ) -> PerQueryMetrics:
-    """The figures of Q queries from their rankings in the gallery and, where there are any, in their subsets."""
+    """Compute the metrics of Q queries from their rankings in the gallery and in their subsets, if they have any.
+
+    Args:
+        rankings: of the Q queries in the gallery.
+        subset: of the Q queries in their subsets, or None.
+        groups: names of the groups that each query belongs to.
+        recall_at, subset_recall_at, map_at: depths k of the metrics.
+        averages_groups: as in `PerQueryMetrics`.
+    """
     values = {f"recall_at_{k}": hits_at(rankings.first, k) for k in recall_at}
     if subset is not None:
         values |= {f"subset_recall_at_{k}": hits_at(subset.first, k) for k in subset_recall_at}
@@ -78,10 +90,10 @@ def compute_per_query_metrics(
     return PerQueryMetrics(values, groups, averages_groups)
 
 
-def _mean(parts: Sequence[Tensor]) -> float:
-    return 100 * (sum(part.mean().item() for part in parts) / len(parts))
+def _average(groups: Sequence[Tensor]) -> float:
+    return 100 * (sum(values.mean().item() for values in groups) / len(groups))
 
 
-def _ends(parts: Sequence[Tensor]) -> dict[str, float]:
-    low, high = bootstrap_interval(*parts)
+def _bootstrap(groups: Sequence[Tensor]) -> dict[str, float]:
+    low, high = bootstrap_interval(*groups)
     return {"low": low, "high": high}

@@ -1,4 +1,4 @@
-"""Opening pictures that may come from anywhere: regular files, in a closed list of formats, of a bounded size."""
+"""Opening untrusted image files: regular files, in a closed list of formats, of a bounded size."""
 
 import os
 import stat
@@ -9,23 +9,22 @@ from PIL import Image
 
 from rtd_plugin.errors import RTDError
 
-# Each is decoded within this process; Pillow starts Ghostscript for EPS, for example.
+# Pillow decodes these in this process; for EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 MAX_PIXELS = 1024**3 // 4 // 3  # a quarter GiB in RGB, as Pillow's default; Pillow's own setting can only lower it
-MAX_RATIO = 500  # of a picture's sides: CLIP's preprocessing makes the shorter one 224 pixels or more
+MAX_RATIO = 500  # of an image's sides: CLIP's preprocessing enlarges the shorter one to 224 pixels or more
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read a picture whole and close its file; of an animation, the first frame.
+    """Read an image completely and close its file; of an animation, the first frame.
 
-    No format starts a program: a file is read as one of `FORMATS`, whatever its name says. A file that is not regular
-    (after following links), such as a named pipe or a device, is refused without opening it. Before any pixel is
-    decoded, a picture with more than `MAX_PIXELS` pixels is refused, and one that is more than `MAX_RATIO` times as
-    long as it is wide.
+    A file is read as one of `FORMATS`, whatever its name says; none of them starts a program. A file that is not
+    regular after following links, such as a named pipe or a device, is refused without opening it. An image with more
+    than `MAX_PIXELS` pixels, or with sides of a ratio above `MAX_RATIO`, is refused before any pixel is decoded.
 
     Returns:
-        The picture in the mode in which it is stored.
+        The image in the mode in which it is stored.
 
     Raises:
         RTDError: the file is missing, not regular, of another format, broken, or too large.
@@ -45,15 +44,15 @@ def open_image(path: Path) -> Image.Image:
 
 
 def image_suffixes() -> set[str]:
-    """Return the suffixes that files in `FORMATS` have, such as `.jpeg`, in lower case."""
+    """Return the suffixes of files in `FORMATS` in lower case, such as `.jpeg`."""
     return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 
 def check_size(picture: object, size: tuple[int, int]) -> None:
-    """Check that a picture that is about to be decoded or made, of a size (width, height) in pixels, is not too large.
+    """Check the size (width, height) in pixels of an image before it is decoded or created.
 
     Raises:
-        RTDError: it has more than `MAX_PIXELS` pixels, or its sides a ratio of more than `MAX_RATIO`.
+        RTDError: it has more than `MAX_PIXELS` pixels, or its sides have a ratio above `MAX_RATIO`.
     """
     width, height = size
     if width * height > MAX_PIXELS:
@@ -76,11 +75,11 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
 
 
 def _open_without_waiting(path: Path) -> BinaryIO:
-    """Open a file; a named pipe that took its place does not block."""
+    """Open a file without blocking if a named pipe has replaced it."""
     return cast(BinaryIO, open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
 
 
 def _require_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise RTDError(f"{path}: {kind}, not a picture's file: replace it by the picture or take it out")
+        file_type = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise RTDError(f"{path}: {file_type}, not a picture's file: replace it by the picture or take it out")

@@ -1,4 +1,4 @@
-"""One composed query against the images of a folder."""
+"""One composed query, ranked against the images of a folder."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,11 +12,11 @@ from rtd_plugin.paths import RecipePath
 
 
 class Search(FileBenchmark):
-    """The images in a folder and below, and a reference image in it or elsewhere, which is not found itself.
+    """The images in a folder and its subfolders, and a reference image there or elsewhere, which is not ranked.
 
     Attributes:
         reference: the reference image.
-        condition: what is to change.
+        condition: the change, in words.
     """
 
     name: ClassVar[str] = "search"
@@ -40,6 +40,6 @@ class Search(FileBenchmark):
 
     @cached_property
     def reference_name(self) -> str:
-        """Its path in the folder, or else its own."""
+        """The reference image's path in the folder, or its absolute path if it is elsewhere."""
         file, folder = self.reference.resolve(), self.data.resolve()
         return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from rtd_plugin.contract.composition import compose
 from rtd_plugin.patching.function_reference import import_function
 from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import text_tower
+from rtd_plugin.testing.fixtures import randomise
 
 TOLERANCE = 1e-3  # of the largest feature
 
@@ -37,27 +38,20 @@ def check(root: str, file: str, module: str, name: str, read: str, example: str)
         function = find_function(imported, name)
         arguments = import_function(example)(imported)
         composition = import_function(read)(*arguments)
-        _randomise(composition.model)
+        randomise(composition.model)
         with torch.no_grad():
-            expected = compose(text_tower(composition.model, None, None), composition)
-            found = function(*arguments)
+            expected = _features(compose(text_tower(composition.model, None, None), composition))
+            features = _features(function(*arguments))
+        difference = ((features - expected).abs().max() / expected.abs().max()).item()
     except Exception as error:  # whatever a host raises in an environment that it was not written for
         return {"outcome": "failed", "difference": None, "message": f"{type(error).__name__}: {error}"}
-    difference = ((found - expected).abs().max() / expected.abs().max()).item()
     outcome = "exact" if difference <= TOLERANCE else "wrong"  # also if it is not a number
     return {"outcome": outcome, "difference": difference, "message": ""}
 
 
-@torch.no_grad()
-def _randomise(model: nn.Module) -> None:
-    """Weights that all matter, so that attention is not flat and no mistake is lost in small numbers."""
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        noise = torch.randn(weight.shape, generator=generator)
-        if weight.ndim < 2:
-            weight.copy_(0.2 * noise + (1 if name.endswith("weight") else 0))
-        else:
-            weight.copy_(noise if "embedding" in name else noise * weight.shape[-1] ** -0.5)
+def _features(encoding: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Return the features (B, D) of an encoding, which may have hidden states beside them."""
+    return encoding[0] if isinstance(encoding, tuple) else encoding
 
 
 if __name__ == "__main__":

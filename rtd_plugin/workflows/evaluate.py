@@ -1,118 +1,158 @@
-"""What `rtd-plugin evaluate` does: queries a benchmark with each text encoder, and writes what came of it."""
+"""Evaluates text encoders on a benchmark, and writes results, a report and submissions."""
+
+from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from rtd_plugin.cli.console import err, progress
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow, compare
+from rtd_plugin.evaluation.comparison import PRE_TRAINED, Comparison, compare
 from rtd_plugin.evaluation.report import write_report
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
+from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.training.recipe import parse_override
+from rtd_plugin.validation import describe_error
 from rtd_plugin.workflows.folders import make_folder
-from rtd_plugin.workflows.loading import load_setup
+from rtd_plugin.workflows.loading import ModelOptions, load_models
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 EVALUATIONS = Path("evaluations")
 RESULTS_FILE, REPORT_FILE, SUBMISSIONS = "results.json", "report.html", "submissions"
 
+_log = logging.getLogger(__name__)
 
-def evaluate_run(
+
+def evaluate(
     benchmark: str,
-    data: Path | None,
-    split: str | None,
-    options: Sequence[str],
-    output: Path | None,
-    seed: int,
-    **setup: Any,
+    data: str | Path | None = None,
+    split: str | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    **model_options: Unpack[ModelOptions],
 ) -> dict[str, Any] | None:
-    """Evaluate as the options of `rtd-plugin evaluate` say.
+    """Evaluate the pre-trained text encoder and tuned ones, as `rtd-plugin evaluate` does.
+
+    Writes `results.json`, `report.html` and, if the split's targets are secret, files for its server.
+
+    Args:
+        benchmark: name of a benchmark.
+        data: the benchmark's folder.
+        split: by default the one with targets.
+        options: the benchmark's other options by name, or as `KEY=VALUE` with the value in YAML.
+        output: folder for the results; by default a new one in `evaluations`.
+        seed: chooses the queries that the report shows.
+        progress: shows how far the work is, see `rtd_plugin.progress`.
+        **model_options: `adapter`, `projection`, `model`, `pretrained`, `checkpoint`, `recipe`, `weights`,
+            `preprocess`, `cache`, `workers`, `device`: see `rtd_plugin.workflows.loading.ModelOptions`.
 
     Returns:
-        What `results.json` holds; None on all processes but the first, which only help to encode images.
+        What `results.json` holds: metrics in percent, gains in percentage points. None in all processes of `torchrun`
+        but the first, which only help to encode images.
 
     Raises:
-        RTDError: an option is wrong, or a file is missing, broken, or does not fit the others.
+        RTDError: a file is missing, broken, or does not fit the other files.
+        UsageError: an option is missing or wrong.
+
+    Example:
+        ```python
+        results = rtd_plugin.evaluate("cirr", "CIRR", weights=["runs/mine"])
+        results["results"][1]["gain"]["cirr"]["recall_at_10"]["difference"]
+        ```
     """
-    began = time.monotonic()
-    measured = make_benchmark(benchmark, data, split, options)
-    if output is not None and (output / RESULTS_FILE).exists():
+    start = time.monotonic()
+    bench = make_benchmark(benchmark, data, split, options)
+    if output is not None and (Path(output) / RESULTS_FILE).exists():
         raise UsageError(f"{output}: already holds results: pass another --output")
-    measured.queries(), measured.gallery()  # what is missing shows before models are loaded, or even downloaded
-    loaded = load_setup(**setup, miniature=benchmark == "miniature")
-    first = os.environ.get("RANK", "0") == "0"
-    with progress("Encoding images", shown=first) as advance:
-        retrieval = Retrieval(measured, loaded.adapter, loaded.images, loaded.projection, advance)
-    if not first:
+    bench.queries(), bench.gallery()  # missing files are found here, before models are loaded or even downloaded
+    models = load_models(**model_options, miniature=benchmark == "miniature")
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    progress = progress if is_first_process else no_progress
+    with progress("Encoding images") as advance:
+        retrieval = Retrieval(bench, models.adapter, models.images, models.projection, advance)
+    if not is_first_process:
         return None
-    remarks = list(measured.remarks())
+    remarks = list(bench.remarks())
     for remark in remarks:
-        err().print(f"{remark}.", soft_wrap=True)
-    with progress("Querying", shown=first) as advance:
-        comparison = compare(retrieval, loaded.tower, loaded.tuned, report=advance)
-    figures = {**comparison.to_dict(), **loaded.to_dict(), "remarks": remarks}
-    submissions = _submissions(comparison)
-    folder = make_folder(output, EVALUATIONS, "-".join(filter(None, (measured.name, figures["split"]))))
-    for name, content in submissions.items():
-        write_text(folder / name, json.dumps(content, separators=(",", ":")))
+        _log.warning("%s.", remark)
+    with progress("Querying") as advance:
+        comparison = compare(retrieval, models.tower, models.tuned, advance)
+    figures = {**comparison.to_dict(), **models.to_dict(), "remarks": remarks}
+    submissions = _make_submissions(comparison)
+    name = "-".join(filter(None, (bench.name, figures["split"])))
+    folder = make_folder(Path(output) if output is not None else None, EVALUATIONS, name)
+    for file, content in submissions.items():
+        write_text(folder / file, json.dumps(content, separators=(",", ":")))
     write_report(folder / REPORT_FILE, comparison, figures, seed)
-    result = {
+    results = {
         **figures,
         "output": str(folder),
         "report": REPORT_FILE,
         "submissions": list(submissions),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - start, 1),
     }
-    write_text(folder / RESULTS_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    return result
+    write_text(folder / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return results
 
 
-def make_benchmark(name: str, data: Path | None, split: str | None, options: Sequence[str]) -> Benchmark:
-    """A benchmark from what the command line says of it.
+def make_benchmark(
+    name: str, data: str | Path | None, split: str | None, options: Mapping[str, Any] | Sequence[str]
+) -> Benchmark:
+    """Return a benchmark with its options; arguments as in `evaluate`.
 
     Raises:
-        UsageError: there is none of that name, or an option that it does not have, needs or understand.
+        UsageError: there is no such benchmark, or an option is unknown, missing or wrong.
     """
-    kind = plugins.find_benchmark(name)
-    values: dict[str, Any] = dict(map(parse_override, options))
+    benchmark = plugins.find_benchmark(name)
+    values = dict(options) if isinstance(options, Mapping) else dict(map(parse_override, options))
     for key, value in (("data", data), ("split", split)):
         if value is not None:
             values[key] = CommandLineText(value)
     try:
-        return kind.model_validate(values)
+        return benchmark.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = str(problem["loc"][0])
+        problem = describe_error(error)
+        key = str(problem.location[0])
         option = f"--{key}" if key in ("data", "split") else f"--set {key}"
-        if problem["type"] == "extra_forbidden":
+        if problem.type == "extra_forbidden":
             raise UsageError(f"{option}: {name} has no such option") from error
-        if problem["type"] == "missing":
+        if problem.type == "missing":
             raise UsageError(f"{name} needs {option}") from error
-        raise UsageError(f"{option}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from error
+        raise UsageError(f"{option}: {problem.sentence}") from error
 
 
-def _submissions(comparison: Comparison) -> dict[str, Any]:
-    """Files for the benchmark's server by their path in the results' folder; none where targets are known."""
+def _make_submissions(comparison: Comparison) -> dict[str, Any]:
+    """Return the content of each file for the benchmark's server, by its path; empty if targets are known."""
     if comparison.retrieval.queries[0].targets:
         return {}
-    files = {}
-    for row in comparison.results:
-        content = comparison.retrieval.benchmark.submissions(row.result.list_ranked_names())
-        files |= {f"{SUBMISSIONS}/{folder_name(row)}/{name}": value for name, value in content.items()}
-    return files
+    folders = name_folders([PRE_TRAINED if row.weights is None else row.name for row in comparison.results])
+    submissions: dict[str, Any] = {}
+    for folder, row in zip(folders, comparison.results, strict=True):
+        files = comparison.retrieval.benchmark.submissions(row.result.list_ranked_names())
+        submissions |= {f"{SUBMISSIONS}/{folder}/{name}": content for name, content in files.items()}
+    return submissions
 
 
-def folder_name(row: ComparisonRow) -> str:
-    """A text encoder's name as that of a folder in `submissions`."""
-    if row.weights is None:
-        return "pre-trained"
-    return "tuned" if row.name in (".", "..") else row.name.replace("/", "-")
+def name_folders(names: Sequence[str]) -> list[str]:
+    """Return a folder name for each name of a text encoder, no two alike, also if the file system ignores case."""
+    folders: list[str] = []
+    for name in names:
+        base = "tuned" if name in (".", "..") else name.replace("/", "-")
+        candidates = (base if copy == 1 else f"{base}-{copy}" for copy in range(1, len(names) + 2))
+        folders.append(next(each for each in candidates if each.casefold() not in map(str.casefold, folders)))
+    return folders

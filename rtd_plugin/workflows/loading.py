@@ -1,33 +1,66 @@
-"""What composes queries, loaded: a method, a backbone, the method's projection, and tuned text encoders."""
+"""Loads what composes and encodes queries: a method, a backbone, the method's projection, and tuned text encoders."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from rtd_plugin.cache import cache_folder
-from rtd_plugin.cli.console import err
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import TunedWeights, check_base, read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.evaluation.image_features import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
 from rtd_plugin.files import read_checkpoint
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.run import RECIPE_FILE
-from rtd_plugin.training.yaml_lines import NotYAML, load_yaml
+from rtd_plugin.training.yaml_lines import read_values
+from rtd_plugin.validation import describe_error
+
+_log = logging.getLogger(__name__)
 
 
-class _Named(BaseModel):
-    """What a recipe and options name; a recipe's other keys are of no use here."""
+class ModelOptions(TypedDict, total=False):
+    """Options of `load_models`, which `evaluate` and `search` have as well.
+
+    Attributes:
+        adapter: name of the method.
+        projection: the method's projection checkpoint.
+        model: the backbone's architecture in open_clip.
+        pretrained: open_clip's tag of the backbone's weights.
+        checkpoint: the backbone's weights as a local file instead.
+        recipe: a recipe, by name or file, that names adapter, backbone and projection.
+        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
+        preprocess: "clip" (default), or "targetpad", which pads long images first.
+        cache: folder for image features; by default the cache folder.
+        workers: threads that read images; by default 4.
+        device: where to encode, such as "cuda:1"; by default a GPU if there is one.
+    """
+
+    adapter: str | None
+    projection: str | Path | None
+    model: str | None
+    pretrained: str | None
+    checkpoint: str | Path | None
+    recipe: str | None
+    weights: Sequence[str | Path]
+    preprocess: Preprocessing
+    cache: str | Path | None
+    workers: int
+    device: str | None
+
+
+class _Sources(BaseModel):
+    """What a recipe and options name; a recipe's other keys are not needed here."""
 
     adapter: str
     backbone: Backbone
@@ -35,15 +68,15 @@ class _Named(BaseModel):
 
 
 @dataclass(frozen=True)
-class Setup:
-    """All that queries are composed with.
+class Models:
+    """What composes and encodes queries.
 
     Attributes:
         adapter: the method.
         backbone: the CLIP.
         projection_file, projection: φ.
-        tower: ψ₀, the pre-trained text encoder.
-        tuned: files of tuned text encoders, checked, and what loads each.
+        tower: ψ₀, the pre-trained text encoder, in fp32.
+        tuned: a function for each tuned text encoder that loads it, by its path; all have been checked.
         images: the image tower with its cache.
     """
 
@@ -56,7 +89,7 @@ class Setup:
     images: ImageFeatures
 
     def to_dict(self) -> dict[str, Any]:
-        """What results need to say of it."""
+        """Return the names that results record."""
         return {
             "adapter": self.adapter.name,
             "backbone": self.backbone.name,
@@ -65,96 +98,89 @@ class Setup:
         }
 
 
-def load_setup(
+def load_models(
     *,
-    adapter: str | None,
-    projection: Path | None,
-    model: str | None,
-    pretrained: str | None,
-    checkpoint: Path | None,
-    recipe: str | None,
-    weights: Sequence[Path],
-    preprocess: str,
-    cache: Path | None,
-    workers: int,
-    device: str | None,
+    adapter: str | None = None,
+    projection: str | Path | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    checkpoint: str | Path | None = None,
+    recipe: str | None = None,
+    weights: Sequence[str | Path] = (),
+    preprocess: Preprocessing = "clip",
+    cache: str | Path | None = None,
+    workers: int = 4,
+    device: str | None = None,
     miniature: bool = False,
-) -> Setup:
-    """Load what the options of `setup_options` name.
+) -> Models:
+    """Load the models that `ModelOptions` name.
 
     Args:
-        miniature: whether an adapter alone means its miniature.
+        miniature: whether an adapter without other options means its miniature.
 
     Raises:
-        RTDError: something is not named, missing, broken, or does not fit the rest.
+        RTDError: a file is missing, broken, or does not fit the other files.
+        UsageError: an option is missing or wrong.
     """
-    source = _recipe_file(recipe, weights)
-    if source is None and miniature and projection is None and adapter is not None:
-        source = plugins.list_recipes().get(f"{adapter}-miniature")
-    values = _read(source) if source is not None else {}
-    options = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
-    if given := {key: CommandLineText(value) for key, value in options.items() if value is not None}:
-        values["backbone"] = given
-    if adapter is not None:
-        values["adapter"] = adapter
-    if projection is not None:
-        values["projection"] = CommandLineText(projection)
-    named = _named(values, source)
+    files = [Path(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
+    recipe_file = _find_recipe_file(recipe, files)
+    if recipe_file is None and miniature and projection is None and adapter is not None:
+        recipe_file = plugins.list_recipes().get(f"{adapter}-miniature")
+    values = read_values(recipe_file)[1] if recipe_file is not None else {}
+    backbone = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
+    backbone = {key: CommandLineText(value) for key, value in backbone.items() if value is not None}
+    values |= {"backbone": backbone} if backbone else {}
+    values |= {"adapter": adapter} if adapter is not None else {}
+    values |= {"projection": CommandLineText(projection)} if projection is not None else {}
+    sources = _check_sources(values, recipe_file)
 
-    method = plugins.find_adapter(named.adapter)
-    tower = named.backbone.load_text_tower()
-    phi = load_projection(method, named.projection, tower.features, tower.width)
+    method = plugins.find_adapter(sources.adapter)
+    tower = sources.backbone.load_text_tower()
+    phi = load_projection(method, sources.projection, tower.features, tower.width)
     tuned = {}
-    for path in weights:
-        recorded = read_weights(path)
-        _load_tuned(recorded, tower)  # what is wrong shows now, and not after all images are encoded
-        if recorded.adapter not in (None, method.name):
-            err().print(f"{path}: was tuned for {recorded.adapter}, and is used with {method.name}.", soft_wrap=True)
-        tuned[path] = partial(_load_tuned, recorded, tower)
+    for path in files:
+        tuned_weights = read_weights(path)
+        _load_tuned(tuned_weights, tower)  # a misfit is found here, before all images are encoded
+        if tuned_weights.adapter not in (None, method.name):
+            _log.warning("%s: was tuned for %s, and is used with %s.", path, tuned_weights.adapter, method.name)
+        tuned[path] = partial(_load_tuned, tuned_weights, tower)
     images = ImageFeatures(
-        named.backbone.load_image_encoder(), preprocess, _device(device), cache or cache_folder(), workers
+        sources.backbone.load_image_encoder(),
+        preprocess,
+        _find_device(device),
+        Path(cache) if cache is not None else cache_folder(),
+        workers,
     )
-    return Setup(method, named.backbone, named.projection, phi, tower, tuned, images)
+    return Models(method, sources.backbone, sources.projection, phi, tower, tuned, images)
 
 
 def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
-    """A tuned text encoder, which has to be tuned from the pre-trained one.
+    """Load a tuned text encoder in fp32.
 
     Raises:
-        RTDError: it was tuned from another CLIP.
+        RTDError: it was tuned from another CLIP than `base`.
     """
-    file = weights.path
     check_base(weights, base, "the backbone given here has other weights")
     activation, heads = weights.activation or base.activation, weights.heads or base.heads
-    tower = TextTower.from_state_dict(read_checkpoint(Path(file)), activation=activation, heads=heads)
-    if _sizes(tower) != _sizes(base):
-        name, _ = min(_sizes(tower) ^ _sizes(base))
-        raise RTDError(f"{file}: a text encoder of another size than the backbone's: they differ in {name}")
+    tower = TextTower.from_state_dict(read_checkpoint(Path(weights.path)), activation=activation, heads=heads)
+    if differing := _list_shapes(tower) ^ _list_shapes(base):
+        name, _ = min(differing)
+        raise RTDError(f"{weights.path}: a text encoder of another size than the backbone's: they differ in {name}")
     return tower.float().eval().requires_grad_(False)
 
 
-def _sizes(tower: TextTower) -> set[tuple[str, tuple[int, ...]]]:
+def _list_shapes(tower: TextTower) -> set[tuple[str, tuple[int, ...]]]:
     return {(name, tuple(weight.shape)) for name, weight in tower.state_dict().items()}
 
 
-def _recipe_file(recipe: str | None, weights: Sequence[Path]) -> Path | None:
+def _find_recipe_file(recipe: str | None, weights: Sequence[Path]) -> Path | None:
     if recipe is not None:
         return plugins.find_recipe(recipe)
     runs = (path if path.is_dir() else path.parent for path in weights)
     return next((run / RECIPE_FILE for run in runs if (run / RECIPE_FILE).is_file()), None)
 
 
-def _read(recipe: Path) -> dict[str, Any]:
-    try:
-        values = load_yaml(recipe.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, NotYAML) as error:
-        raise UsageError(f"{recipe}: not a readable recipe ({error})") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{recipe}: not a recipe: it should hold keys and values")
-    return values
-
-
-def _named(values: Mapping[str, Any], recipe: Path | None) -> _Named:
+def _check_sources(values: Mapping[str, Any], recipe: Path | None) -> _Sources:
     options = {"adapter": "--adapter NAME", "backbone": "--model and --pretrained, or --checkpoint"}
     for key in ("adapter", "backbone", "projection"):
         if values.get(key) is None:
@@ -162,14 +188,13 @@ def _named(values: Mapping[str, Any], recipe: Path | None) -> _Named:
             raise UsageError(f"{f'{recipe}: no {key}' if recipe else f'no {key} is named'}: pass {option}")
     folder = recipe.parent.absolute() if recipe is not None else Path.cwd()
     try:
-        return _Named.model_validate(values, context={"folder": folder})
+        return _Sources.model_validate(values, context={"folder": folder})
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise UsageError(f"{recipe or 'the options'}: {where}: {problem['msg']}") from error
+        problem = describe_error(error)
+        raise UsageError(f"{recipe or 'the options'}: {problem.key}: {problem.sentence}") from error
 
 
-def _device(name: str | None) -> torch.device:
+def _find_device(name: str | None) -> torch.device:
     if name is None:
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:

@@ -43,6 +43,8 @@ def choose_run(
         UsageError: there is no such recipe or run, a value in it is wrong, or the folder holds another run.
     """
     name = name_run(recipe, adapter)
+    if output is not None and not _is_utf8(output):
+        raise UsageError(f"{output}: a run's folder needs a name in UTF-8, for safetensors: pass another --output")
     folder = output or (find_newest_run(name) if resume else None)
     if folder is not None and holds_run(folder):
         if not resume:
@@ -52,6 +54,14 @@ def choose_run(
         raise UsageError("no run to resume: pass --adapter NAME for its miniature, or --recipe NAME|FILE")
     source = recipe if isinstance(recipe, Mapping) else plugins.find_recipe(str(recipe or name))
     return RunChoice(read_recipe(source, overrides, adapter), folder, name, resumes=False)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def name_run(recipe: RecipeLike | None, adapter: str | None) -> str | None:

@@ -1,6 +1,9 @@
 """Progress: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import io
+import json
+import logging
 import os
 import pty
 import sys
@@ -73,3 +76,48 @@ def _read_to_the_end(terminal: int) -> str:
 def test_brackets_and_colons_in_paths_are_no_markup(stream, capsys):
     stream().print("runs/[bold]a[/bold] :car:", soft_wrap=True)
     assert "".join(capsys.readouterr()) == "runs/[bold]a[/bold] :car:\n"
+
+
+def test_a_terminal_without_unicode_gets_codes(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with console.clean_messages():
+        console.print_json({"name": "ψ\udcff é"})
+        console.print_text("ψ\udcff\n")
+        console.print_lines("ψ\udcff")
+    stdout.flush()
+    shown = stdout.buffer.getvalue().decode("latin-1")
+    document, lines = shown[: shown.index("}") + 1], shown[shown.index("}") + 2 :]
+    assert json.loads(document) == {"name": "ψ\udcff é"}
+    assert lines == "\\u03c8\\udcff\n" * 2
+
+
+def test_a_finished_bar_shows_its_total(monkeypatch):
+    """Also of work that was found done, whose total nobody learned."""
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with console.progress("Tokenising triplets"):
+            pass
+        with console.progress("Checking") as advance:
+            advance(3, 0)
+    last = [line for line in _read_to_the_end(ours).replace("\x1b[2K", "").splitlines() if "/" in line][-1]
+    assert "3/3" in last
+    assert "Checking" in last
+
+
+def test_work_says_that_it_loads_on_a_terminal_alone(capsys, monkeypatch):
+    console.announce_loading()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console.announce_loading()
+    assert capsys.readouterr().err == "Loading …\n"
+
+
+def test_log_messages_of_the_package_are_plain_lines(capsys):
+    with console.clean_messages():
+        logging.getLogger("rtd_plugin.workflows.train").info("Resuming %s.", "runs/a\x1b")
+    logging.getLogger("rtd_plugin.workflows.train").info("unseen")
+    assert capsys.readouterr().err == "Resuming runs/a\\x1b.\n"

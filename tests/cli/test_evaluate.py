@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import rtd_plugin
+import rtd_plugin.errors
 from rtd_plugin.clip.artifact import load_text_encoder
 from rtd_plugin.clip.layouts import write_state_dict
 
@@ -26,7 +28,7 @@ def setup(files):
 
 @pytest.fixture
 def evaluate(rtd, setup, write_dataset, tmp_path):
-    """Runs the command on a small benchmark; gives what it printed as JSON."""
+    """Runs the command on a small benchmark; returns what it printed as JSON."""
 
     def evaluate(name, *options, fails=False):
         if not (tmp_path / name).exists():
@@ -53,7 +55,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_before_and_after(evaluate, finished, name):
+def test_results_have_metrics_before_and_after(evaluate, finished, name):
     result = evaluate(name, "--weights", finished)
     before, after = result["results"]
     assert (before["weights"], after["weights"]) == (None, str(finished))
@@ -81,8 +83,8 @@ def groups_of(row, name):
     return [value for value in row["metrics"][name].values() if isinstance(value, dict)]
 
 
-def test_the_second_time_no_image_is_read(evaluate, finished, tmp_path, monkeypatch):
-    """With another encoder, or another adapter of the same projection, or anything else but the image side."""
+def test_a_second_evaluation_reads_no_images(evaluate, finished, tmp_path, monkeypatch):
+    """Also with another encoder, or another adapter of the same projection."""
     first = evaluate("cirr")
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", None)
@@ -91,6 +93,60 @@ def test_the_second_time_no_image_is_read(evaluate, finished, tmp_path, monkeypa
         assert second["results"][0]["metrics"] == first["results"][0]["metrics"]
         failed = evaluate("cirr", "--preprocess", "targetpad", fails=True)
         assert "18 images cannot be read" in failed.stderr
+
+
+def test_python_returns_what_the_command_line_writes(evaluate, finished, files, tmp_path):
+    printed = evaluate("fashioniq", "--weights", finished, "--output", "printed", "--seed", 3)
+    returned = rtd_plugin.evaluate(
+        "fashioniq",
+        "fashioniq",
+        adapter="lincir",
+        model=str(files / "model.json"),
+        checkpoint=files / "clip.pt",
+        projection=str(files / "phi.pt"),
+        weights=[finished],
+        cache="cache",
+        output="returned",
+        seed=3,
+    )
+    for results in (printed, returned, stored := json.loads(Path("returned/results.json").read_text())):
+        results.pop("seconds")
+        results.pop("output")
+    assert json.dumps(returned) == json.dumps(printed) == json.dumps(stored)
+    assert Path("returned/report.html").read_text() == Path("printed/report.html").read_text()
+
+
+def test_options_in_python_are_values(evaluate, files, tmp_path):
+    evaluate("genecis")
+    results = rtd_plugin.evaluate(
+        "genecis",
+        "genecis",
+        options={"tasks": ["focus_object"]},
+        adapter="lincir",
+        model=str(files / "model.json"),
+        checkpoint=str(files / "clip.pt"),
+        projection=files / "phi.pt",
+    )
+    assert results["tasks"] == ["focus_object"]
+    with pytest.raises(rtd_plugin.errors.UsageError, match="preprocess: 'pad' is not one of clip, targetpad"):
+        rtd_plugin.evaluate(
+            "genecis",
+            "genecis",
+            adapter="lincir",
+            model=str(files / "model.json"),
+            checkpoint=str(files / "clip.pt"),
+            projection=files / "phi.pt",
+            preprocess="pad",
+        )
+
+
+def test_weights_named_like_the_baseline_get_a_folder(evaluate, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "pre-trained")
+    result = evaluate("circo", "--split", "test", "--weights", "pre-trained")
+    assert len(result["submissions"]) == len(set(result["submissions"])) == 2
+    rankings = [(Path(result["output"]) / name).read_text() for name in result["submissions"]]
+    assert rankings[0] != rankings[1]
+    assert len({row["name"] for row in result["results"]}) == 2
 
 
 def test_weights_in_any_layout(evaluate, finished, tmp_path):
@@ -146,7 +202,7 @@ def test_a_submission_that_would_be_refused_is_not_written(evaluate, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_it_prints(rtd, setup, write_dataset, finished, tmp_path):
+def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
     done = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
     assert done.exit_code == 0, done.stderr
@@ -204,14 +260,14 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
         (["--benchmark", "miniature", "--device", "tpu9"], 2, "--device tpu9: torch cannot use it here"),
     ],
 )
-def test_wrong_options(rtd, setup, options, code, says):
+def test_wrong_options_are_refused(rtd, setup, options, code, says):
     done = rtd("evaluate", *setup, *options)
     assert done.exit_code == code
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_nothing_named(rtd, files, write_dataset, tmp_path):
+def test_missing_options_are_named(rtd, files, write_dataset, tmp_path):
     write_dataset("folder", tmp_path / "x")
     for options, says in (
         ([], "no adapter is named: pass --adapter NAME"),
@@ -225,7 +281,7 @@ def test_nothing_named(rtd, files, write_dataset, tmp_path):
         assert says in done.stderr
 
 
-def test_weights_that_were_tuned_from_another_clip(evaluate, finished, files, randomised, tmp_path):
+def test_weights_of_another_clip_are_refused(evaluate, finished, files, randomised, tmp_path):
     import open_clip
 
     model = json.loads((files / "model.json").read_text())
@@ -251,8 +307,8 @@ def test_weights_that_were_tuned_from_another_clip(evaluate, finished, files, ra
         (lambda folder: without(folder, "dev-1-1-img0"), "cirr: dev-1-1-img0, a query's target or candidate, is not"),
     ],
 )
-def test_a_benchmark_that_is_not_whole(evaluate, write_dataset, tmp_path, change, says):
-    """No figures and no folder, rather than figures of what is there."""
+def test_an_incomplete_benchmark_is_refused(evaluate, write_dataset, tmp_path, change, says):
+    """Nothing is written."""
     write_dataset("cirr", tmp_path / "cirr")
     change(tmp_path / "cirr")
     done = evaluate("cirr", "--output", "out", fails=True)
@@ -281,20 +337,20 @@ def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomised, tm
     assert len(list((tmp_path / "cache/images").iterdir())) == 2
 
 
-def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
-    """Of torchrun's processes the others only help to encode images."""
+def test_only_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
+    """The other processes of torchrun only help to encode images."""
     write_dataset("cirr", tmp_path / "cirr")
     monkeypatch.setenv("RANK", "1")
     done = evaluate("cirr", fails=True)
     assert (done.exit_code, done.output) == (0, "")
     assert not (tmp_path / "evaluations").exists()
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode", None)
+    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode_batch", None)
     assert evaluate("cirr")["gallery"] == 18
 
 
 class Page(HTMLParser):
-    """What a page consists of: whether its elements close in order, and what it refers to."""
+    """The elements of a page: whether they close in order, and what they refer to."""
 
     EMPTY = ("meta", "link", "img", "br")
 
@@ -334,7 +390,7 @@ def check_page(text):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_report_is_one_sound_page(evaluate, finished, name):
+def test_the_report_is_one_valid_page(evaluate, finished, name):
     """Every element is closed, every picture is in it, nothing is fetched, and its figures are those of the JSON."""
     result = evaluate(name, "--weights", finished)
     text = (Path(result["output"]) / "report.html").read_text()
@@ -350,7 +406,7 @@ def test_the_report_is_one_sound_page(evaluate, finished, name):
     assert text.count('class="hit"') <= len(page.images)
 
 
-def test_texts_in_the_report_are_no_markup(evaluate, write_dataset, tmp_path):
+def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
     file = tmp_path / "cirr/cirr/captions/cap.rc2.val.json"
     pairs = json.loads(file.read_text())

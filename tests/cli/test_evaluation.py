@@ -85,7 +85,7 @@ def recipe(files, tmp_path):
     manager.unregister(name="swatches")
 
 
-def test_validation_chooses_and_evaluation_shows(rtd, recipe, tmp_path):
+def test_validation_selects_the_result_and_evaluation_shows_it(rtd, recipe, tmp_path):
     done = rtd("train", "--recipe", recipe, "--json")
     assert done.exit_code == 0, done.stderr
     assert done.stderr.count("Encoding images 16/16") == 1  # of two equal benchmarks only once
@@ -160,7 +160,7 @@ def test_validation_needs_targets(rtd, recipe, write_dataset, tmp_path):
         secret = f"{part}={{benchmark: circo, data: circo, split: test}}"
         done = rtd("train", "--recipe", recipe, "--set", f"{part}=null", "--set", secret, "--output", "run")
         assert done.exit_code == 1
-        assert "circo: there are no metrics: the targets of this split are kept secret" in done.stderr
+        assert "circo: no metrics: the targets of this split are kept secret" in done.stderr
         assert not (tmp_path / "run").exists()
 
 
@@ -176,11 +176,17 @@ def over_groups(value, all_queries, seen):
     return {**over(all_queries), "seen": over(seen)}
 
 
-def test_table():
-    """Exact, on a console of the usual width: nothing wraps."""
+def test_a_table_fits_the_console():
+    """On a console of 80 columns, nothing wraps."""
     rows = [("composed", None, 20, 25), ("composed", "run/t", 30.06, 25), ("image only", None, 2, 4)]
     frozen, tuned, image = (
-        {"query": query, "name": "", "weights": weights, "metrics": {"town": over_groups(float, *values)}}
+        {
+            "query": query,
+            "name": "",
+            "weights": weights,
+            "metrics": {"town": over_groups(float, *values)},
+            "intervals": {"town": over_groups(lambda value: {"low": value - 1, "high": value + 1}, *values)},
+        }
         for query, weights, *values in rows
     )
     gain = over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)
@@ -196,13 +202,20 @@ def printed(comparison):
     return [line.rstrip() for line in shown.getvalue().splitlines()]
 
 
-def test_many_metrics_groups_and_weights():
-    """A table for each kind of metric, no section of a group, and a gain of each of the tuned encoders."""
+def test_many_metrics_and_groups_make_several_tables():
+    """A table for each family of metrics, no sections of groups, and a gain of each tuned encoder."""
     metrics = {f"{kind}_at_{k}": 10.0 * k for kind in ("recall", "map") for k in (1, 2, 3)}
     groups = {str(number): metrics for number in range(5)}
     gain = {name: {"difference": -1.0, "low": -2.0, "high": 0.04} for name in metrics}
+    intervals = {name: {"low": value - 1, "high": value + 1} for name, value in metrics.items()}
     rows = [
-        {"query": "composed", "name": name, "weights": weights, "metrics": {"town": metrics | groups}}
+        {
+            "query": "composed",
+            "name": name,
+            "weights": weights,
+            "metrics": {"town": metrics | groups},
+            "intervals": {"town": intervals | dict.fromkeys(groups, intervals)},
+        }
         for name, weights in (("pre-trained", None), ("a", "runs/a"), ("b", "runs/b"))
     ]
     rows[1]["gain"] = rows[2]["gain"] = {"town": gain | dict.fromkeys(groups, gain)}
@@ -224,6 +237,25 @@ def test_many_metrics_groups_and_weights():
         ]
     )
     assert "mAP@3" in lines[lines.index("town: mAP in percent") + 2]
+
+
+def test_gains_are_green_losses_red_and_the_rest_plain():
+    metrics = dict.fromkeys(METRICS[:3], 10.0)
+    intervals = {name: {"low": 9.0, "high": 11.0} for name in metrics}
+    ends = ((2.0, 1.0, 3.0), (-2.0, -3.0, -1.0), (0.5, -1.0, 2.0))
+    gain = {
+        name: dict(zip(("difference", "low", "high"), values, strict=True))
+        for name, values in zip(METRICS, ends, strict=False)
+    }
+    rows = [
+        {"query": "composed", "name": "", "weights": weights, "metrics": {"town": metrics}}
+        for weights in (None, "run/t")
+    ]
+    rows = [row | {"intervals": {"town": intervals}} for row in rows]
+    rows[1]["gain"] = {"town": gain}
+    (table,) = comparison_tables({"benchmark": "town", "results": rows, "baselines": []})
+    for row in (-2, -1):
+        assert [list(column.cells)[row].style for column in table.columns[1:]] == ["green", "red", ""]
 
 
 def test_secret_targets_have_no_table():

@@ -94,7 +94,7 @@ def test_every_command_prints_an_evil_argument_with_visible_escapes(run, command
     options = {
         "train": ("--recipe", EVIL),
         "evaluate": ("--benchmark", EVIL),
-        "search": (EVIL, "is red", "--images", EVIL, "--adapter", EVIL),
+        "search": (EVIL, "is red", "--images", EVIL, "--recipe", EVIL),
         "export": (EVIL, "--layout", "rtd", EVIL),
         "triplets": ("check", EVIL),
         "run": (EVIL, "--", "true"),

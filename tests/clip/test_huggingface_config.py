@@ -10,6 +10,7 @@ from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.huggingface_config import build_text_config, read_text_config
 from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.errors import RTDError
 
 TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "projection_dim": 24}
@@ -56,6 +57,15 @@ def test_the_settings_matter(randomised):
     for changes in ({"activation": "quick_gelu", "heads": 4}, {"activation": "gelu", "heads": 8}):
         other = TextTower.from_state_dict(tower.state_dict(), **changes)
         assert (other.encode(TOKENS) - features).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tuned_encoders_have_the_same_settings(name, tmp_path):
+    """Keys that were left out, because they equal transformers' defaults, were an error."""
+    CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    tower, weights = Backbone(checkpoint=tmp_path).load_text_tower(), read_weights(tmp_path)
+    assert (weights.activation, weights.heads) == (tower.activation, tower.heads)
 
 
 @pytest.mark.parametrize("model_type", ["clip_text_model", None])

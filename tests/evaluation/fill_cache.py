@@ -1,6 +1,6 @@
 """Fills a cache in a process of its own, for `test_cache`.
 
-Globals: FOLDER, and BEFORE, what to do before each list of numbers: "die at 10" or "wait".
+Globals: FOLDER, and BEFORE, what to do before each list of indices: "die at 10" or "wait".
 """
 
 import os
@@ -15,15 +15,15 @@ feature_cache.SHARD, feature_cache.POLL = 5, 0.01
 folder, before = FOLDER, BEFORE  # noqa: F821
 
 
-def compute(numbers):
-    if before == "die at 10" and 10 in numbers:
+def compute(indices):
+    if before == "die at 10" and 10 in indices:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.1)
     with (folder / "log").open("a") as log:
-        log.write(" ".join(map(str, numbers)) + "\n")
-    return {number: torch.tensor([number, number**2, 0.1]) for number in numbers}
+        log.write(" ".join(map(str, indices)) + "\n")
+    return {index: torch.tensor([index, index**2, 0.1]) for index in indices}
 
 
-keys = [feature_cache.hash_text(str(number)) for number in range(23)]
-found = feature_cache.FeatureCache(folder / "cache").vectors(keys, compute)
-assert found[:, 0].tolist() == list(range(23))
+keys = [feature_cache.hash_text(str(index)) for index in range(23)]
+vectors = feature_cache.FeatureCache(folder / "cache").fetch(keys, compute)
+assert vectors[:, 0].tolist() == list(range(23))

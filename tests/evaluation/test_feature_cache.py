@@ -14,7 +14,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation import feature_cache
 from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_module, hash_text
 
-KEYS = [hash_text(str(number)) for number in range(23)]
+KEYS = [hash_text(str(index)) for index in range(23)]
 
 
 @pytest.fixture(autouse=True)
@@ -23,83 +23,100 @@ def _small_shards(monkeypatch):
     monkeypatch.setattr(feature_cache, "POLL", 0.01)
 
 
-def vector(number):
-    return torch.tensor([number, number**2, 0.1])
+def vector(index):
+    return torch.tensor([index, index**2, 0.1])
 
 
 class Compute:
-    """Vectors by number, counting what it is asked for."""
+    """Vectors by index; records the indices that it is asked for."""
 
     def __init__(self):
         self.asked = []
 
-    def __call__(self, numbers):
-        self.asked.append(list(numbers))
-        return {number: vector(number) for number in numbers}
+    def __call__(self, indices):
+        self.asked.append(list(indices))
+        return {index: vector(index) for index in indices}
 
 
-WHOLE = torch.stack([vector(number) for number in range(23)])
+WHOLE = torch.stack([vector(index) for index in range(23)])
 
 
-def test_computed_once(tmp_path):
+def test_vectors_are_computed_once(tmp_path):
     first, second = Compute(), Compute()
-    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, first), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, first), WHOLE)
     assert first.asked == [[*range(start, min(start + 5, 23))] for start in range(0, 23, 5)]
-    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, second), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, second), WHOLE)
     assert second.asked == []
 
 
-def test_only_what_is_missing(tmp_path):
+def test_only_missing_vectors_are_computed(tmp_path):
     """Whatever list of images asks next, and in whatever order."""
-    FeatureCache(tmp_path).vectors(KEYS[3:9], lambda numbers: {number: vector(3 + number) for number in numbers})
+    FeatureCache(tmp_path).fetch(KEYS[3:9], lambda indices: {index: vector(3 + index) for index in indices})
     compute = Compute()
     kept = FeatureCache(tmp_path)
-    assert kept.missing(KEYS) == 17
-    assert torch.equal(kept.vectors(KEYS, compute), WHOLE)
+    assert kept.count_missing(KEYS) == 17
+    assert torch.equal(kept.fetch(KEYS, compute), WHOLE)
     assert sorted(chain.from_iterable(compute.asked)) == [0, 1, 2, *range(9, 23)]
-    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS[::-1], Compute()), WHOLE.flip(0))
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS[::-1], Compute()), WHOLE.flip(0))
 
 
 def test_equal_keys_are_computed_once():
     compute = Compute()
-    twice = FeatureCache(None).vectors([KEYS[0], KEYS[1], KEYS[0]], compute)
+    twice = FeatureCache(None).fetch([KEYS[0], KEYS[1], KEYS[0]], compute)
     assert len(list(chain.from_iterable(compute.asked))) == 2
     assert torch.equal(twice[0], twice[2])
 
 
-def test_without_a_folder_for_this_process_alone():
+def test_without_a_folder_vectors_are_kept_in_memory():
     kept, compute = FeatureCache(None), Compute()
-    assert torch.equal(kept.vectors(KEYS, compute), WHOLE)
-    assert torch.equal(kept.vectors(KEYS, compute), WHOLE)
+    assert torch.equal(kept.fetch(KEYS, compute), WHOLE)
+    assert torch.equal(kept.fetch(KEYS, compute), WHOLE)
     assert len(compute.asked) == 5
 
 
-def test_what_was_left_out_is_said_and_the_rest_kept(tmp_path):
-    def all_but_7(numbers):
-        return {number: vector(number) for number in numbers if number != 7}
+def test_a_vector_that_is_left_out_is_an_error_and_the_rest_is_kept(tmp_path):
+    def all_but_7(indices):
+        return {index: vector(index) for index in indices if index != 7}
 
-    with pytest.raises(RTDError, match="no features of 1 of 23, the first of them number 7"):
-        FeatureCache(tmp_path).vectors(KEYS, all_but_7)
+    with pytest.raises(RTDError, match="no features of 1 of 23, the first at index 7"):
+        FeatureCache(tmp_path).fetch(KEYS, all_but_7)
     compute = Compute()
-    FeatureCache(tmp_path).vectors(KEYS, compute)
+    FeatureCache(tmp_path).fetch(KEYS, compute)
     assert compute.asked == [[7]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
-def test_a_broken_file_is_written_anew(tmp_path, content):
-    FeatureCache(tmp_path).vectors(KEYS, Compute())
+def test_a_damaged_file_is_computed_again(tmp_path, content):
+    FeatureCache(tmp_path).fetch(KEYS, Compute())
     file = sorted(tmp_path.glob("*.safetensors"))[2]
     file.write_bytes(file.read_bytes()[:-20] if content is None else content)
     compute = Compute()
-    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, compute), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, compute), WHOLE)
     assert len(list(chain.from_iterable(compute.asked))) in (3, 5)
-    assert torch.equal(FeatureCache(tmp_path).vectors(KEYS, Compute()), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, Compute()), WHOLE)
+
+
+@pytest.mark.parametrize("damage", [b"", None, "removed"])
+def test_a_file_damaged_after_its_keys_were_read_is_computed_again(tmp_path, damage):
+    FeatureCache(tmp_path).fetch(KEYS, Compute())
+    cache, compute = FeatureCache(tmp_path), Compute()
+    assert cache.count_missing(KEYS) == 0
+    file = sorted(tmp_path.glob("*.safetensors"))[2]
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-20] if damage is None else damage)
+    assert torch.equal(cache.fetch(KEYS, compute), WHOLE)
+    assert len(list(chain.from_iterable(compute.asked))) in (3, 5)
+    compute = Compute()
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, compute), WHOLE)
+    assert compute.asked == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RTDError, match=r"features cannot be kept there .*: pass another --cache"):
-        FeatureCache(tmp_path / "file" / "images").vectors(KEYS, Compute())
+    with pytest.raises(RTDError, match=r"features cannot be kept here .*: pass another --cache"):
+        FeatureCache(tmp_path / "file" / "images").fetch(KEYS, Compute())
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +135,13 @@ def start():
     return start
 
 
-def test_killed_it_goes_on_where_it_was(start, tmp_path):
+def test_a_killed_process_loses_no_finished_shard(start, tmp_path):
     process = start(tmp_path, "die at 10")
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
     compute = Compute()
-    assert torch.equal(FeatureCache(tmp_path / "cache").vectors(KEYS, compute), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path / "cache").fetch(KEYS, compute), WHOLE)
     assert compute.asked == [[*range(start, min(start + 5, 23))] for start in range(10, 23, 5)]
 
 
@@ -136,7 +153,7 @@ def test_two_processes_share_the_work(start, tmp_path):
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(23))
 
 
-def test_a_digest_is_of_all_that_matters():
+def test_a_hash_depends_on_weights_and_settings():
     torch.manual_seed(0)
     one = nn.Sequential(nn.Linear(3, 2), nn.GELU())
     same, other = nn.Sequential(nn.Linear(3, 2), nn.GELU()), nn.Sequential(nn.Linear(3, 2), nn.GELU())

@@ -1,4 +1,4 @@
-"""Images to features: preprocessing, stamps, and pictures that cannot be read."""
+"""Features of images: preprocessing, stamps, and images that cannot be read."""
 
 import os
 
@@ -15,7 +15,7 @@ from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
 from rtd_plugin.evaluation.image_features import ImageFeatures, pad_to_ratio
 
-NAMES = [f"{number}.png" for number in range(7)]
+NAMES = [f"{index}.png" for index in range(7)]
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 77, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
 
@@ -36,8 +36,8 @@ class Pictures(FileBenchmark):
 
 @pytest.fixture
 def pictures(tmp_path):
-    for number, name in enumerate(NAMES):
-        pixels = torch.randint(256, (36, 20 + 8 * number, 3), generator=torch.Generator().manual_seed(number))
+    for index, name in enumerate(NAMES):
+        pixels = torch.randint(256, (36, 20 + 8 * index, 3), generator=torch.Generator().manual_seed(index))
         Image.fromarray(pixels.byte().numpy()).save(tmp_path / name)
     return Pictures(data=str(tmp_path))
 
@@ -70,8 +70,8 @@ def encoded(encoder):
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 32), (40, 31), (31, 40), (100, 7), (7, 100), (333, 100), (1, 50)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
-def test_padding_is_that_of_the_hosts(size, mode):
-    """Against torchvision's padding with the number of pixels that the hosts' transform computes."""
+def test_padding_equals_that_of_the_hosts(size, mode):
+    """Against torchvision's padding with the index of pixels that the hosts' transform computes."""
     pixels = torch.randint(256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(0))
     image = Image.fromarray(pixels.byte().numpy()).convert(mode)
     wide, high = size
@@ -80,62 +80,62 @@ def test_padding_is_that_of_the_hosts(size, mode):
         return
     across, down = (max(int((max(size) / 1.25 - side) / 2), 0) for side in size)
     expected = transforms.pad(image, [across, down, across, down], 0, "constant")
-    found = pad_to_ratio(image)
-    assert found.size == expected.size == (wide + 2 * across, high + 2 * down)
-    assert max(found.size) / min(found.size) == pytest.approx(1.25, abs=0.1) or max(size) < 60
-    assert found.convert("RGB").tobytes() == expected.convert("RGB").tobytes()
+    padded = pad_to_ratio(image)
+    assert padded.size == expected.size == (wide + 2 * across, high + 2 * down)
+    assert max(padded.size) / min(padded.size) == pytest.approx(1.25, abs=0.1) or max(size) < 60
+    assert padded.convert("RGB").tobytes() == expected.convert("RGB").tobytes()
 
 
-def test_features_are_the_towers_own(pictures, clip, encoder, monkeypatch):
+def test_features_equal_those_of_the_tower(pictures, clip, encoder, monkeypatch):
     monkeypatch.setattr(image_features, "BATCH", 3)
-    found = ImageFeatures(encoder).features(pictures, NAMES)
+    features = ImageFeatures(encoder).encode(pictures, NAMES)
     with torch.no_grad():
         expected = [clip.encode_image(encoder.preprocess(pictures.image(name))[None]) for name in NAMES]
-    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
-    assert torch.pdist(found).min() > 0.1
+    torch.testing.assert_close(features, torch.cat(expected), rtol=1e-5, atol=1e-5)
+    assert torch.pdist(features).min() > 0.1
 
 
-def test_preprocessings_differ_where_pictures_are_long(pictures, encoder):
-    clip, padded = (ImageFeatures(encoder, kind).features(pictures, NAMES) for kind in ("clip", "targetpad"))
+def test_preprocessings_differ_for_long_images(pictures, encoder):
+    clip, padded = (ImageFeatures(encoder, kind).encode(pictures, NAMES) for kind in ("clip", "targetpad"))
     changed = [not torch.allclose(one, other, atol=1e-4) for one, other in zip(clip, padded, strict=True)]
     whole = [pictures.image(name) for name in NAMES]
     assert changed == [pad_to_ratio(image).size != image.size for image in whole]
     assert 0 < sum(changed) < len(changed)
 
 
-def test_kept_by_what_they_are_of(pictures, encoder, clip, randomised, tmp_path):
+def test_features_are_kept_by_encoder_preprocessing_and_file(pictures, encoder, clip, randomised, tmp_path):
     """Another encoder, preprocessing or file is computed, and only that; another list of images is not."""
     folder = tmp_path / "cache"
-    first = ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    first = ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
     assert encoded(encoder) == 7
-    assert torch.equal(ImageFeatures(encoder, folder=folder).features(pictures, NAMES[2:5]), first[2:5])
+    assert torch.equal(ImageFeatures(encoder, folder=folder).encode(pictures, NAMES[2:5]), first[2:5])
     assert encoded(encoder) == 0
-    ImageFeatures(encoder, "targetpad", folder=folder).features(pictures, NAMES)
+    ImageFeatures(encoder, "targetpad", folder=folder).encode(pictures, NAMES)
     assert encoded(encoder) == 7
     pictures.image("3.png").rotate(180).save(pictures.path("3.png"))
     os.utime(pictures.path("3.png"), ns=(1, 1))
-    again = ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    again = ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
     assert encoded(encoder) == 1
     assert [torch.equal(one, other) for one, other in zip(first, again, strict=True)] == [
-        number != 3 for number in range(7)
+        index != 3 for index in range(7)
     ]
     other = ImageEncoder(randomised(open_clip.CLIP(24, VISION, TEXT), seed=1).visual, encoder.preprocess)
-    features = ImageFeatures(other, folder=folder).features(pictures, NAMES)
-    assert torch.equal(features, ImageFeatures(other).features(pictures, NAMES))
+    features = ImageFeatures(other, folder=folder).encode(pictures, NAMES)
+    assert torch.equal(features, ImageFeatures(other).encode(pictures, NAMES))
     assert not torch.allclose(features, again, atol=0.1)
 
 
 @pytest.mark.parametrize("change", [{"quick_gelu": True}, {"vision_cfg": VISION | {"head_width": 8}}])
-def test_equal_weights_are_not_all(pictures, encoder, clip, tmp_path, change):
-    """Another activation or number of heads makes another encoder of them."""
+def test_encoders_with_equal_weights_and_other_settings_differ(pictures, encoder, clip, tmp_path, change):
+    """Another activation or index of heads makes another encoder of them."""
     other = open_clip.CLIP(**{"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT} | change).eval()
     other.load_state_dict(clip.state_dict())
     changed = ImageEncoder(other.visual, encoder.preprocess)
-    one, two = (ImageFeatures(each, folder=tmp_path / "cache").features(pictures, NAMES) for each in (encoder, changed))
+    one, two = (ImageFeatures(each, folder=tmp_path / "cache").encode(pictures, NAMES) for each in (encoder, changed))
     assert not torch.allclose(one, two, atol=1e-3)
 
 
-def test_the_preprocessing_is_described_alike_in_each_process(encoder):
+def test_the_hash_of_a_preprocessing_is_the_same_in_each_process(encoder):
     """A function's address is no description."""
     other = ImageEncoder(encoder.visual, open_clip.image_transform(32, is_train=False))
     assert ImageFeatures(encoder).digest == ImageFeatures(other).digest
@@ -152,9 +152,9 @@ def test_pseudo_tokens_are_kept_by_projection(pictures, encoder, tmp_path):
             return super().forward(features)
 
     one, other = Projection(24, 8), Projection(24, 8)
-    features = ImageFeatures(encoder).features(pictures, NAMES)
+    features = ImageFeatures(encoder).encode(pictures, NAMES)
     for projection, computed in ((one, [7]), (one, []), (other, [7]), (other, [])):
-        tokens = ImageFeatures(encoder, folder=tmp_path / "cache").pseudo_tokens(projection, pictures, NAMES, features)
+        tokens = ImageFeatures(encoder, folder=tmp_path / "cache").project(projection, pictures, NAMES, features)
         assert calls == computed
         calls.clear()
         with torch.no_grad():
@@ -166,7 +166,7 @@ def test_all_missing_images_are_named_before_any_is_encoded(pictures, encoder):
         pictures.path(name).unlink()
     says = r"pictures: 2 images cannot be read: 2.png, 5.png \(2.png: .*No such file.*\); they are from a drawer"
     with pytest.raises(RTDError, match=says):
-        ImageFeatures(encoder).features(pictures, NAMES)
+        ImageFeatures(encoder).encode(pictures, NAMES)
     assert encoded(encoder) == 0
 
 
@@ -175,11 +175,11 @@ def test_broken_images_are_named_and_the_rest_is_kept(pictures, encoder, tmp_pat
     pictures.path("5.png").write_bytes(b"<html>not found</html>")
     folder = tmp_path / "cache"
     with pytest.raises(RTDError, match=r"pictures: 2 images cannot be read: 2.png, 5.png \(2.png: .*truncated"):
-        ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+        ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
     assert encoded(encoder) == 5
     for name in ("2.png", "5.png"):
         Image.new("RGB", (40, 40), "red").save(pictures.path(name))
-    ImageFeatures(encoder, folder=folder).features(pictures, NAMES)
+    ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
     assert encoded(encoder) == 2
 
 
@@ -189,10 +189,10 @@ def test_files_are_closed(pictures):
     assert getattr(image, "fp", None) is None
 
 
-def test_progress(pictures, encoder, monkeypatch, tmp_path):
+def test_progress_counts_the_images_that_are_encoded(pictures, encoder, monkeypatch, tmp_path):
     monkeypatch.setattr(image_features, "BATCH", 3)
-    told = []
+    calls = []
     features = ImageFeatures(encoder, folder=tmp_path / "cache")
-    features.features(pictures, NAMES[:2])
-    features.features(pictures, NAMES, lambda done, total: told.append((done, total)))
-    assert told == [(3, 5), (5, 5)]
+    features.encode(pictures, NAMES[:2])
+    features.encode(pictures, NAMES, lambda done, total: calls.append((done, total)))
+    assert calls == [(3, 5), (5, 5)]

@@ -141,6 +141,16 @@ def test_the_reference_of_a_search_may_lie_anywhere(folder, tmp_path):
     check_refused(search, "link.jpg", tmp_path / "private/other.jpg")
 
 
+def test_results_and_recipes_omit_empty_roots(folder):
+    """Recipes that were saved without the option stay equal to those that are saved with it."""
+    data = folder("cirr")
+    for benchmark in (open_benchmark("cirr", data), open_benchmark("search", folder("search"))):
+        assert "image_roots" not in benchmark.model_dump(mode="json")
+        assert benchmark == type(benchmark).model_validate(benchmark.model_dump(mode="json"))
+    named = open_benchmark("cirr", data, image_roots=[str(data)]).model_dump(mode="json")
+    assert named == {"data": str(data), "image_roots": [str(data)], "split": "val"}
+
+
 def test_a_name_that_no_file_can_have(folder):
     data = folder("cirr")
     image = rename_first("cirr", data, "dev/\0.png")
@@ -161,5 +171,5 @@ def test_queries_of_a_folder_name_images_of_its_gallery_alone(folder, tmp_path):
     data = folder("folder")
     for name in ("../private/secret.jpg", str(tmp_path / "private/secret.jpg")):
         (data / "queries.csv").write_text(f"reference,condition,target\n{name},is red,1.png\n")
-        with pytest.raises(RTDError, match="line 2: there is no image"):
+        with pytest.raises(RTDError, match="line 2: no image"):
             open_benchmark("folder", data).queries()

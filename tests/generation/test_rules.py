@@ -138,6 +138,7 @@ def test_captions_that_the_parser_may_not_understand_are_not_edited(edit_caption
     assert edit_caption(text) == {}
 
 
+@pytest.mark.slow
 def test_triplets_have_one_or_two_edits(docs, lexicon):
     for row, doc in enumerate(docs):
         for triplet, kinds in make_triplets(doc, lexicon, random.Random(row), 5):
@@ -244,6 +245,7 @@ def captions(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_a_build_can_be_repeated_and_has_no_problems(captions, tmp_path):
     first, again, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
     built = build(captions, first)
@@ -256,12 +258,14 @@ def test_a_build_can_be_repeated_and_has_no_problems(captions, tmp_path):
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.slow
 def test_two_processes_build_what_one_does(captions, tmp_path):
     build(captions, tmp_path / "one.jsonl")
     build(captions, tmp_path / "two.jsonl", workers=2)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_build_goes_on(captions, tmp_path, monkeypatch):
     output = tmp_path / "t.jsonl"
     build(captions, tmp_path / "whole.jsonl")
@@ -282,6 +286,7 @@ def test_a_stopped_build_goes_on(captions, tmp_path, monkeypatch):
     assert not kept.exists()
 
 
+@pytest.mark.slow
 def test_chunks_of_other_captions_are_not_used(captions, tmp_path):
     output = tmp_path / "t.jsonl"
 

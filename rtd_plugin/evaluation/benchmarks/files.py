@@ -1,4 +1,4 @@
-"""Benchmarks that are files on disk: reading annotations, finding images, and saying what is missing."""
+"""Benchmarks in files on disk: reading annotations, finding images, and saying what is missing."""
 
 import os
 from abc import abstractmethod
@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.validation import describe_error
 
 Content = TypeVar("Content")
 
@@ -21,14 +29,14 @@ Content = TypeVar("Content")
 class FileBenchmark(Benchmark):
     """A benchmark in a folder.
 
-    Annotations may be anybody's: they name pictures inside the folder, links resolved, or inside a folder that the user
-    names. Any other file is refused before it is opened.
+    Annotations are not trusted: they may name images inside the folder, links resolved, or inside `image_roots`. Any
+    other file is refused before it is opened.
 
     Attributes:
         data: the folder.
-        image_roots: further folders that pictures may lie in, as where `data` has links to a shared copy.
-        image_roots_option: how a user gives `image_roots`, for messages; `{}` is the folder.
-        published: number of queries and of images in the gallery of each part that is known.
+        image_roots: further folders that images may lie in, for example if `data` has links to a shared copy.
+        image_roots_option: how a user sets `image_roots`, for messages; `{}` is the folder.
+        published: numbers of queries and of gallery images by split (or category, or task).
     """
 
     published: ClassVar[Mapping[str, tuple[int, int]]] = {}
@@ -40,12 +48,18 @@ class FileBenchmark(Benchmark):
 
     @field_validator("image_roots", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
+    def _wrap_string(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _omit_empty_roots(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes that were saved before the option existed stay equal to those that are saved now.
+        values = serialize(self)
+        return values if self.image_roots else {key: value for key, value in values.items() if key != "image_roots"}
 
     @abstractmethod
     def path(self, name: str) -> Path:
-        """The file of an image."""
+        """Return the file of an image; the file need not exist."""
 
     def image(self, name: str) -> Image.Image:
         """Read an image as it is stored and close its file.
@@ -81,8 +95,8 @@ class FileBenchmark(Benchmark):
         if not any(resolved.is_relative_to(root) for root in self._resolved_roots):
             option = self.image_roots_option.format(resolved.parent)
             raise RTDError(
-                f"{path}: leads out of {self.data}, to {resolved}: if you trust it, name its folder or one above "
-                f"with {option}"
+                f"{path}: leads out of {self.data}, to {resolved}: if you trust it, name its folder or a parent with "
+                f"{option}"
             )
         return resolved
 
@@ -94,68 +108,75 @@ class FileBenchmark(Benchmark):
     def _resolved_roots(self) -> tuple[Path, ...]:
         return tuple(Path(os.path.realpath(root)) for root in self.allowed_roots())
 
-    def read(self, path: Path, kind: type[Content] | Any, part: str = "") -> Content:
-        """A JSON file of the benchmark as objects of a kind.
+    def read(self, path: Path, content_type: type[Content] | Any, split: str = "") -> Content:
+        """Return the content of a JSON file of the benchmark, as objects of a type that pydantic knows.
 
         Args:
             path: the file.
-            kind: what pydantic is to make of it.
-            part: the part of the benchmark it is for, whose counts may be known.
+            content_type: such as `list[SomeModel]`.
+            split: the key in `published`, whose counts a message shows.
 
         Raises:
-            RTDError: it is missing, broken, or of something else.
+            RTDError: the file is missing or broken, or has other content.
         """
         if not path.is_file():
             counts = ""
-            if part in self.published:
-                queries, images = self.published[part]
-                counts = f" ({part} has {queries} queries, {images} images)"
+            if split in self.published:
+                queries, images = self.published[split]
+                counts = f" ({split} has {queries} queries, {images} images)"
             raise RTDError(f"{self.name}: {path} is missing{counts}; the files are from {self.home}")
         try:
-            return TypeAdapter(kind).validate_json(path.read_bytes())
+            return TypeAdapter(content_type).validate_json(path.read_bytes())
         except OSError as error:
             raise RTDError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in problem["loc"])
+            problem = describe_error(error)
+            key = f"{problem.key}: " if problem.key else ""
             raise RTDError(
-                f"{path}: not a file of {self.name}{f' {part}' if part else ''}: {where.lstrip('.') or 'it'}: "
-                f"{problem['msg'][0].lower()}{problem['msg'][1:]}; the files are from {self.home}"
+                f"{path}: not a file of {self.name}{f' {split}' if split else ''}: {key}{problem.sentence}; "
+                f"the files are from {self.home}"
             ) from error
 
-    def differs(self, part: str, queries: int, images: int) -> Sequence[str]:
-        """A remark if a part has other numbers of queries and images than were published."""
-        if part not in self.published or self.published[part] == (queries, images):
+    def compare_counts(self, split: str, queries: int, images: int) -> Sequence[str]:
+        """Return a remark if a split's numbers of queries and images are not the published ones."""
+        if split not in self.published or self.published[split] == (queries, images):
             return ()
-        whole = "{} queries and {} images".format(*self.published[part])
+        published = "{} queries and {} images".format(*self.published[split])
         return (
-            f"{self.name} {part} has {queries} queries and {images} images here, but {whole} as published: "
-            "figures do not compare with published ones",
+            f"{self.name} {split} has {queries} queries and {images} images here, but {published} as published: "
+            "results are not comparable with published ones",
         )
 
 
 class Record(BaseModel):
-    """An entry of an annotation file; fields that nobody needs are left out."""
+    """An entry of an annotation file; other fields are ignored."""
 
 
 def check_submission(
     rankings: Mapping[str, Sequence[Any]], queries: Sequence[str], images: set[Any], length: int, server: str
 ) -> Mapping[str, Sequence[Any]]:
-    """Rankings by query id, if a server accepts them.
+    """Return rankings by query id, after checking that a server will accept them.
+
+    Args:
+        rankings: query id to ranked images.
+        queries: ids of all queries.
+        images: the gallery.
+        length: images in each ranking.
+        server: its name in messages.
 
     Raises:
-        RTDError: a query is missing, there twice or unknown, or a ranking is too short, or has an image twice or one
-            that is not in the gallery.
+        RTDError: a query is missing, duplicate or unknown, or a ranking is too short, or has an image twice or one that
+            is not in the gallery.
     """
 
-    def refuse(what: str) -> RTDError:
-        return RTDError(f"the server of {server} would refuse the submission: {what}; nothing was written")
+    def refuse(problem: str) -> RTDError:
+        return RTDError(f"the server of {server} would refuse the submission: {problem}; nothing was written")
 
     if len(set(queries)) != len(queries):
         raise refuse(f"{len(queries)} queries have {len(set(queries))} different ids")
     if rankings.keys() != set(queries):
-        odd = sorted(rankings.keys() ^ set(queries))
-        raise refuse(f"its queries are not those of the split, such as {odd[0]}")
+        example = min(rankings.keys() ^ set(queries))
+        raise refuse(f"its queries are not those of the split, such as {example}")
     for query, ranked in rankings.items():
         if len(ranked) != length:
             raise refuse(f"query {query} has {len(ranked)} images and needs {length}")

@@ -1,4 +1,4 @@
-"""A gallery and queries of one's own."""
+"""A folder of images with a file of queries."""
 
 import csv
 import json
@@ -14,13 +14,14 @@ from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
 from rtd_plugin.evaluation.pictures import image_suffixes
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
-SEPARATOR = ";"  # of several targets or groups in a cell
+SEPARATOR = ";"  # between several targets or groups in a cell
 
 
 class _Query(BaseModel):
-    """A line of the queries' file; in a CSV file, several targets or groups stand in one cell."""
+    """A line of the file of queries; in a CSV file, one cell holds several targets or groups."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,20 +32,20 @@ class _Query(BaseModel):
 
     @field_validator("condition", mode="before")
     @classmethod
-    def _one_or_two(cls, value: Any) -> Any:
+    def _wrap_string(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("target", "group", mode="before")
     @classmethod
-    def _several(cls, value: Any) -> Any:
+    def _split_cell(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(SEPARATOR)))) if isinstance(value, str) else value
 
 
 class Folder(FileBenchmark):
-    """The images in a folder and below, and a file of queries.
+    """The images in a folder and its subfolders, and a file of queries.
 
     An image's name is its path in the folder. The file is CSV with a header, or JSON lines; each query has
-    `reference`, `condition`, `target` (one or several) and may have a `group`. The reference is taken out of each
+    `reference`, `condition` and `target` (one or several), and may have `group`. The reference is left out of each
     ranking.
 
     Attributes:
@@ -60,25 +61,24 @@ class Folder(FileBenchmark):
     queries_file: RecipePath | None = None
 
     def queries(self) -> Sequence[Query]:
-        file = self._file()
-        found = []
-        for line, values in _lines(file):
+        file = self._find_file()
+        queries = []
+        for line, values in _read_lines(file):
             try:
                 query = _Query.model_validate(values)
             except ValidationError as error:
-                problem = error.errors()[0]
-                key = ".".join(map(str, problem["loc"]))
+                problem = describe_error(error)
                 raise RTDError(
-                    f"{file}, line {line}: {key}: {problem['msg'][0].lower()}{problem['msg'][1:]}; a query has "
-                    "reference, condition, target and perhaps group"
+                    f"{file}, line {line}: {problem.key}: {problem.sentence}; a query has reference, condition, "
+                    "target and perhaps group"
                 ) from error
             for name in (query.reference, *query.target):
                 if name not in self._names:
-                    raise RTDError(f"{file}, line {line}: there is no image {name} in {self.data}")
-            found.append(
+                    raise RTDError(f"{file}, line {line}: no image {name} in {self.data}")
+            queries.append(
                 Query(reference=query.reference, conditions=query.condition, targets=query.target, groups=query.group)
             )
-        return found
+        return queries
 
     def gallery(self) -> Sequence[str]:
         return list(self._names)
@@ -90,25 +90,28 @@ class Folder(FileBenchmark):
     def _names(self) -> dict[str, None]:
         return dict.fromkeys(list_images(self.data))
 
-    def _file(self) -> Path:
+    def _find_file(self) -> Path:
         if self.queries_file is not None:
             if not self.queries_file.is_file():
                 raise RTDError(f"{self.queries_file}: no such file (queries_file)")
             return self.queries_file
         files = [self.data / name for name in QUERY_FILES if (self.data / name).is_file()]
         if len(files) != 1:
-            found = "both" if files else "neither"
+            present = "both" if files else "neither"
             raise RTDError(
-                f"{self.data}: needs queries.csv or queries.jsonl, and has {found}; or set the option queries_file"
+                f"{self.data}: needs queries.csv or queries.jsonl, and has {present}; or set the option queries_file"
             )
         return files[0]
 
 
 def list_images(folder: Path) -> list[str]:
-    """Paths of all images in a folder and below, relative to it, with forward slashes, sorted; hidden ones left out.
+    """Return the paths of all images in a folder and its subfolders, without hidden ones.
+
+    Returns:
+        Sorted paths relative to the folder, with forward slashes.
 
     Raises:
-        RTDError: there is no such folder, or no image in it.
+        RTDError: the folder is missing or has no images.
     """
     if not folder.is_dir():
         raise RTDError(f"{folder}: no such folder of images")
@@ -116,12 +119,12 @@ def list_images(folder: Path) -> list[str]:
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
     if not names:
-        raise RTDError(f"{folder}: there is no image in this folder")
+        raise RTDError(f"{folder}: no image in this folder")
     return names
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Entries of a CSV or JSON-lines file, each with its line number; empty lines and cells left out."""
+def _read_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the entries of a CSV or JSON-lines file, each with its line number, without empty lines and cells."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,1 +1,0 @@
-"""Empty: only entry points of earlier installations name this module."""
