@@ -7,7 +7,6 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import out, show
-from rtd_plugin.contract import plugins
 
 
 @click.command()
@@ -19,11 +18,9 @@ def command(as_json: bool) -> None:
     Example:
       rtd-plugin adapters
     """
-    adapters = [
-        {"name": adapter.name, "home": adapter.home, "prompt": adapter.prompt.template}
-        for adapter in plugins.list_adapters().values()
-    ]
-    show({"adapters": adapters}, as_json, _show)
+    from rtd_plugin.workflows.catalogue import describe_adapters
+
+    show({"adapters": describe_adapters()}, as_json, _show)
 
 
 def _show(result: Mapping[str, Any]) -> None:

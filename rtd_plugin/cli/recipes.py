@@ -1,15 +1,12 @@
 """`rtd-plugin recipes`."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import click
-import yaml
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, print_json, print_text
-from rtd_plugin.contract import plugins
-from rtd_plugin.errors import RTDError
+from rtd_plugin.cli.console import out, print_text, show
 
 
 @click.command()
@@ -22,32 +19,20 @@ def command(name: str | None, as_json: bool) -> None:
     Example:
       rtd-plugin recipes lincir-miniature
     """
+    from rtd_plugin.workflows.catalogue import load_recipe, load_recipes
+
     if name is not None:
-        text, values = _read(plugins.find_recipe(name))
-        if as_json:
-            print_json({"name": name, "recipe": values})
-        else:
-            print_text(text)
+        text, values = load_recipe(name)
+        show({"name": name, "recipe": values}, as_json, lambda result: print_text(text))
         return
-    found = {recipe: _read(path)[1] for recipe, path in plugins.list_recipes().items()}
-    if as_json:
-        print_json({"recipes": list(found)})
-        return
+    recipes = load_recipes()
+    show({"recipes": list(recipes)}, as_json, lambda result: _show(recipes))
+
+
+def _show(recipes: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table("recipe", "adapter", "backbone", "steps")
-    for recipe, values in found.items():
-        backbone = values.get("backbone") or {}
-        cells = (values.get("adapter"), backbone.get("model"), values.get("steps"))
-        table.add_row(recipe, *("" if cell is None else str(cell) for cell in cells))
+    for name, values in recipes.items():
+        model = values["backbone"].get("model") if isinstance(values.get("backbone"), Mapping) else None
+        cells = (values.get("adapter"), model, values.get("steps"))
+        table.add_row(name, *("" if cell is None else str(cell) for cell in cells))
     out().print(table)
-
-
-def _read(path: Path) -> tuple[str, dict[str, Any]]:
-    """A recipe as text and as plain values; whether they fit is found out when it is used."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RTDError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise RTDError(f"{path}: not a recipe: it should hold keys and values")
-    return text, values

@@ -49,6 +49,6 @@ def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
     engine = Engine(encoder.tower, encoder, frozen, batches)
     # A graph repeats the work of its capture: it holds neither a scale of gradients nor a plugin's objective.
     single = accelerator.num_processes == recipe.accumulation == 1 and accelerator.scaler is None
-    if single and is_published() and not recipe.compile:
+    if single and is_published():
         engine = replace(engine, capture=lambda update: GraphedUpdate(update, device))
     return engine

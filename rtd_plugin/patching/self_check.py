@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from rtd_plugin.contract.composition import compose
 from rtd_plugin.patching.function_reference import import_function
 from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import copy_text_tower
+from rtd_plugin.testing.fixtures import randomise
 
 TOLERANCE = 1e-3  # of the largest feature
 
@@ -42,7 +42,7 @@ def check(root: str, file: str, module: str, name: str, read: str, example: str)
             raise LookupError(f"{module} has no function {name}")
         arguments = import_function(example)(imported)
         composition = import_function(read)(*arguments)
-        _randomise(composition.model)
+        randomise(composition.model)
         with torch.no_grad():
             expected = compose(copy_text_tower(composition.model, None, None), composition)
             difference = _measure_difference(function(*arguments), expected)
@@ -67,18 +67,6 @@ def _measure_difference(result: Any, expected: Any) -> float:
     pairs = zip(results, expectations, strict=True)
     differences = [(value - exact).abs().max() / exact.abs().max() for value, exact in pairs]
     return torch.stack(differences).max().item()  # not a number if one of them is not
-
-
-@torch.no_grad()
-def _randomise(model: nn.Module) -> None:
-    """Draw weights of a size that makes attention uneven, so that every mistake shows in the features."""
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        noise = torch.randn(weight.shape, generator=generator)
-        if weight.ndim < 2:
-            weight.copy_(0.2 * noise + (1 if name.endswith("weight") else 0))
-        else:
-            weight.copy_(noise if "embedding" in name else noise * weight.shape[-1] ** -0.5)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.paths import CommandLineText, RecipePath
-from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml
+from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_values
 from rtd_plugin.triplets.triplet import TripletSource
 
 
@@ -156,22 +156,6 @@ def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (),
 
     folder = Path.cwd() if isinstance(recipe, Mapping) else recipe.parent.absolute()
     return _validated(values, folder, report)
-
-
-def read_values(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return a recipe's text and its keys and values."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = load_yaml(text)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except NotYAML as error:
-        raise UsageError(f"{path}, line {error.line}: not YAML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text in UTF-8") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: not a recipe: it should hold keys and values")
-    return text, values
 
 
 def _validated(values: dict[str, Any], folder: Path, report: Report) -> Recipe:

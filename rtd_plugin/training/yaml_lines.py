@@ -1,8 +1,11 @@
 """YAML that knows its lines: safe loading that refuses a key given twice, and where a value stands."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from rtd_plugin.errors import UsageError
 
 
 class NotYAML(ValueError):
@@ -48,6 +51,26 @@ def load_yaml(text: str) -> Any:
         raise NotYAML(f"the character #x{error.character:04x} is not allowed", line) from error
     except RecursionError as error:
         raise NotYAML("nested too deeply", 1) from error
+
+
+def read_values(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return a recipe's text, and its keys and values, which are not validated.
+
+    Raises:
+        UsageError: the file cannot be read, or is not YAML with keys and values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        values = load_yaml(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except NotYAML as error:
+        raise UsageError(f"{path}, line {error.line}: not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text in UTF-8") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: not a recipe: it should hold keys and values")
+    return text, values
 
 
 def line_of(text: str, location: tuple[str | int, ...]) -> int:

@@ -22,8 +22,8 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
 from rtd_plugin.files import read_checkpoint
 from rtd_plugin.paths import CommandLineText, RecipePath
-from rtd_plugin.training.recipe import read_values
 from rtd_plugin.training.run import RECIPE_FILE
+from rtd_plugin.training.yaml_lines import read_values
 from rtd_plugin.validation import describe_error
 
 _log = logging.getLogger(__name__)

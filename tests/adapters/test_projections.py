@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rtd_adapters import lincir, phi, pic2word, searle
+from rtd_adapters import im2text, lincir, phi, pic2word, searle
 from safetensors.torch import save_file
 
 from rtd_plugin.contract.adapter import load_projection
@@ -42,7 +42,7 @@ def adapter(request):
 
 @pytest.fixture
 def projection(adapter, randomised):
-    return randomised(pic2word.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
+    return randomised(im2text.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
 
 
 def prefixed(state):
@@ -86,6 +86,16 @@ def test_checkpoints(adapter, projection, tmp_path, form):
     assert not loaded.training
     assert not any(weight.requires_grad for weight in loaded.parameters())
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+
+
+def test_a_projection_with_weights_that_are_not_finite(adapter, projection, tmp_path):
+    """It trained and was evaluated without an error, on pseudo tokens of NaN."""
+    key = KEYS[adapter.name][0]
+    state = projection.state_dict()
+    state[key].view(-1)[3] = float("nan")
+    torch.save(native(adapter, state), tmp_path / "projection.pt")
+    with pytest.raises(RTDError, match=rf"projection\.pt: {re.escape(key)} has infinite or NaN values"):
+        load_projection(adapter, tmp_path / "projection.pt", D, W)
 
 
 def test_a_projection_of_another_backbones_features(adapter, projection, tmp_path):
@@ -143,11 +153,13 @@ def test_what_is_no_checkpoint_of_a_method(adapter, tmp_path, kind):
 
 @pytest.mark.parametrize(("of", "says"), [("pic2word", "LinCIR"), ("pic2word", "SEARLE"), ("lincir", "Pic2Word")])
 def test_another_methods_checkpoint(randomised, tmp_path, of, says):
-    module = randomised(pic2word.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
+    module = randomised(im2text.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
     path = tmp_path / "other.pt"
     for checkpoint in (native(ADAPTERS[of], module.state_dict()), module.state_dict()):
         torch.save(checkpoint, path)
-        with pytest.raises(RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+'$"):
+        with pytest.raises(
+            RTDError, match=rf"other\.pt: not a checkpoint of {says}: neither '\w+' nor '[\w.]+' is in it$"
+        ):
             load_projection(ADAPTERS[says.lower()], path, D, W)
 
 

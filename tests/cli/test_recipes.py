@@ -39,6 +39,7 @@ def test_broken(rtd, shipped, tmp_path, text, args):
     shipped["broken"] = tmp_path / "broken.yaml"
     shipped["broken"].write_text(text)
     done = rtd("recipes", *args)
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: {tmp_path}/broken.yaml: not a re")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {tmp_path}/broken.yaml")
+    assert ": not a recipe" in done.stderr or ", line 1: not YAML" in done.stderr
     assert done.stderr.count("\n") == 1

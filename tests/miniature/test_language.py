@@ -17,7 +17,7 @@ from rtd_plugin.miniature.language import (
     with_article,
 )
 from rtd_plugin.miniature.phrasings import PATTERNS, REFERENTS, STRAY_WORDS, WRAPPERS
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import KINDS, Scene, random_edit, random_scene
 
 VALUE_WORDS = {**SIZE_WORDS, **TEXTURE_WORDS, **PLACE_WORDS}
@@ -108,7 +108,7 @@ def test_unseen_phrasings_have_words_that_training_never_meets():
         return {word for text in texts for word in re.sub(r"\{\w*\}", " ", text).split()}
 
     rng = random.Random(0)
-    scenes = training_scenes(rng)
+    scenes = draw_training_scenes(rng)
     captions = {word for _ in range(2000) for word in noisy_caption(next(scenes), rng).split()}
     new = words("unseen") - words("seen") - captions
     assert len(new) >= 40
@@ -118,7 +118,7 @@ def test_unseen_phrasings_have_words_that_training_never_meets():
 def test_captions_hold_no_condition():
     """Edit words may stray into captions one by one; a phrasing as such must not."""
     rng = random.Random(0)
-    scenes = training_scenes(rng)
+    scenes = draw_training_scenes(rng)
     captions = [noisy_caption(next(scenes), rng) for _ in range(2000)]
     conditions = set()
     for _ in range(2000):

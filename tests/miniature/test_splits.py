@@ -7,7 +7,7 @@ import pytest
 
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
 from rtd_plugin.miniature.rendering import picture
-from rtd_plugin.miniature.splits import reserved, split, training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes, list_reserved, split
 from rtd_plugin.miniature.triplets import MiniatureTriplets
 from rtd_plugin.miniature.world import HELD_OUT, KINDS, Scene
 
@@ -93,14 +93,14 @@ def test_splits_share_no_scene():
     development, test = (MiniatureBenchmark(split=name) for name in ("development", "test"))
     scenes = [{*b.gallery(), *(query.reference for query in b.queries())} for b in (development, test)]
     assert not scenes[0] & scenes[1]
-    assert {str(scene) for scene in reserved()} == scenes[0] | scenes[1]
+    assert {str(scene) for scene in list_reserved()} == scenes[0] | scenes[1]
 
 
 def test_training_scenes_are_new():
-    scenes = training_scenes(random.Random(0))
+    scenes = draw_training_scenes(random.Random(0))
     for _ in range(2000):
         scene = next(scenes)
-        assert scene not in reserved()
+        assert scene not in list_reserved()
         assert not {(thing.colour, thing.shape) for thing in scene.things} & HELD_OUT
 
 

@@ -19,7 +19,7 @@ from rtd_plugin.contract.adapter import load_projection
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
 from rtd_plugin.miniature.language import noisy_caption
 from rtd_plugin.miniature.rendering import picture
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import random_scene
 
 FOLDER = Path(rtd_recipes.miniature.__file__).parent
@@ -77,7 +77,7 @@ def test_clip_finds_pictures_by_their_captions(clip):
 def test_both_kinds_of_feature_are_equally_long(clip):
     model, _ = clip
     rng = random.Random(0)
-    scenes = training_scenes(rng)
+    scenes = draw_training_scenes(rng)
     batch = [next(scenes) for _ in range(100)]
     tokens = open_clip.get_tokenizer("rtd-miniature")([noisy_caption(scene, rng) for scene in batch])
     with torch.no_grad():

@@ -33,6 +33,7 @@ def in_two_processes(start):
     return in_two_processes
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_path, trained, in_two_processes):
     """With gathered negatives; with local ones, loss and gradients are the mean of the halves'."""
     overrides = ["steps=4", "accumulation=2", "objective.noise_scale=0", "objective.negatives=gathered"]
