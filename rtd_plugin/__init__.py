@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
+    from rtd_plugin.workflows.evaluate import evaluate
     from rtd_plugin.workflows.train import train
 
 __all__ = ["TextTower", "activate", "evaluate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]

@@ -73,6 +73,7 @@ def test_the_adapter_is_short():
     assert len((PLUGIN / "rtd_trident" / "adapter.py").read_text().splitlines()) < 60
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
     install, train, patch = blocks("sh")
@@ -107,6 +108,7 @@ def test_a_disabled_plugin_is_left_out(shell):
     assert "lincir" in said
 
 
+@pytest.mark.slow
 def test_two_packages_with_one_adapter_are_refused(shell, folder):
     """Both packages are named."""
     other = shutil.copytree(PLUGIN, folder.parent / "other")

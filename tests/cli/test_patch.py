@@ -119,6 +119,7 @@ def test_hook_rtd_host_patched(rtd, finished, host, tmp_path):
     assert manifest.folder == tmp_path / "code-rtd-patch"
 
 
+@pytest.mark.slow
 def test_doctor_finds_the_lost_causal_mask(rtd, host, tmp_path):
     """This transformers swallows LinCIR's argument: no error, and wrong features."""
     host("lincir")

@@ -142,6 +142,7 @@ def test_captions_that_are_not_understood_are_left_alone(edited, text):
     assert edited(text) == {}
 
 
+@pytest.mark.slow
 def test_two_edits_of_one_caption_do_not_meet(docs, lexicon):
     for row, doc in enumerate(docs):
         for triplet, kinds in triplets_of(doc, lexicon, random.Random(row), 5):

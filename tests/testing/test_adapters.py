@@ -261,6 +261,7 @@ def pytest_of(*args, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_pytest_runs_every_check_as_a_separate_test(tmp_path):
     done = pytest_of("--rtd-adapter", "lincir", "-v", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -268,6 +269,7 @@ def test_pytest_runs_every_check_as_a_separate_test(tmp_path):
     assert "10 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_pytest_shows_why_a_check_fails(tmp_path):
     (tmp_path / "conftest.py").write_text(
         "from rtd_adapters.lincir import LinCIR\n"
@@ -281,6 +283,7 @@ def test_pytest_shows_why_a_check_fails(tmp_path):
     assert "1 failed, 9 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_pytest_refuses_an_unknown_adapter(tmp_path):
     done = pytest_of("--rtd-adapter", "nobody", folder=tmp_path)
     assert done.returncode == 4
