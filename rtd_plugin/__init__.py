@@ -1,7 +1,6 @@
-"""Tunes CLIP's text encoder for zero-shot composed image retrieval (RTD), under any projection-based method.
+"""Tune CLIP's text encoder for zero-shot composed image retrieval (RTD), under any projection-based method.
 
-Names are imported when they are first used: `rtd-plugin --help` need not wait for torch, and a host that is patched
-gets nothing imported that it does not need.
+Names are imported when they are first used: neither `rtd-plugin --help` nor a patched host imports torch for them.
 """
 
 from importlib import import_module
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
+    from rtd_plugin.workflows.evaluate import evaluate
     from rtd_plugin.workflows.train import train
 
 __all__ = ["TextTower", "activate", "evaluate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]
