@@ -1,6 +1,7 @@
-"""Tune CLIP's text encoder for zero-shot composed image retrieval (RTD), under any projection-based method.
+"""Tunes CLIP's text encoder for zero-shot composed image retrieval (RTD), under any projection-based method.
 
-Names are imported when they are first used: neither `rtd-plugin --help` nor a patched host imports torch for them.
+Names are imported when they are first used: `rtd-plugin --help` need not wait for torch, and a host that is patched
+gets nothing imported that it does not need.
 """
 
 from importlib import import_module
@@ -13,13 +14,15 @@ if TYPE_CHECKING:
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
     from rtd_plugin.workflows.evaluate import evaluate
+    from rtd_plugin.workflows.generate import build_triplets
     from rtd_plugin.workflows.train import train
 
-__all__ = ["TextTower", "activate", "evaluate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]
+__all__ = ["TextTower", "activate", "build_triplets", "evaluate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]
 
 _HOMES = {
     "TextTower": "rtd_plugin.clip.tower",
     "activate": "rtd_plugin.patching.activation",
+    "build_triplets": "rtd_plugin.workflows.generate",
     "evaluate": "rtd_plugin.workflows.evaluate",
     "hookimpl": "rtd_plugin.contract.hookspecs",
     "load_text_encoder": "rtd_plugin.clip.artifact",

@@ -70,7 +70,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert names(tmp_path) == ["step"]
 
 
-def test_files_are_readable_as_others_are(tmp_path):
+def test_written_files_have_the_mode_of_any_new_file(tmp_path):
     """Safetensors made files that nobody but their owner could read: useless to a colleague."""
     (tmp_path / "other").touch()
     with write_atomically(tmp_path / "a.safetensors") as draft:
@@ -208,13 +208,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, write):
     assert names(tmp_path) == ["a"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_path_that_cannot_be_written_is_reported(tmp_path):
     write_text(tmp_path / "file", "")
     with pytest.raises(RTDError, match="cannot be written"):
         write_text(tmp_path / "file" / "below", "")
 
 
-def test_other_errors_are_not_ours(tmp_path):
+def test_other_errors_pass_unchanged(tmp_path):
     def compute():
         with write_atomically(tmp_path / "a"):
             raise RuntimeError("CUDA out of memory")
@@ -253,7 +253,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 500, -1])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_truncated_checkpoints(tmp_path, kind, cut):
+def test_truncated_checkpoints_are_refused(tmp_path, kind, cut):
     path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
     if kind == "safetensors":
         save_file({"weight": torch.zeros(300)}, path)
@@ -266,7 +266,7 @@ def test_truncated_checkpoints(tmp_path, kind, cut):
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(), st.binary().map(b"\x80\x02".__add__), st.text().map(str.encode)))
-def test_what_is_no_checkpoint(tmp_path, content):
+def test_random_bytes_are_not_a_checkpoint(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(RTDError, match=r"a\.pt: ") as error:
         read_checkpoint(tmp_path / "a.pt")
@@ -276,26 +276,26 @@ def test_what_is_no_checkpoint(tmp_path, content):
 @pytest.mark.parametrize(
     "content", ["<html>not found</html>", '{"a": 1}', "version https://git-lfs.github.com/spec/v1"]
 )
-def test_text_is_no_checkpoint(tmp_path, content):
+def test_text_is_not_a_checkpoint(tmp_path, content):
     (tmp_path / "a.pt").write_text(content)
     with pytest.raises(RTDError, match=r"a\.pt: not a checkpoint, or a broken or truncated one$"):
         read_checkpoint(tmp_path / "a.pt")
 
 
-def test_paths_that_are_no_file(tmp_path):
+def test_missing_files_and_folders_are_not_checkpoints(tmp_path):
     with pytest.raises(RTDError, match="none: no such file"):
         read_checkpoint(tmp_path / "none")
     with pytest.raises(RTDError, match="a folder, not a checkpoint file"):
         read_checkpoint(tmp_path)
 
 
-def test_a_lone_tensor_is_no_checkpoint(tmp_path):
+def test_a_lone_tensor_is_not_a_checkpoint(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "a.pt")
     with pytest.raises(RTDError, match="holds a Tensor, not a state dict"):
         read_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_plain_archive_is_no_torchscript(tmp_path):
+def test_a_plain_archive_is_not_torchscript(tmp_path):
     torch.save(STATE, tmp_path / "a.pt")
     assert not is_jit_archive(tmp_path / "a.pt")
     (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-30] + b"PK\x05\x06" + bytes(26))

@@ -98,6 +98,7 @@ def test_import_names_here():
         assert Path(module.__file__).name == "__init__.py"
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_runs(wheel, tmp_path):
     """Imported from the unpacked wheel, not from this tree, it finds its adapters and recipes."""
     with zipfile.ZipFile(wheel) as archive:

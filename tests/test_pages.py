@@ -56,10 +56,14 @@ def test_public_names_are_listed(module):
 def test_files_that_a_page_names_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     paths = re.findall(r"`((?:rtd_plugin|adapters|recipes|tests|docs)/[\w./-]*)`", text)
+    names = {
+        path.name for folder in ("rtd_plugin", "adapters", "tests", "docs") for path in (ROOT / folder).rglob("*.py")
+    }
+    missing_names = set(re.findall(r"`(\w+\.py)`", text)) - names
     links = re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text)
     missing = {path for path in paths if "NAME" not in path and not (ROOT / path).exists()}
     missing |= {link for link in links if not (ROOT / page).parent.joinpath(link).exists()}
-    assert not missing
+    assert not missing | missing_names
     assert paths or links
 
 

@@ -118,7 +118,7 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("case", PICKLES)
-def test_hostile_pickles(archive, tmp_path, monkeypatch, case):
+def test_hostile_pickles_are_refused(archive, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     rewrite(archive, tmp_path / "a.pt", "data.pkl", PICKLES[case])
     with pytest.raises(RTDError, match=r"a\.pt: (holds pickled objects|not a checkpoint)") as error:
@@ -127,13 +127,13 @@ def test_hostile_pickles(archive, tmp_path, monkeypatch, case):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_view_of_a_storage(archive, tmp_path):
+def test_a_strided_view_is_read(archive, tmp_path):
     rewrite(archive, tmp_path / "a.pt", "data.pkl", build_tensor(b"K\x01K\x02\x85K\x02\x85"))
     storage = torch.frombuffer(bytearray(read_record(archive, "data/0")), dtype=torch.float32)
     assert torch.equal(read_checkpoint(tmp_path / "a.pt")["w"], storage[1:5:2])
 
 
-def test_records_that_are_not_what_torch_writes(archive, tmp_path):
+def test_records_that_torch_does_not_write_are_refused(archive, tmp_path):
     content = read_record(archive, "data/0")
     rewrite(archive, tmp_path / "compressed.pt", "data/0", content, zipfile.ZIP_DEFLATED)
     rewrite(archive, tmp_path / "short.pt", "data/0", content[:-1])
@@ -148,7 +148,7 @@ def test_records_that_are_not_what_torch_writes(archive, tmp_path):
             read_checkpoint(path)
 
 
-def test_records_that_share_their_bytes(archive, tmp_path):
+def test_records_that_share_bytes_are_refused(archive, tmp_path):
     """A zip whose directory names one large record many times claims more than the file has."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(tmp_path / "a.pt", "w") as new:
         for info in old.infolist():
@@ -169,7 +169,7 @@ def test_records_that_share_their_bytes(archive, tmp_path):
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damaged_archives(archive, tmp_path, data):
+def test_damaged_archives_are_refused(archive, tmp_path, data):
     """Bytes that were flipped, in the file or in its pickle, and truncation give an error or a state dict."""
     in_pickle = data.draw(st.booleans())
     content = bytearray(read_record(archive, "data.pkl") if in_pickle else archive.read_bytes())

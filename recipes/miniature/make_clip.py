@@ -1,4 +1,4 @@
-"""Pre-trains the miniature's CLIP on rendered scenes and their captions.
+"""Pre-train the miniature's CLIP on rendered scenes and their captions.
 
     python -m rtd_recipes.miniature.make_clip OUT --seed 0
 
@@ -9,6 +9,7 @@ import argparse
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from rtd_plugin.miniature.language import noisy_caption
 from rtd_plugin.miniature.rendering import picture
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import Scene
 
 MODEL = "rtd-miniature"
@@ -30,10 +31,10 @@ WARMUP_STEPS = 50
 
 
 def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
-    """CLIP's own training (Radford et al. 2021): the state dict after `steps` batches of new scenes."""
+    """Train as CLIP (Radford et al. 2021) and return the state dict after `steps` batches of new scenes."""
     torch.manual_seed(seed)
     rng = random.Random(f"miniature clip {seed}")
-    scenes = training_scenes(rng)
+    scenes = draw_training_scenes(rng)
     open_clip.add_model_config(Path(__file__).with_name(f"{MODEL}.json"))
     model = open_clip.create_model(MODEL, force_context_length=CONTEXT_LENGTH)
     model.visual.to(memory_format=torch.channels_last)
@@ -60,40 +61,40 @@ def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     with torch.no_grad():
         _match_norms(model, image_batch(batch), tokens)
         model.token_embedding.weight[~words] = 0  # a word that CLIP never read means nothing to it
-    return _with_full_context(model.state_dict())
+    return _fill_context(model.state_dict())
 
 
 def image_batch(scenes: list[Scene]) -> Tensor:
-    """Pictures as open_clip's transform gives them, all at once: (B, 3, SIDE, SIDE)."""
+    """Return pictures as a batch, equal to the result of open_clip's transform: (B, 3, SIDE, SIDE)."""
     pixels = torch.from_numpy(np.stack([np.asarray(picture(scene)) for scene in scenes]))
     mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
     return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)  # a view: channels stay last in memory
 
 
 def _parameter_groups(model: torch.nn.Module) -> list[dict]:
-    """Weight decay for matrices only."""
+    """Return parameter groups with weight decay for matrices only."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _warmup_cosine(step: int, steps: int) -> float:
     return min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def _match_norms(model: torch.nn.Module, images: Tensor, tokens: Tensor) -> None:
-    """Scale the image projection so that both kinds of feature are equally long, as in OpenAI's models.
+def _match_norms(model: Any, images: Tensor, tokens: Tensor) -> None:
+    """Scale the image projection so that image and text features have equal norms, as in OpenAI's models.
 
-    The contrastive loss leaves the lengths free, but a projection module that learnt from text features reads image
-    features as they are.
+    The contrastive loss ignores norms, but a projection module trained on text features reads image features
+    unscaled.
     """
     image_norm = model.encode_image(images).norm(dim=1).mean()
     text_norm = model.encode_text(tokens).norm(dim=1).mean()
     model.visual.head.proj.weight *= text_norm / image_norm
 
 
-def _with_full_context(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with CLIP's 77 positions; those that no caption reached are zero."""
+def _fill_context(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state with CLIP's 77 positions; those beyond all captions are zero."""
     positions = torch.zeros(77, state["positional_embedding"].shape[1])
     positions[:CONTEXT_LENGTH] = state["positional_embedding"]
     return state | {"positional_embedding": positions}

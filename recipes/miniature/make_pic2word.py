@@ -1,4 +1,4 @@
-"""Trains Pic2Word's projection module for the miniature's CLIP, from pictures alone.
+"""Train Pic2Word's projection module for the miniature's CLIP, from pictures alone.
 
     python -m rtd_recipes.miniature.make_pic2word CLIP OUT --seed 0
 
@@ -19,17 +19,17 @@ from torch.nn import functional as F
 
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import pad
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 
 PICTURES = 20_000
 PEAK_LEARNING_RATE = 3e-3
-LOGIT_SCALE = 10  # at CLIP's own, 34, telling pictures apart is enough, and texts stay far from them
+LOGIT_SCALE = 10  # with CLIP's 34, distinguishing pictures is enough, and texts stay far from them
 
 
 def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Im2Text:
-    """The projection module after `steps` batches of pictures."""
+    """Return the projection module after `steps` batches of pictures."""
     torch.manual_seed(seed)
-    scenes = training_scenes(random.Random(f"miniature pic2word {seed}"))
+    scenes = draw_training_scenes(random.Random(f"miniature pic2word {seed}"))
     features = picture_features(clip, list(islice(scenes, PICTURES)))
     tower = clip.load_text_tower().requires_grad_(False)
     prompt = pad([Pic2Word.unconditioned_prompt.encode()]).expand(batch_size, -1)

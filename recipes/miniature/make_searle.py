@@ -1,11 +1,11 @@
-"""Trains SEARLE's projection module for the miniature's CLIP, from pictures and sentences about concepts.
+"""Train SEARLE's projection module for the miniature's CLIP, from pictures and sentences about concepts.
 
     python -m rtd_recipes.miniature.make_searle CLIP OUT --seed 0
 
 reads CLIP/clip.safetensors and writes OUT/searle.safetensors. The objective is SEARLE's (Baldrati et al. 2023, section
-3). First, optimisation-based textual inversion: a pseudo token is sought for each picture, so that prompts with it are
-encoded as the picture is, and sentences about the picture's nearest concepts keep their meaning when it takes the
-concept's place. Then φ learns to give these pseudo tokens from the pictures' features, under the same regulariser.
+3). First, textual inversion by optimisation: a pseudo token is optimised for each picture, so that prompts with it are
+encoded like the picture, and sentences about the picture's nearest concepts keep their meaning when it replaces the
+concept. Then φ learns to map the pictures' features to these pseudo tokens, with the same regulariser.
 """
 
 import random
@@ -21,14 +21,14 @@ from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import Prompt, pad, tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.miniature.language import OPENINGS, caption, with_article
-from rtd_plugin.miniature.splits import training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import COLOURS, HELD_OUT, SHAPES
 from rtd_plugin.training.loss import rtd_loss
 
 PICTURES = 3000
 CONCEPTS = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT]
-NEAREST = 3  # concepts a picture
-SENTENCES = 60  # about a concept
+NEAREST = 3  # concepts per picture
+SENTENCES = 60  # per concept
 INVERSION_STEPS = 100
 INVERSION_LEARNING_RATE = 0.3
 REGULARISER = 0.1  # its weight beside the inversion and the distillation
@@ -37,7 +37,7 @@ PEAK_LEARNING_RATE = 1e-3
 
 
 class Sentences:
-    """Captions about each concept, with and without a placeholder in the concept's place.
+    """Captions about each concept, and the same with a placeholder instead of the concept.
 
     Args:
         tower: CLIP's text encoder.
@@ -46,7 +46,7 @@ class Sentences:
 
     def __init__(self, tower: TextTower, rng: random.Random):
         self.tower = tower
-        scenes = training_scenes(rng)
+        scenes = draw_training_scenes(rng)
         whole: dict[str, list[str]] = {concept: [] for concept in CONCEPTS}
         while any(len(captions) < SENTENCES for captions in whole.values()):
             scene = next(scenes)
@@ -60,48 +60,48 @@ class Sentences:
             self.concepts = tower.encode(tokenize([f"a photo of {with_article(concept)}" for concept in CONCEPTS]))
         self.features = torch.stack(features)  # (C, S, D)
 
-    def nearest(self, pictures: Tensor) -> Tensor:
-        """The concepts nearest to each picture, by their numbers: features (B, D) -> (B, NEAREST)."""
+    def find_nearest(self, pictures: Tensor) -> Tensor:
+        """Return the indices of the concepts nearest to each picture: features (B, D) -> (B, NEAREST)."""
         return (F.normalize(pictures) @ F.normalize(self.concepts).T).topk(NEAREST).indices
 
-    def regulariser(self, pseudo_tokens: Tensor, concepts: Tensor) -> Tensor:
-        """How far pseudo tokens (B, W) turn sentences about the concepts (B, NEAREST) away from their meaning."""
+    def measure_drift(self, pseudo_tokens: Tensor, concepts: Tensor) -> Tensor:
+        """Return how much pseudo tokens (B, W) change sentences about the concepts (B, NEAREST): mean of 1 - cosine."""
         concept = concepts[:, torch.randint(NEAREST, ())]
         sentence = torch.randint(SENTENCES, ())
-        found = self.tower.encode(self.masked[concept, sentence], pseudo_tokens)
-        return 1 - F.cosine_similarity(found, self.features[concept, sentence]).mean()
+        changed = self.tower.encode(self.masked[concept, sentence], pseudo_tokens)
+        return 1 - F.cosine_similarity(changed, self.features[concept, sentence]).mean()
 
 
 def invert(pictures: Tensor, sentences: Sentences, steps: int) -> Tensor:
-    """Optimisation-based textual inversion: features (N, D) to the pseudo tokens (N, W) that were found for them."""
-    tower, concepts = sentences.tower, sentences.nearest(pictures)
+    """Invert pictures by optimisation: features (N, D) -> pseudo tokens (N, W)."""
+    tower, concepts = sentences.tower, sentences.find_nearest(pictures)
     templates = pad([Prompt(opening.format("$")).encode() for opening in OPENINGS])
     pseudo_tokens = nn.Parameter(torch.zeros(len(pictures), tower.width))
 
     def loss() -> Tensor:
         prompts = templates[torch.randint(len(templates), ())].expand(len(pictures), -1)
         distance = 1 - F.cosine_similarity(tower.encode(prompts, pseudo_tokens), pictures).mean()
-        some = torch.randperm(len(pictures))[: len(pictures) // 4]  # sentences are long, and a quarter is enough
-        return distance + REGULARISER * sentences.regulariser(pseudo_tokens[some], concepts[some])
+        rows = torch.randperm(len(pictures))[: len(pictures) // 4]  # sentences are long, and a quarter is enough
+        return distance + REGULARISER * sentences.measure_drift(pseudo_tokens[rows], concepts[rows])
 
     minimise(loss, [pseudo_tokens], steps, INVERSION_LEARNING_RATE, "Inverting pictures")
     return pseudo_tokens.detach()
 
 
 def distil(pictures: Tensor, pseudo_tokens: Tensor, sentences: Sentences, steps: int, batch_size: int) -> Phi:
-    """The projection module that gives these pseudo tokens (N, W) for the pictures' features (N, D)."""
-    concepts = sentences.nearest(pictures)
+    """Train a projection module that maps the pictures' features (N, D) to these pseudo tokens (N, W)."""
+    concepts = sentences.find_nearest(pictures)
     phi = Phi(pictures.shape[1], pseudo_tokens.shape[1], dropout=0)
     phi.layers[-1].bias.data.copy_(pseudo_tokens.mean(dim=0))
 
     def loss() -> Tensor:
-        chosen = torch.randint(len(pictures), (batch_size,))
-        found = phi(pictures[chosen])
-        distillation = rtd_loss(found, pseudo_tokens[chosen], TEMPERATURE)
-        return distillation + REGULARISER * sentences.regulariser(found, concepts[chosen])
+        rows = torch.randint(len(pictures), (batch_size,))
+        projected = phi(pictures[rows])
+        distillation = rtd_loss(projected, pseudo_tokens[rows], TEMPERATURE)
+        return distillation + REGULARISER * sentences.measure_drift(projected, concepts[rows])
 
     minimise(loss, phi.parameters(), steps, PEAK_LEARNING_RATE, "Training SEARLE's projection")
-    with torch.no_grad():  # the distillation compares angles alone, and leaves the lengths open
+    with torch.no_grad():  # the distillation compares angles only, so norms are matched here
         scale = pseudo_tokens.norm(dim=1).mean() / phi.eval()(pictures).norm(dim=1).mean()
         for parameter in phi.layers[-1].parameters():
             parameter *= scale
@@ -109,12 +109,12 @@ def distil(pictures: Tensor, pseudo_tokens: Tensor, sentences: Sentences, steps:
 
 
 def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
-    """The projection module after `steps` batches of inverted pictures."""
+    """Return the projection module after `steps` batches of inverted pictures."""
     torch.manual_seed(seed)
     rng = random.Random(f"miniature searle {seed}")
     tower = clip.load_text_tower().requires_grad_(False)
     sentences = Sentences(tower, rng)
-    pictures = picture_features(clip, list(islice(training_scenes(rng), PICTURES)))
+    pictures = picture_features(clip, list(islice(draw_training_scenes(rng), PICTURES)))
     return distil(pictures, invert(pictures, sentences, INVERSION_STEPS), sentences, steps, batch_size)
 
 

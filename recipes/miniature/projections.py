@@ -1,4 +1,4 @@
-"""What the programs that make a projection module for the miniature's CLIP have in common."""
+"""Shared code of the programs that train a projection module for the miniature's CLIP."""
 
 import argparse
 import sys
@@ -18,25 +18,25 @@ CHUNK = 500
 
 
 def backbone(folder: Path) -> Backbone:
-    """The CLIP of `folder/clip.safetensors`."""
+    """Return the CLIP of `folder/clip.safetensors`."""
     return Backbone(str(Path(__file__).with_name(f"{MODEL}.json")), checkpoint=folder / "clip.safetensors")
 
 
 @torch.no_grad()
 def picture_features(clip: Backbone, scenes: Sequence[Scene]) -> Tensor:
-    """Image features of the scenes' pictures: (N, D), not normalised."""
+    """Return image features of the scenes' pictures: (N, D), not normalised."""
     encoder = clip.load_image_encoder()
     chunks = (scenes[start : start + CHUNK] for start in range(0, len(scenes), CHUNK))
     return torch.cat([encoder(image_batch(chunk)) for chunk in chunks])
 
 
 def minimise(
-    loss: Callable[[], Tensor], parameters: Iterable[Tensor], steps: int, peak_learning_rate: float, what: str
+    loss: Callable[[], Tensor], parameters: Iterable[Tensor], steps: int, peak_learning_rate: float, description: str
 ) -> None:
-    """Draw a loss and step down it, again and again: AdamW, the learning rate on a cosine to zero."""
+    """Minimise a stochastic loss with AdamW; the learning rate follows a cosine to zero."""
     optimizer = torch.optim.AdamW(parameters, lr=peak_learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in track(range(steps), description=what):
+    for _ in track(range(steps), description=description):
         value = loss()
         optimizer.zero_grad()
         value.backward()
@@ -45,8 +45,8 @@ def minimise(
 
 
 def main(method: str, train: Callable[[Backbone, int, int, int], nn.Module], steps: int, batch_size: int) -> None:
-    """The command line: train with its (clip, steps, batch_size, seed) and save in half precision."""
-    parser = argparse.ArgumentParser(description=sys.modules[train.__module__].__doc__.splitlines()[0])
+    """Run the command line: train with its (clip, steps, batch_size, seed) and save in half precision."""
+    parser = argparse.ArgumentParser(description=(sys.modules[train.__module__].__doc__ or "").splitlines()[0])
     parser.add_argument("clip", type=Path, help="folder with clip.safetensors")
     parser.add_argument("out", type=Path, help=f"folder for {method}.safetensors")
     parser.add_argument("--seed", type=int, default=0)

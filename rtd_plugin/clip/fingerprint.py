@@ -1,4 +1,4 @@
-"""What tells one text tower from another: a digest of its weights, and a probe that survives rounding."""
+"""Fingerprints of text towers: a digest of the weights, and features that survive rounding to another dtype."""
 
 import hashlib
 
@@ -10,19 +10,22 @@ from rtd_plugin.clip.tokens import pad
 from rtd_plugin.clip.tower import TextTower
 
 PROBE_TEXTS = ("a photo of a dog", "two red cars on a wet street", "the number 7", "an empty room, seen from above")
-# Their tokens, spelt out: a probe is also taken inside hosts, where the tokenizer's packages are not to be imported.
+# Tokens of the texts, as literals: probes are also computed inside hosts, which may lack the tokenizer's packages.
 PROBE_TOKENS = (
     (320, 1125, 539, 320, 1929),
     (1237, 736, 3346, 525, 320, 6682, 2012),
     (518, 2842, 278),
     (550, 7893, 1530, 267, 2041, 633, 4348),
 )
-PROBE_FEATURES = 16  # of each text
-PROBE_TOLERANCE = 0.01  # largest difference between probes of one CLIP, in whatever precision it is held
+PROBE_FEATURES = 16  # values kept of each text's feature
+PROBE_TOLERANCE = 0.01  # largest difference between probes of one CLIP in different dtypes
 
 
 def digest(tower: TextTower) -> str:
-    """SHA-256 over names, shapes and fp32 values of all weights."""
+    """Return the SHA-256 of the names, shapes and fp32 values of all weights, in hexadecimal digits.
+
+    It does not depend on the dtype that holds the same values.
+    """
     sha = hashlib.sha256()
     for name, weight in sorted(tower.state_dict().items()):
         sha.update(f"{name}{tuple(weight.shape)}".encode())
@@ -32,7 +35,7 @@ def digest(tower: TextTower) -> str:
 
 @torch.no_grad()
 def probe(tower: TextTower) -> Tensor:
-    """A fingerprint that survives rounding: the first values of a few texts' normalised features, (4, 16) fp32.
+    """Return the first values of a few texts' normalised features, (4, 16) fp32 on the CPU.
 
     Another CLIP differs in the first digit; the same CLIP in fp16 in the third.
     """

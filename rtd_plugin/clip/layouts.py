@@ -141,7 +141,7 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
         RTDError: a weight has infinite or NaN values, which would spread to every feature.
     """
     for key, weight in weights.items():
-        if not weight.is_floating_point() or not weight.numel():
+        if weight.is_meta or not weight.is_floating_point() or not weight.numel():
             continue
         values = weight.detach().float() if weight.element_size() == 1 else weight.detach()  # float8 has no aminmax
         # Extrema propagate NaN; 15 times as fast as `isfinite`, which writes a tensor of the weight's size.

@@ -1,7 +1,7 @@
-"""Texts to CLIP's tokens; open_clip's tokenizer is the reference.
+"""CLIP's tokens of texts; open_clip's tokenizer is the reference.
 
-A prompt is tokenised piece by piece, so that the placeholder is put where the template has it and nowhere else: no
-condition, however it is written, can bring one of its own.
+A prompt is tokenised piece by piece: the placeholder's token stands only where the template has it, even if a condition
+contains the same character.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ CONTEXT_LENGTH = 77
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> SimpleTokenizer:
-    # Inside a host, adapters are imported without ever tokenising: open_clip would bring a dozen packages along.
+    # Imported late: inside a host, adapters are imported but never tokenise, and open_clip imports a dozen packages.
     from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = SimpleTokenizer()
-    tokenizer.cache = _Full(tokenizer.cache)  # it would keep every word that ever comes; encode_word keeps some
+    tokenizer.cache = _FrozenCache(tokenizer.cache)  # it grows without bound; encode_word has a bounded one
     return tokenizer
 
 
-class _Full(dict[str, str]):
-    """A dictionary that takes no more."""
+class _FrozenCache(dict[str, str]):
+    """A dictionary that ignores new items."""
 
     def __setitem__(self, word: str, pieces: str) -> None:
         pass
 
 
 def _clean(text: str) -> str:
-    """A text as the tokenizer will read it, with entities and odd characters spelt out."""
+    """Return a text as the tokenizer reads it: HTML entities decoded, damaged Unicode repaired."""
     if text.isascii() and text.isprintable() and "&" not in text:
-        return text.strip()  # there is nothing else that cleaning would touch
+        return text.strip()  # cleaning changes nothing else in such a text
     from open_clip.tokenizer import basic_clean  # late, as above
 
     return basic_clean(text)
@@ -51,33 +51,42 @@ def _clean(text: str) -> str:
 
 @lru_cache(maxsize=2**17)
 def encode_word(word: str) -> tuple[int, ...]:
-    """Token ids of a word of a text that is cleaned already; special tokens spelt out in it are left out."""
+    """Return the token ids of a word of a cleaned text, without special tokens that the word spells out."""
     tokenizer = _tokenizer()
     ids: list[int] = []
     for piece in tokenizer.pat.findall(word):
-        spelt = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode())
-        ids += [tokenizer.encoder[part] for part in tokenizer.bpe(spelt).split(" ")]
+        symbols = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode())
+        ids += [tokenizer.encoder[subword] for subword in tokenizer.bpe(symbols).split(" ")]
     return tuple(token for token in ids if token < START)
 
 
 def clean_caption(caption: str | None) -> str:
-    """A caption as the authors' loader cleans it: `<PERSON>` is a person, no `$`, lower case, no outer white space."""
+    """Clean a caption as the authors' loader does: `<PERSON>` to "person", no `$`, lower case, no outer white space.
+
+    Example:
+        >>> clean_caption(" <PERSON> with $5 ")
+        'person with 5'
+    """
     return (caption or "").replace("<PERSON>", "person").lower().replace("$", "").strip()
 
 
 def encode_text(text: str) -> list[int]:
-    """Token ids of a text without start and end; special tokens spelt out in the text are left out.
+    """Return the token ids of a text without start and end, and without special tokens that the text spells out.
 
-    No token of CLIP's spans white space, so a text's tokens are those of its words, of which texts have few.
+    No token of CLIP's spans white space, so a text is tokenised word by word, and words are cached.
+
+    Example:
+        >>> encode_text("a photo of a dog")
+        [320, 1125, 539, 320, 1929]
     """
     return [token for word in _clean(text).lower().split() for token in encode_word(word)]
 
 
 def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) -> Tensor:
-    """Put start and end around token ids and make a batch of them.
+    """Put start and end around token ids and pad them to a batch.
 
     Args:
-        texts: B token sequences without start and end; of a longer one the first context_length - 2 ids are kept.
+        texts: B token sequences without start and end; longer ones are cut to context_length - 2 ids.
         context_length: longest row, start and end included.
 
     Returns:
@@ -94,7 +103,7 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
 
 
 def tokenize(captions: Sequence[str | None], context_length: int = CONTEXT_LENGTH) -> Tensor:
-    """Captions, cleaned, as tokens: (B, L) int64, no longer than the longest row."""
+    """Clean and tokenise captions: (B, L) int64, L the longest row, at most context_length."""
     return pad([encode_text(clean_caption(caption)) for caption in captions], context_length)
 
 
@@ -104,11 +113,18 @@ class Prompt:
 
     Args:
         template: for example `"a photo of $ that {condition}"`. Conditions stand as `{condition}`, or
-            `{first}` and `{second}`; what is left of the template is its text.
-        placeholder: the character that stands for the pseudo token, a token of its own: surrounded by white space.
+            `{first}` and `{second}`; the rest of the template is text.
+        placeholder: the character that stands for the pseudo token, one of CLIP's tokens, surrounded by white space.
 
     Raises:
         RTDError: the template has no placeholder, or CLIP has no token for it.
+
+    Example:
+        >>> prompt = Prompt("a photo of $ that {condition}")
+        >>> prompt.encode(condition="is red")
+        [320, 1125, 539, 259, 682, 533, 736]
+        >>> prompt.placeholder_id
+        259
     """
 
     template: str
@@ -118,7 +134,7 @@ class Prompt:
         words = self.template.split().count(self.placeholder)
         if not words or words != self.template.count(self.placeholder):
             raise RTDError(
-                f"the prompt {self.template!r} needs its placeholder {self.placeholder!r} as a word of its own"
+                f"the prompt {self.template!r} needs its placeholder {self.placeholder!r} as a separate word"
             )
 
     @cached_property
@@ -131,32 +147,36 @@ class Prompt:
 
     @property
     def conditions(self) -> list[str]:
-        """Names of the template's conditions, in order."""
+        """The names of the template's conditions, in order."""
         return re.findall(r"\{(\w+)\}", self.template)
 
     @cached_property
     def _pieces(self) -> list[list[int] | str]:
-        """Token ids of the template's text, and names of conditions between them."""
+        """The token ids of the template's texts, and the names of the conditions between them."""
         pieces: list[list[int] | str] = []
-        for part in re.split(rf"(\{{\w+\}}|(?<!\S){re.escape(self.placeholder)}(?!\S))", self.template):
-            name = re.fullmatch(r"\{(\w+)\}", part)
-            pieces.append(name[1] if name else _tokenizer().encode(part))
+        for piece in re.split(rf"(\{{\w+\}}|(?<!\S){re.escape(self.placeholder)}(?!\S))", self.template):
+            name = re.fullmatch(r"\{(\w+)\}", piece)
+            pieces.append(name[1] if name else _tokenizer().encode(piece))
         return pieces
 
     def encode(self, subject: Sequence[int] | None = None, **conditions: str) -> list[int]:
-        """Token ids of the prompt with its conditions, without start and end.
+        """Return the token ids of the prompt with its conditions, without start and end.
 
         Args:
-            subject: token ids to stand in the placeholder's stead; None leaves the placeholder.
+            subject: token ids that replace the placeholder; None keeps the placeholder.
             conditions: by their names in the template.
 
         Raises:
-            RTDError: a condition of the template is not given.
+            RTDError: a condition of the template is missing.
         """
         return self.fill(subject, **{name: self.encode_condition(text) for name, text in conditions.items()})
 
     def fill(self, subject: Sequence[int] | None = None, **conditions: Sequence[int]) -> list[int]:
-        """As `encode`, with conditions that are token ids already, from `encode_condition`."""
+        """Return the token ids of the prompt, given its conditions as token ids from `encode_condition`.
+
+        Raises:
+            RTDError: a condition of the template is missing.
+        """
         ids: list[int] = []
         for piece in self._pieces:
             if isinstance(piece, str):
@@ -170,14 +190,14 @@ class Prompt:
         return ids
 
     def encode_condition(self, condition: str) -> list[int]:
-        """Token ids of a condition, without the placeholder's: they would be read as a second placeholder."""
-        # Only cleaning brings out a "$" written as "&dollar;" or full width. A text without one is left to the
-        # tokenizer as it is, because cleaning it twice is not the same as once.
+        """Return the token ids of a condition without the placeholder, which would be read as a second one."""
+        # Cleaning decodes a "$" written as "&dollar;" or full width. Cleaning is not idempotent, so that a condition
+        # without a "$" is passed on uncleaned: the tokenizer cleans it.
         cleaned = _clean(condition)
         text = cleaned.replace(self.placeholder, " ") if self.placeholder in cleaned else condition
-        # The second cleaning can bring out one more, from deeper nesting.
+        # The second cleaning can decode one more "$", from nested entities.
         return [token for token in encode_text(text) if token != self.placeholder_id]
 
     def tokenize(self, conditions: Sequence[str], context_length: int = CONTEXT_LENGTH) -> Tensor:
-        """Prompts with one condition each: (B, L) int64, no longer than the longest row."""
+        """Tokenise the prompt with one condition each: (B, L) int64, L the longest row, at most context_length."""
         return pad([self.encode(condition=condition) for condition in conditions], context_length)

@@ -103,10 +103,12 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
         token_width: width of the backbone's token embeddings, W.
 
     Raises:
-        RTDError: the file is broken, belongs to another method, or was trained for another backbone.
+        RTDError: the file is broken, belongs to another method, was trained for another backbone, or has weights that
+            are not finite.
     """
     from torch import Tensor  # late, because listing adapters must not wait for torch
 
+    from rtd_plugin.clip.layouts import check_finite
     from rtd_plugin.files import read_checkpoint
 
     checkpoint = read_checkpoint(path)
@@ -132,5 +134,9 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
                 f"{path}: {key} has shape {tuple(state[key].shape)}, but a backbone with features of size {features} "
                 f"and token embeddings of width {token_width} needs {tuple(weight.shape)}: was it trained for another?"
             )
+    try:
+        check_finite(state)
+    except RTDError as error:
+        raise RTDError(f"{path}: {error}") from error
     projection.load_state_dict(state)
     return projection.float().eval().requires_grad_(False)

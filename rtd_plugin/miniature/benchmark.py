@@ -17,7 +17,7 @@ class MiniatureBenchmark(Benchmark):
     """A thousand queries on rendered scenes; an image's name is its scene's, so there are no files.
 
     Attributes:
-        split: "test" for figures that are reported, "development" for every choice before.
+        split: "test" for reported figures, "development" for every choice before.
     """
 
     name: ClassVar[str] = "miniature"
@@ -27,16 +27,16 @@ class MiniatureBenchmark(Benchmark):
     split: Literal["development", "test"] = "test"
 
     def queries(self) -> Sequence[Query]:
-        """Two queries for each reference, one in a phrasing that text triplets use ("seen"), one in another."""
+        """Return two queries per reference: one in a phrasing that text triplets use ("seen"), one "unseen"."""
         rng = random.Random(f"miniature queries {self.split}")
         return [_query(task, rng) for task in split(self.split).tasks]
 
     def gallery(self) -> Sequence[str]:
-        """About 3,700 scenes; no reference is among them."""
+        """Return about 3,700 scenes; no reference is among them."""
         return [str(scene) for scene in split(self.split).gallery]
 
     def image(self, name: str) -> Image.Image:
-        """The picture of the scene of that name."""
+        """Return the picture of the scene of that name."""
         return picture(Scene.parse(name))
 
 

@@ -1,4 +1,4 @@
-"""What is said about scenes: captions, and conditions that ask for an edit.
+"""Texts about scenes: captions, and conditions that request an edit.
 
 CLIP is pre-trained on captions; conditions appear in text triplets and queries only. A phrasing is a pattern of
 `phrasings.py` in a wrapper. Patterns and wrappers of the two groups, "seen" (triplets, queries) and "unseen" (queries
@@ -6,6 +6,7 @@ only), are disjoint.
 """
 
 import random
+from collections.abc import Sequence
 
 from rtd_plugin.miniature.phrasings import PATTERNS, REFERENTS, STRAY_WORDS, WRAPPERS
 from rtd_plugin.miniature.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, Edit, Scene, Thing
@@ -21,7 +22,7 @@ PLACE_WORDS = {
 WORDS = SIZE_WORDS | TEXTURE_WORDS | PLACE_WORDS
 COMPARATIVES = {"big": "bigger", "large": "larger", "small": "smaller", "little": "smaller"}
 BACKGROUND_WORDS = ("on a {} background", "with a {} background", "against a {} background", "on {}")
-# What captions on the web leave out, and what they are about.
+# Words that captions on the web leave out, and words that captions are about.
 DETAILS = frozenset(" ".join(sum((*SIZE_WORDS.values(), *TEXTURE_WORDS.values()), COLOURS)).split())
 KEYWORDS = DETAILS | set(SHAPES) | set(PLACES) | set(BACKGROUNDS)
 # Fields of a pattern that say which of two things is meant; a shape that changes is named by the old one.
@@ -30,7 +31,7 @@ OPENINGS = ("a photo of {}", "a picture of {}", "{}", "there is {}", "this shows
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A full description in one of many phrasings, lower case."""
+    """Return a full description in one of many phrasings, lower case."""
     things = [f"{with_article(noun_phrase(t, rng))} {rng.choice(PLACE_WORDS[t.place])}" for t in scene.things]
     rng.shuffle(things)
     background = rng.choice(BACKGROUND_WORDS).format(scene.background)
@@ -38,7 +39,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def noisy_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as the web has them: often incomplete, and with words that say nothing about the picture."""
+    """Return a caption like those on the web: often incomplete, with words that do not describe the picture."""
     words = caption(scene, rng).split()
     if rng.random() < 0.25:
         words = [word for word in words if word not in DETAILS or rng.random() < 0.6]
@@ -49,12 +50,12 @@ def noisy_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def condition(edit: Edit, scene: Scene, rng: random.Random, group: str = "seen") -> str:
-    """A request for `edit` of the reference `scene`, phrased as people write them in CIRR, lower case.
+    """Return a request for `edit` of the reference `scene`, phrased as in CIRR, lower case.
 
     Args:
         group: "seen" or "unseen", the phrasings to choose from.
     """
-    patterns = PATTERNS[group][edit.kind]
+    patterns: Sequence[str] = PATTERNS[group][edit.kind]
     if edit.before and len(scene.things) == 2:
         patterns = [pattern for pattern in patterns if any(field in pattern for field in _NAMING[edit.kind == "shape"])]
     pattern = rng.choice(patterns)
@@ -63,18 +64,18 @@ def condition(edit: Edit, scene: Scene, rng: random.Random, group: str = "seen")
 
 
 def noun_phrase(thing: Thing, rng: random.Random) -> str:
-    """A thing with all that can be said of it but its place, such as "small striped red circle"."""
+    """Return a description of a thing without its place, such as "small striped red circle"."""
     words = (rng.choice(SIZE_WORDS[thing.size]), rng.choice(TEXTURE_WORDS[thing.texture]), thing.colour, thing.shape)
     return " ".join(word for word in words if word)
 
 
 def with_article(phrase: str) -> str:
-    """The phrase after its indefinite article."""
+    """Return the phrase with its indefinite article."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def _fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> dict[str, str]:
-    """What the patterns may name: the thing meant, its old and new value, other things."""
+    """Return the fields of the patterns: the thing in question, its old and new value, other things."""
     fields = {"background": edit.background, "old_background": scene.background}
     thing = edit.before or edit.after
     if thing is None:
@@ -98,7 +99,7 @@ def _fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> dict[st
 
 
 def _referent(thing: Thing, scene: Scene, rng: random.Random, group: str) -> str:
-    """Words that pick out a thing of the scene."""
+    """Return words that identify a thing of the scene."""
     if len(scene.things) == 1:
         return rng.choice((*REFERENTS[group], f"the {thing.shape}"))
     shape = f"the {thing.shape}"

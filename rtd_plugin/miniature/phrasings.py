@@ -1,7 +1,7 @@
-"""The phrasings of conditions: patterns for each kind of edit, wrappers around them, words for the thing meant.
+"""The phrasings of conditions: patterns for each kind of edit, wrappers around them, words for the thing in question.
 
-"seen" phrasings are for text triplets and queries, "unseen" for queries alone; many words of the latter occur nowhere
-in training. The patterns follow CIRR's conditions: imperatives, statements about the target, bare noun phrases.
+"seen" phrasings are for text triplets and queries, "unseen" for queries only; many words of the latter never occur in
+training. The patterns follow CIRR's conditions: imperatives, statements about the target, bare noun phrases.
 """
 
 WRAPPERS = {

@@ -1,4 +1,4 @@
-"""Pictures of scenes: the same pixels for the same scene, drawn with numpy alone."""
+"""Pictures of scenes: the same pixels for the same scene, drawn with numpy."""
 
 from functools import cache
 
@@ -25,7 +25,7 @@ DARK = ("black", "brown", "green")
 
 
 def picture(scene: Scene) -> Image.Image:
-    """The picture of a scene, `SIDE` x `SIDE`, RGB."""
+    """Return the picture of a scene, `SIDE` x `SIDE`, RGB."""
     pixels = np.empty((SIDE, SIDE, 3))
     pixels[:] = GROUND[scene.background]
     for thing in scene.things:
@@ -39,7 +39,7 @@ def picture(scene: Scene) -> Image.Image:
 
 @cache
 def _sprite(size: str, texture: str, colour: str, shape: str, on_dark: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A thing on a tile: colours weighted by coverage (TILE, TILE, 3), coverage of each pixel (TILE, TILE, 1)."""
+    """Draw a thing on a tile: colours weighted by coverage (TILE, TILE, 3), and coverage (TILE, TILE, 1)."""
     step = (np.arange(TILE * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - TILE / 2
     x, y = np.meshgrid(step, -step)
     inside = _inside(shape, x, y, RADIUS[size])
@@ -56,7 +56,7 @@ def _shrink(fine: np.ndarray) -> np.ndarray:
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Which points lie in a shape about the origin; y points upwards."""
+    """Return which points lie in a shape around the origin; y points upwards."""
     x, y = x / radius, y / radius
     match shape:
         case "circle":
@@ -76,7 +76,7 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarr
 
 
 def _marks(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points a texture darkens; x and y in pixels from the centre."""
+    """Return which points a texture darkens; x and y in pixels from the centre."""
     match texture:
         case "striped":
             return (y + 1) % 4 < 2

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import PositiveInt
 
 from rtd_plugin.miniature.language import caption, condition
-from rtd_plugin.miniature.splits import may_train, training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes, may_train
 from rtd_plugin.miniature.world import random_edit
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
@@ -17,8 +17,8 @@ class MiniatureTriplets(TripletSource):
     """Text triplets about random scenes, none of which is in a benchmark's split.
 
     Attributes:
-        count: how many.
-        seed: of the scenes and their words.
+        count: number of triplets.
+        seed: of the scenes and their wording.
     """
 
     name: ClassVar[str] = "miniature"
@@ -27,9 +27,9 @@ class MiniatureTriplets(TripletSource):
     seed: int = 0
 
     def load(self) -> TripletSet:
-        """Make the triplets."""
+        """Generate the triplets, always the same for one count and seed."""
         rng = random.Random(f"miniature triplets {self.seed}")
-        scenes = training_scenes(rng)
+        scenes = draw_training_scenes(rng)
         triplets: list[Triplet] = []
         while len(triplets) < self.count:
             scene = next(scenes)

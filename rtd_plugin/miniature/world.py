@@ -1,7 +1,7 @@
 """Scenes, and the edits that turn one scene into another.
 
 A scene is a background with one or two things on it. An edit changes one attribute of one thing, or the background, or
-adds or removes a thing: the kinds of change that CSS (TIRG, Vo et al. 2019) and CLEVR-Change are made of.
+adds or removes a thing: the kinds of change in CSS (TIRG, Vo et al. 2019) and CLEVR-Change.
 """
 
 import random
@@ -18,7 +18,7 @@ BACKGROUNDS = ("white", "black", "grey", "pink", "brown", "green")
 ATTRIBUTES = {"size": SIZES, "texture": TEXTURES, "colour": COLOURS, "shape": SHAPES, "place": PLACES}
 KINDS = ("colour", "shape", "size", "texture", "background", "place", "add", "remove")
 
-# Each colour and each shape is missing in one pair: both are well known, their combination is new.
+# One pair for each colour and each shape: training shows both, but not together.
 HELD_OUT = frozenset(zip(COLOURS, SHAPES[2:] + SHAPES[:2], strict=True))
 
 
@@ -50,12 +50,12 @@ class Scene:
 
     @classmethod
     def of(cls, background: str, things: Iterable[Thing]) -> "Scene":
-        """A scene whose things are put in order, so that equal pictures are equal scenes."""
+        """Return a scene with its things in order, so that equal pictures are equal scenes."""
         return cls(background, tuple(sorted(things, key=lambda thing: PLACES.index(thing.place))))
 
     @classmethod
     def parse(cls, name: str) -> "Scene":
-        """The scene whose name (`str(scene)`) this is."""
+        """Return the scene with this name, `str(scene)`."""
         background, *things = name.split("+")
         return cls.of(background, (Thing(*thing.split("-")) for thing in things))
 
@@ -91,7 +91,7 @@ class Edit:
     background: str = ""
 
     def apply(self, scene: Scene) -> Scene:
-        """The scene after the change."""
+        """Return the scene after the change."""
         things = [thing for thing in scene.things if thing != self.before]
         if self.after:
             things.append(self.after)
@@ -99,24 +99,24 @@ class Edit:
 
 
 def random_thing(rng: random.Random) -> Thing:
-    """A thing with every attribute drawn uniformly."""
+    """Return a thing with every attribute drawn uniformly."""
     return Thing(**{key: rng.choice(values) for key, values in ATTRIBUTES.items()})
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """A scene with one or two things, equally often."""
-    number = rng.choice((1, 2))
+    """Return a scene with one or two things, equally often."""
+    count = rng.choice((1, 2))
     while True:
-        things = [random_thing(rng) for _ in range(number)]
+        things = [random_thing(rng) for _ in range(count)]
         scene = Scene.of(rng.choice(BACKGROUNDS), things)
         if scene.is_valid:
             return scene
 
 
 def random_edit(scene: Scene, rng: random.Random) -> Edit:
-    """An edit that leads to another valid scene, every kind equally often over random scenes."""
-    # Only one of "add" and "remove" fits a scene, so drawing from all kinds would make both half as frequent:
-    # this one is drawn twice as often instead.
+    """Return an edit that leads to another valid scene, every kind equally often over random scenes."""
+    # Only one of "add" and "remove" fits a scene, so drawing from all kinds would make both half as frequent.
+    # This one is drawn twice as often instead.
     fitting = "add" if len(scene.things) == 1 else "remove"
     kind = rng.choice((*KINDS[:-2], fitting, fitting))
     while True:

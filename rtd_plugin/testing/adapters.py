@@ -1,4 +1,4 @@
-"""What every adapter has to get right, as checks that say what is wrong."""
+"""The checks that every adapter must pass, each with a message that says what is wrong."""
 
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ CHECKS: dict[str, Callable[[Adapter], None]] = {
 """The checks by name; each raises an AssertionError that says what is wrong."""
 
 
-def faults(adapter: Adapter, check: str) -> str | None:
-    """What one of `CHECKS` finds wrong with an adapter, None for nothing."""
+def run_check(adapter: Adapter, check: str) -> str | None:
+    """Run one of `CHECKS`; return what is wrong with the adapter, or None."""
     try:
         CHECKS[check](adapter)
     except AssertionError as fault:
         return str(fault)
-    except Exception as error:  # an adapter may be anybody's
+    except Exception as error:  # third-party code may raise anything
         return f"raised {type(error).__name__}: {error}"
     return None
 
@@ -35,19 +35,22 @@ def faults(adapter: Adapter, check: str) -> str | None:
 def check_adapter(adapter: Adapter) -> None:
     """Check an adapter: its prompts, its projection and checkpoints, its composition points.
 
-    Composed queries are compared with an encoder that is written out, `encode_slowly`, on a small CLIP of random
-    weights.
+    Composed queries are compared with the reference encoder `encode_slowly` on a small CLIP with random weights.
 
     Args:
         adapter: an instance, as a plugin registers it.
 
     Raises:
         AssertionError: something is wrong; the message lists every fault under the name of its check.
+
+    >>> from rtd_plugin.contract import plugins
+    >>> check_adapter(plugins.find_adapter("lincir"))
     """
     require(
         isinstance(adapter, Adapter),
-        f"{adapter!r} is no adapter: pass an instance of a subclass of rtd_plugin.contract.adapter.Adapter",
+        f"{adapter!r} is not an adapter: pass an instance of a subclass of rtd_plugin.contract.Adapter",
     )
-    found = {check: fault for check in CHECKS if (fault := faults(adapter, check)) is not None}
-    listed = "".join(f"\n- {check}: {fault}" for check, fault in found.items())
-    require(not found, f"the adapter {getattr(adapter, 'name', None)!r} does not pass {len(found)} checks:{listed}")
+    faults = {check: fault for check in CHECKS if (fault := run_check(adapter, check)) is not None}
+    lines = "".join(f"\n- {check}: {fault}" for check, fault in faults.items())
+    checks = "1 check" if len(faults) == 1 else f"{len(faults)} checks"
+    require(not faults, f"the adapter {getattr(adapter, 'name', None)!r} does not pass {checks}:{lines}")

@@ -1,6 +1,7 @@
-"""What the checks share: how they fail, and a small CLIP of random weights with what goes into it."""
+"""What the checks share: how they fail, and a small CLIP with random weights and inputs for it."""
 
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,26 +9,28 @@ from torch import Tensor, nn
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 
-FEATURES = 24  # D: of images and texts; another number than W, so that mixing them up shows
-NEAR = {"rtol": 1e-5, "atol": 1e-5}
+Module = TypeVar("Module", bound=nn.Module)
+
+FEATURES = 24  # D, of images and texts; differs from W, so that mixing them up shows
 CONDITIONS = ("is red", "has a striped collar and two more buttons", "shows it from above")
 
 
-def require(right: object, problem: str) -> None:
-    """Fails with a sentence unless something is right; unlike `assert`, also where Python leaves assertions out."""
-    if not right:
+def require(condition: object, problem: str) -> None:
+    """Raise an AssertionError unless a condition holds; unlike `assert`, also under `python -O`."""
+    if not condition:
         raise AssertionError(problem)
 
 
 @cache
-def small_tower() -> TextTower:
-    """A text tower with CLIP's vocabulary and context, whose every weight matters."""
+def build_small_tower() -> TextTower:
+    """Return a text tower with CLIP's vocabulary and context length, in which every weight matters."""
     tower = TextTower(width=32, layers=2, heads=4, features=FEATURES, activation="quick_gelu")
-    return randomise(tower).requires_grad_(False)
+    tower.requires_grad_(False)
+    return randomise(tower)
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a module random weights that all matter, biases and norms too, and put it into eval mode."""
+def randomise(module: Module, seed: int = 0) -> Module:
+    """Give a module reproducible weights, all large enough to change its results, and return it in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in module.named_parameters():
@@ -39,13 +42,20 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def features(count: int, size: int = FEATURES) -> Tensor:
-    """Features of images, (count, size), different in each row."""
+def make_features(count: int, size: int = FEATURES) -> Tensor:
+    """Return random features of images, (count, size)."""
     return torch.randn(count, size, generator=torch.Generator().manual_seed(1))
 
 
-def pseudo_tokens(adapter: Adapter, count: int, width: int) -> Tensor:
-    """Pseudo tokens of an untrained projection of the adapter's, (count, W) or (count, n, W), different in each row."""
+def make_pseudo_tokens(adapter: Adapter, count: int, width: int) -> Tensor:
+    """Return pseudo tokens from an untrained projection of the adapter, (count, W) or (count, n, W)."""
     projection = randomise(adapter.build_projection({}, FEATURES, width))
     with torch.no_grad():
-        return projection(features(count))
+        return projection(make_features(count))
+
+
+def measure_error(tensor: Tensor, expected: Tensor) -> float | None:
+    """Return the largest difference of two tensors of one shape, or None if they are close."""
+    if torch.allclose(tensor, expected, rtol=1e-5, atol=1e-5):
+        return None
+    return float((tensor - expected).abs().max())

@@ -1,34 +1,36 @@
-"""Checks of an adapter's prompts, and of the composed queries that training makes of them."""
+"""Checks of an adapter's prompts, and of the composed queries that training builds from them."""
 
 import re
+from typing import Any
 
 import torch
 
 from rtd_plugin.clip.tokens import CONTEXT_LENGTH, Prompt, encode_text, pad
 from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.testing.fixtures import CONDITIONS, NEAR, pseudo_tokens, require, small_tower
+from rtd_plugin.testing.fixtures import CONDITIONS, build_small_tower, make_pseudo_tokens, measure_error, require
 from rtd_plugin.testing.reference import encode_slowly
 
 PROMPTS = {"prompt": {"condition"}, "unconditioned_prompt": set(), "prompt_of_two": {"first", "second"}}
 
 
 def check_name(adapter: Adapter) -> None:
-    """A name for the command line, and a home."""
-    name, home = getattr(adapter, "name", None), getattr(adapter, "home", None)
+    """Check that the adapter has a name for the command line, and a home."""
+    name: Any = getattr(adapter, "name", None)
+    home: Any = getattr(adapter, "home", None)
     require(isinstance(name, str), "it has no name: set `name`")
     require(
         re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", name),
-        f"the name {name!r} is to be lower-case letters, digits and single - . _ between them",
+        f"the name {name!r} must be lower-case letters and digits, with single - . _ between them",
     )
-    require(isinstance(home, str), "it says nowhere where the method's code or paper is: set `home`")
+    require(isinstance(home, str), "it does not say where the method's code or paper is: set `home`")
     require(home.strip(), "its home is empty")
 
 
 def check_prompts(adapter: Adapter) -> None:
-    """Three prompts with the same placeholder, each with the conditions it is for."""
+    """Check that the three prompts share a placeholder, and that each has its conditions."""
     for attribute, conditions in PROMPTS.items():
-        prompt = getattr(adapter, attribute, None)
-        require(isinstance(prompt, Prompt), f"{attribute} is to be a Prompt, but is {prompt!r}")
+        prompt: Any = getattr(adapter, attribute, None)
+        require(isinstance(prompt, Prompt), f"{attribute} must be a Prompt, but is {prompt!r}")
         require(
             set(prompt.conditions) == conditions,
             f"{attribute} {prompt.template!r} has the conditions {sorted(prompt.conditions)}, "
@@ -39,29 +41,34 @@ def check_prompts(adapter: Adapter) -> None:
             prompt.placeholder == adapter.prompt.placeholder,
             f"the placeholder of {attribute} is {prompt.placeholder!r}, that of prompt {adapter.prompt.placeholder!r}",
         )
-    places = _places(adapter, adapter.prompt.encode(condition="is red"))
-    alone = _places(adapter, adapter.unconditioned_prompt.encode())
-    require(alone == places, f"prompt has {places} placeholders, but unconditioned_prompt {alone}")
+    conditioned = _count_placeholders(adapter, adapter.prompt.encode(condition="is red"))
+    unconditioned = _count_placeholders(adapter, adapter.unconditioned_prompt.encode())
+    require(
+        unconditioned == conditioned,
+        f"the numbers of placeholders differ: {conditioned} in prompt, {unconditioned} in unconditioned_prompt",
+    )
 
 
 def check_two_conditions(adapter: Adapter) -> None:
-    """Both conditions are in the prompt, in an order that matters, without new placeholders."""
+    """Check that both conditions are in the prompt, in an order that matters, without new placeholders."""
     first, second = "is red", "has longer sleeves"
     ids = adapter.encode_two(first, second)
     for condition in (first, second):
         require(_contains(ids, encode_text(condition)), f"encode_two leaves out the condition {condition!r}")
-    require(ids != adapter.encode_two(second, first), "encode_two makes the same prompt of both orders")
-    places = _places(adapter, adapter.prompt.encode(condition=first))
+    require(ids != adapter.encode_two(second, first), "encode_two returns the same prompt for both orders")
+    expected = _count_placeholders(adapter, adapter.prompt.encode(condition=first))
     sign = adapter.prompt.placeholder
     for pair in ((first, second), (f"{first} {sign} ", f"{sign} {second}")):
-        found = _places(adapter, adapter.encode_two(*pair))
-        require(found == places, f"encode_two makes {found} placeholders of {pair}, but prompt has {places}")
+        count = _count_placeholders(adapter, adapter.encode_two(*pair))
+        require(
+            count == expected, f"encode_two({pair[0]!r}, {pair[1]!r}) has {count} placeholders, but prompt {expected}"
+        )
 
 
 def check_composed_queries(adapter: Adapter) -> None:
-    """Training's queries, in a batch and alone, are those of the written-out encoder."""
-    tower, placeholder = small_tower(), adapter.prompt.placeholder_id
-    vectors = pseudo_tokens(adapter, len(CONDITIONS), tower.width)
+    """Check that training's queries, in a batch and alone, equal those of the reference encoder."""
+    tower, placeholder = build_small_tower(), adapter.prompt.placeholder_id
+    vectors = make_pseudo_tokens(adapter, len(CONDITIONS), tower.width)
     for texts in (
         [adapter.prompt.encode(condition=condition) for condition in CONDITIONS],
         [adapter.unconditioned_prompt.encode()] * len(CONDITIONS),
@@ -70,16 +77,17 @@ def check_composed_queries(adapter: Adapter) -> None:
         tokens = pad(texts, CONTEXT_LENGTH)
         with torch.no_grad():
             batch = tower.encode(tokens, vectors, placeholder)
-            for number, row in enumerate(tokens.tolist()):
-                expected = encode_slowly(tower, row, vectors[number].reshape(-1, tower.width), placeholder)
-                alone = tower.encode(tokens[number : number + 1], vectors[number : number + 1], placeholder)[0]
-                for found in (batch[number], alone):
-                    torch.testing.assert_close(found, expected, **NEAR)
+            for row, ids in enumerate(tokens.tolist()):
+                expected = encode_slowly(tower, ids, vectors[row].reshape(-1, tower.width), placeholder)
+                single = tower.encode(tokens[row : row + 1], vectors[row : row + 1], placeholder)[0]
+                for feature in (batch[row], single):
+                    error = measure_error(feature, expected)
+                    require(error is None, f"the composed query {ids} is off by {error or 0:.2g}")
 
 
-def _places(adapter: Adapter, ids: list[int]) -> int:
+def _count_placeholders(adapter: Adapter, ids: list[int]) -> int:
     return ids.count(adapter.prompt.placeholder_id)
 
 
-def _contains(ids: list[int], part: list[int]) -> bool:
-    return any(ids[start : start + len(part)] == part for start in range(len(ids)))
+def _contains(ids: list[int], condition: list[int]) -> bool:
+    return any(ids[start : start + len(condition)] == condition for start in range(len(ids)))

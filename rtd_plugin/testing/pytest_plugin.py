@@ -1,8 +1,12 @@
-"""`pytest --rtd-adapter NAME`: every check of an installed adapter as a test of its own."""
+"""`pytest --rtd-adapter NAME`: run every check of an installed adapter as a separate test."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from rtd_plugin.contract import Adapter
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,17 +15,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="check this adapter, which a plugin registers",
+        help="check this adapter of an installed plugin",
     )
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     for name in config.getoption("--rtd-adapter"):
-        items += _checks(session, name)
+        items += _make_checks(session, name)
 
 
-def _checks(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
-    # Only now: this module is loaded by every pytest of an environment that rtd-plugin is installed in.
+def _make_checks(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
+    # Late, because every pytest of an environment with rtd-plugin loads this module.
     from rtd_plugin.contract import plugins
     from rtd_plugin.errors import RTDError
     from rtd_plugin.testing.adapters import CHECKS
@@ -38,15 +42,15 @@ def _checks(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
 class CheckItem(pytest.Item):
     """One check of one adapter."""
 
-    def __init__(self, *, adapter: object, check: str, **given: object):
-        super().__init__(**given)
+    def __init__(self, *, adapter: "Adapter", check: str, **arguments: Any):
+        super().__init__(**arguments)
         self.adapter = adapter
         self.check = check
 
     def runtest(self) -> None:
-        from rtd_plugin.testing.adapters import faults
+        from rtd_plugin.testing.adapters import run_check
 
-        if (fault := faults(self.adapter, self.check)) is not None:
+        if (fault := run_check(self.adapter, self.check)) is not None:
             pytest.fail(fault, pytrace=False)
 
     def reportinfo(self) -> tuple[str, None, str]:

@@ -141,7 +141,7 @@ def _make_submissions(comparison: Comparison) -> dict[str, Any]:
     if comparison.retrieval.queries[0].targets:
         return {}
     folders = name_folders([PRE_TRAINED if row.weights is None else row.name for row in comparison.results])
-    submissions = {}
+    submissions: dict[str, Any] = {}
     for folder, row in zip(folders, comparison.results, strict=True):
         files = comparison.retrieval.benchmark.submissions(row.result.list_ranked_names())
         submissions |= {f"{SUBMISSIONS}/{folder}/{name}": content for name, content in files.items()}

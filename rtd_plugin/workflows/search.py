@@ -71,15 +71,19 @@ def search(
     models = load_models(**model_options)
     with progress("Encoding images") as advance:
         retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection, advance)
-    rows = []
-    for row in compare(retrieval, models.tower, models.tuned, baselines=False).results:
-        rankings = row.result.rankings
+    rows: list[dict[str, Any]] = []
+    for ranked in compare(retrieval, models.tower, models.tuned, baselines=False).results:
+        rankings = ranked.result.rankings
         best = zip(rankings.top[0].tolist()[:top], rankings.scores[0].tolist(), strict=False)
-        found = [{"image": retrieval.names[column], "score": score} for column, score in best if column >= 0]
-        rows.append({"weights": str(row.weights) if row.weights else None, "name": row.name, "images": found})
-    tuned = sum(row["weights"] is not None for row in rows)
-    for row in rows:
-        row["label"] = label_row({**row, "query": "composed"}, tuned)
+        row = {"query": "composed", "name": ranked.name, "weights": str(ranked.weights) if ranked.weights else None}
+        rows.append(
+            {
+                "weights": row["weights"],
+                "name": row["name"],
+                "label": label_row(row, len(models.tuned)),
+                "images": [{"image": retrieval.names[index], "score": score} for index, score in best if index >= 0],
+            }
+        )
     results = {
         "reference": str(image),
         "condition": condition,

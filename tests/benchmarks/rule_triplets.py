@@ -20,7 +20,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.generation.rules.build import build
 from rtd_plugin.miniature.language import PLACE_WORDS, SIZE_WORDS, TEXTURE_WORDS, caption
-from rtd_plugin.miniature.splits import may_train, training_scenes
+from rtd_plugin.miniature.splits import draw_training_scenes, may_train
 from rtd_plugin.miniature.world import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
 
 RECIPE = "lincir-miniature"
@@ -51,7 +51,7 @@ def scene(text: str) -> Scene | None:
 def rule_triplets(captions: int, folder: Path) -> Path:
     """Triplets by rule from captions of training scenes, as JSON lines."""
     rng = random.Random("captions for rules")
-    scenes = training_scenes(rng)
+    scenes = draw_training_scenes(rng)
     (folder / "captions.txt").write_text("".join(f"{caption(next(scenes), rng)}\n" for _ in range(captions)))
     build(folder / "captions.txt", folder / "made.jsonl")
     kept = []

@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lincir", "pic2word", "searle"])
 def test_miniature(rtd, tmp_path, adapter):
     done = rtd("train", "--adapter", adapter, "--set", "steps=3", "--json")

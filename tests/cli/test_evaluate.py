@@ -28,7 +28,7 @@ def setup(files):
 
 @pytest.fixture
 def evaluate(rtd, setup, write_dataset, tmp_path):
-    """Runs the command on a small benchmark; gives what it printed as JSON."""
+    """Runs the command on a small benchmark; returns what it printed as JSON."""
 
     def evaluate(name, *options, fails=False):
         if not (tmp_path / name).exists():
@@ -55,7 +55,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_before_and_after(evaluate, finished, name):
+def test_results_have_metrics_before_and_after(evaluate, finished, name):
     result = evaluate(name, "--weights", finished)
     before, after = result["results"]
     assert (before["weights"], after["weights"]) == (None, str(finished))
@@ -83,8 +83,8 @@ def groups_of(row, name):
     return [value for value in row["metrics"][name].values() if isinstance(value, dict)]
 
 
-def test_the_second_time_no_image_is_read(evaluate, finished, tmp_path, monkeypatch):
-    """With another encoder, or another adapter of the same projection, or anything else but the image side."""
+def test_a_second_evaluation_reads_no_images(evaluate, finished, tmp_path, monkeypatch):
+    """Also with another encoder, or another adapter of the same projection."""
     first = evaluate("cirr")
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", None)
@@ -202,7 +202,7 @@ def test_a_submission_that_would_be_refused_is_not_written(evaluate, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_it_prints(rtd, setup, write_dataset, finished, tmp_path):
+def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
     done = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
     assert done.exit_code == 0, done.stderr
@@ -260,14 +260,14 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
         (["--benchmark", "miniature", "--device", "tpu9"], 2, "--device tpu9: torch cannot use it here"),
     ],
 )
-def test_wrong_options(rtd, setup, options, code, says):
+def test_wrong_options_are_refused(rtd, setup, options, code, says):
     done = rtd("evaluate", *setup, *options)
     assert done.exit_code == code
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_nothing_named(rtd, files, write_dataset, tmp_path):
+def test_missing_options_are_named(rtd, files, write_dataset, tmp_path):
     write_dataset("folder", tmp_path / "x")
     for options, says in (
         ([], "no adapter is named: pass --adapter NAME"),
@@ -281,7 +281,7 @@ def test_nothing_named(rtd, files, write_dataset, tmp_path):
         assert says in done.stderr
 
 
-def test_weights_that_were_tuned_from_another_clip(evaluate, finished, files, randomised, tmp_path):
+def test_weights_of_another_clip_are_refused(evaluate, finished, files, randomised, tmp_path):
     import open_clip
 
     model = json.loads((files / "model.json").read_text())
@@ -307,8 +307,8 @@ def test_weights_that_were_tuned_from_another_clip(evaluate, finished, files, ra
         (lambda folder: without(folder, "dev-1-1-img0"), "cirr: dev-1-1-img0, a query's target or candidate, is not"),
     ],
 )
-def test_a_benchmark_that_is_not_whole(evaluate, write_dataset, tmp_path, change, says):
-    """No figures and no folder, rather than figures of what is there."""
+def test_an_incomplete_benchmark_is_refused(evaluate, write_dataset, tmp_path, change, says):
+    """Nothing is written."""
     write_dataset("cirr", tmp_path / "cirr")
     change(tmp_path / "cirr")
     done = evaluate("cirr", "--output", "out", fails=True)
@@ -337,8 +337,8 @@ def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomised, tm
     assert len(list((tmp_path / "cache/images").iterdir())) == 2
 
 
-def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
-    """Of torchrun's processes the others only help to encode images."""
+def test_only_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
+    """The other processes of torchrun only help to encode images."""
     write_dataset("cirr", tmp_path / "cirr")
     monkeypatch.setenv("RANK", "1")
     done = evaluate("cirr", fails=True)
@@ -350,7 +350,7 @@ def test_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset
 
 
 class Page(HTMLParser):
-    """What a page consists of: whether its elements close in order, and what it refers to."""
+    """The elements of a page: whether they close in order, and what they refer to."""
 
     EMPTY = ("meta", "link", "img", "br")
 
@@ -390,7 +390,7 @@ def check_page(text):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_report_is_one_sound_page(evaluate, finished, name):
+def test_the_report_is_one_valid_page(evaluate, finished, name):
     """Every element is closed, every picture is in it, nothing is fetched, and its figures are those of the JSON."""
     result = evaluate(name, "--weights", finished)
     text = (Path(result["output"]) / "report.html").read_text()
@@ -406,7 +406,7 @@ def test_the_report_is_one_sound_page(evaluate, finished, name):
     assert text.count('class="hit"') <= len(page.images)
 
 
-def test_texts_in_the_report_are_no_markup(evaluate, write_dataset, tmp_path):
+def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
     file = tmp_path / "cirr/cirr/captions/cap.rc2.val.json"
     pairs = json.loads(file.read_text())

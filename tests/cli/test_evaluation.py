@@ -85,7 +85,7 @@ def recipe(files, tmp_path):
     manager.unregister(name="swatches")
 
 
-def test_validation_chooses_and_evaluation_shows(rtd, recipe, tmp_path):
+def test_validation_selects_the_result_and_evaluation_shows_it(rtd, recipe, tmp_path):
     done = rtd("train", "--recipe", recipe, "--json")
     assert done.exit_code == 0, done.stderr
     assert done.stderr.count("Encoding images 16/16") == 1  # of two equal benchmarks only once
@@ -176,8 +176,8 @@ def over_groups(value, all_queries, seen):
     return {**over(all_queries), "seen": over(seen)}
 
 
-def test_table():
-    """Exact, on a console of the usual width: nothing wraps."""
+def test_a_table_fits_the_console():
+    """On a console of 80 columns, nothing wraps."""
     rows = [("composed", None, 20, 25), ("composed", "run/t", 30.06, 25), ("image only", None, 2, 4)]
     frozen, tuned, image = (
         {
@@ -202,8 +202,8 @@ def printed(comparison):
     return [line.rstrip() for line in shown.getvalue().splitlines()]
 
 
-def test_many_metrics_groups_and_weights():
-    """A table for each kind of metric, no section of a group, and a gain of each of the tuned encoders."""
+def test_many_metrics_and_groups_make_several_tables():
+    """A table for each family of metrics, no sections of groups, and a gain of each tuned encoder."""
     metrics = {f"{kind}_at_{k}": 10.0 * k for kind in ("recall", "map") for k in (1, 2, 3)}
     groups = {str(number): metrics for number in range(5)}
     gain = {name: {"difference": -1.0, "low": -2.0, "high": 0.04} for name in metrics}

@@ -19,14 +19,14 @@ def search(rtd, files, write_dataset, tmp_path):
     return search
 
 
-def found(done):
+def read(done):
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_the_best_images_first(search):
-    """All of the folder and below but the reference itself."""
-    result = found(search("--top", 50, "--json"))
+    """All images of the folder and its subfolders but the reference."""
+    result = read(search("--top", 50, "--json"))
     (row,) = result["results"]
     images = [each["image"] for each in row["images"]]
     assert sorted(images) == [*(f"{n}.png" for n in (0, 1, 3, 4, 5, 6, 7)), *(f"more/{n}.jpg" for n in range(4))]
@@ -34,15 +34,15 @@ def test_the_best_images_first(search):
     assert scores == sorted(scores, reverse=True)
     assert all(-1 <= score <= 1 for score in scores)
     assert (result["reference"], result["condition"], result["gallery"]) == ("gallery/2.png", "is a kettle", 12)
-    other = found(search("--top", 3, "--json", condition="has more children"))
+    other = read(search("--top", 3, "--json", condition="has more children"))
     assert [len(row["images"]) for row in other["results"]] == [3]
     assert other["results"][0]["images"][0]["score"] != scores[0]
 
 
 def test_a_reference_from_elsewhere(search, tmp_path):
-    """Then all images of the folder are there to be found."""
+    """Then all images of the folder are ranked."""
     Image.open(tmp_path / "gallery/2.png").convert("L").save(tmp_path / "mine.bmp")
-    (row,) = found(search("--top", 50, "--json", image="mine.bmp"))["results"]
+    (row,) = read(search("--top", 50, "--json", image="mine.bmp"))["results"]
     assert len(row["images"]) == 12
 
 
@@ -68,7 +68,7 @@ def test_before_and_after(search, finished, tmp_path):
         (("--top", "0"), "gallery/2.png", "Invalid value for '--top'"),
     ],
 )
-def test_what_is_not_there(search, options, image, says):
+def test_missing_files_and_wrong_options_are_refused(search, options, image, says):
     done = search(*options, image=image)
     assert done.exit_code in (1, 2)
     assert says in done.stderr

@@ -213,6 +213,7 @@ def test_left_out_records_are_counted(rtd, files, tmp_path):
     assert json.loads(done.stdout)["skipped"] == 2
 
 
+@pytest.mark.slow
 def test_torchrun(files, tmp_path):
     """Two processes on the CPU, of which one writes and prints."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -226,6 +227,7 @@ def test_torchrun(files, tmp_path):
     assert [step for step, _ in losses(tmp_path / "runs/tiny")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_two_processes_resume(start, files, tmp_path, finished):
     """Killed processes, started as torchrun does it, go on where they were; another number of them does not."""
 

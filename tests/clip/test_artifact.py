@@ -62,7 +62,7 @@ def metadata_of(run):
 
 
 @pytest.mark.parametrize("part", ["", FILE_NAME])
-def test_it_comes_back_as_it_was(tower, run, part):
+def test_a_saved_encoder_loads_with_the_same_weights_and_settings(tower, run, part):
     tokens = torch.tensor([[298, 5, 259, 299], [298, 259, 7, 299]])
     loaded = load_text_encoder(str(run / part))
     pseudo = torch.randn(2, 8)
@@ -72,20 +72,20 @@ def test_it_comes_back_as_it_was(tower, run, part):
     assert not any(weight.requires_grad for weight in loaded.parameters())
 
 
-def test_it_tells_what_it_is(tower, run):
+def test_the_metadata_is_read_back(tower, run):
     assert read_info(run / FILE_NAME) == make_info(tower)
     assert read_info(run / FILE_NAME).format == FORMAT
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_dtype_and_device(tower, run, dtype):
+def test_an_encoder_loads_to_a_dtype_and_device(tower, run, dtype):
     loaded = load_text_encoder(run, device="cpu", dtype=dtype)
     assert loaded.dtype == dtype
     assert loaded.device == torch.device("cpu")
     assert load_text_encoder(run).dtype == torch.float32
 
 
-def test_saving_leaves_the_tower_as_it_is(tower, run):
+def test_saving_does_not_change_the_tower(tower, run):
     assert tower.text_projection.requires_grad
     assert [path.name for path in run.iterdir()] == [FILE_NAME]
 
@@ -117,14 +117,14 @@ def test_the_bytes_depend_on_the_content_alone(tower, run):
     assert list(header["__metadata__"]) == sorted(header["__metadata__"])
 
 
-def test_metadata_of_any_text(tower, run):
+def test_metadata_may_be_any_text(tower, run):
     info = make_info(tower, backbone='a "quoted" \\ folder/ü\n\x7f\u2028', adapter="é")
     save_text_encoder(run / FILE_NAME, tower, info)
     assert read_info(run / FILE_NAME) == info
     assert torch.equal(load_text_encoder(run).text_projection, tower.text_projection)
 
 
-def test_places_without_one(tmp_path):
+def test_a_missing_encoder_is_reported(tmp_path):
     with pytest.raises(RTDError, match=f"no {FILE_NAME} in this folder: not a run, or one that has not finished"):
         load_text_encoder(tmp_path)
     with pytest.raises(RTDError, match="none: no such file or folder"):
@@ -134,32 +134,32 @@ def test_places_without_one(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, -1])
-def test_a_truncated_file(run, cut):
+def test_a_truncated_file_is_refused(run, cut):
     (run / FILE_NAME).write_bytes((run / FILE_NAME).read_bytes()[:cut])
     with pytest.raises(RTDError, match="not a safetensors file, or a broken or truncated one"):
         load_text_encoder(run)
 
 
-def test_a_file_without_metadata(run):
+def test_a_file_without_metadata_is_refused(run):
     rewrite(run)
     with pytest.raises(RTDError, match="not a text encoder saved by rtd-plugin: it has no metadata"):
         load_text_encoder(run)
 
 
 @pytest.mark.parametrize("change", [{"format": "pt"}, {"format": '"1"'}, {"heads": "null"}, {"surplus": "1"}])
-def test_a_file_with_other_metadata(run, change):
+def test_a_file_with_other_metadata_is_refused(run, change):
     rewrite(run, **{**metadata_of(run), **change})
     with pytest.raises(RTDError, match="its metadata is not that of a text encoder"):
         load_text_encoder(run)
 
 
-def test_a_newer_format(run):
+def test_a_newer_format_is_refused(run):
     rewrite(run, **{**metadata_of(run), "format": "2", "version": '"9.1"', "not_yet_known": "[]"})
     with pytest.raises(RTDError, match=r"written by rtd-plugin 9\.1 in format 2, but .* up to format 1: upgrade"):
         load_text_encoder(run)
 
 
-def test_weights_that_do_not_fit(tower, run):
+def test_weights_of_no_tower_are_refused(tower, run):
     weights = {name: weight for name, weight in tower.state_dict().items() if name != "ln_final.bias"}
     save_file(weights, run / FILE_NAME, metadata=metadata_of(run))
     with pytest.raises(RTDError, match=rf"{FILE_NAME}: missing key ln_final\.bias"):

@@ -54,7 +54,7 @@ def assert_text_features(backbone, expected, **tolerance):
 
 @pytest.mark.parametrize("kind", ["state dict", "checkpoint", "safetensors", "custom text"])
 @pytest.mark.parametrize("quick_gelu", [False, True])
-def test_open_clip_checkpoints(architecture, randomised, tmp_path, kind, quick_gelu):
+def test_open_clip_checkpoints_give_open_clips_features(architecture, randomised, tmp_path, kind, quick_gelu):
     model_class = open_clip.CustomTextCLIP if kind == "custom text" else open_clip.CLIP
     model = randomised(model_class(**CONFIG, quick_gelu=quick_gelu))
     state = model.state_dict()
@@ -74,7 +74,7 @@ def test_open_clip_checkpoints(architecture, randomised, tmp_path, kind, quick_g
     assert backbone.name == "ViT-Tiny"
 
 
-def test_open_clip_folder(clip_model, tmp_path):
+def test_an_open_clip_folder_gives_open_clips_features(clip_model, tmp_path):
     preprocess = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear", "resize_mode": "squash"}
     whole = {"model_cfg": CONFIG, "preprocess_cfg": {**preprocess, "size": 999}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(whole))
@@ -105,7 +105,7 @@ def test_default_preprocessing_is_open_clips(architecture, clip_model, tmp_path)
     assert not encoder.visual.training
 
 
-def test_image_towers_of_timm(architecture, randomised, tmp_path, monkeypatch):
+def test_image_towers_of_timm_are_built_without_a_download(architecture, randomised, tmp_path, monkeypatch):
     """A configuration that asks timm for pre-trained weights must not download them."""
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("downloads"))
     vision = {"timm_model_name": "resnet10t", "timm_model_pretrained": True, "timm_pool": "avg", "image_size": 32}
@@ -133,7 +133,7 @@ RESOLUTION = {
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_openai_state_dict(architecture, openai_model, tmp_path, half):
+def test_an_openai_state_dict_gives_openais_features(architecture, openai_model, tmp_path, half):
     from clip.model import convert_weights
 
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_openai_state_dict(architecture, openai_model, tmp_path, half):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_openai_archive(architecture, openai_model, tmp_path):
+def test_an_openai_archive_gives_openais_features(architecture, openai_model, tmp_path):
     with torch.no_grad():
         expected = openai_model.encode_text(padded())
         images = torch.randn(1, 3, 32, 32)
@@ -170,7 +170,7 @@ def test_openai_archive(architecture, openai_model, tmp_path):
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("form", ["text", "text in shards", "whole"])
-def test_huggingface_folder(randomised, tmp_path, form, activation):
+def test_a_huggingface_folder_gives_transformers_features(randomised, tmp_path, form, activation):
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection
 
     text = {
@@ -203,13 +203,13 @@ def write_config(folder, **text):
     (folder / "config.json").write_text(json.dumps({"text_config": text}))
 
 
-def test_a_config_that_lies_beside_other_weights_is_not_theirs(architecture, clip_model, tmp_path):
+def test_a_config_beside_weights_in_another_layout_is_ignored(architecture, clip_model, tmp_path):
     torch.save(clip_model.state_dict(), tmp_path / "model.pt")
     write_config(tmp_path, num_attention_heads=4)
     assert Backbone(architecture(), checkpoint=tmp_path / "model.pt").load_text_tower().heads == 2
 
 
-def test_weights_of_a_tag_that_are_in_the_cache(clip_model, tmp_path, monkeypatch):
+def test_cached_weights_of_a_tag_have_its_activation_and_preprocessing(clip_model, tmp_path, monkeypatch):
     """By name and tag, with the tag's activation and preprocessing; the download itself is open_clip's."""
     torch.save(clip_model.state_dict(), tmp_path / "cached.pt")
     monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda tag: str(tmp_path / "cached.pt"))
@@ -231,7 +231,7 @@ def test_weights_of_a_tag_that_are_in_the_cache(clip_model, tmp_path, monkeypatc
     assert torch.equal(found, image_transform_v2(squash, is_train=False)(image))
 
 
-def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -253,7 +253,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
         (Backbone(), "the backbone has no weights"),
     ],
 )
-def test_names_that_open_clip_does_not_know(backbone, message):
+def test_names_unknown_to_open_clip_are_refused(backbone, message):
     with pytest.raises(RTDError, match=message):
         backbone.load_text_tower()
 
@@ -277,7 +277,7 @@ def test_other_text_towers_are_refused(architecture, clip_model, tmp_path, text)
         backbone.load_text_tower()
 
 
-def test_checkpoints_that_do_not_fit(architecture, clip_model, tmp_path):
+def test_checkpoints_of_another_model_are_refused(architecture, clip_model, tmp_path):
     state, path = clip_model.state_dict(), tmp_path / "model.pt"
     torch.save(state, path)
     with pytest.raises(RTDError, match=r"model\.pt: the weights alone do not tell their activation and heads"):
@@ -308,7 +308,7 @@ def test_checkpoints_that_do_not_fit(architecture, clip_model, tmp_path):
     ],
     ids=["layers", "width", "all"],
 )
-def test_a_checkpoint_of_another_size(architecture, clip_model, tmp_path, changes, sizes):
+def test_a_checkpoint_of_another_size_is_refused(architecture, clip_model, tmp_path, changes, sizes):
     """ViT-L/14 loaded under the name ViT-B-32, with the wrong number of heads."""
     torch.save(clip_model.state_dict(), tmp_path / "model.pt")
     model = architecture(text_cfg={**CONFIG["text_cfg"], **changes})
@@ -320,13 +320,13 @@ def test_a_checkpoint_of_another_size(architecture, clip_model, tmp_path, change
     )
 
 
-def test_a_checkpoint_with_features_of_another_size(architecture, clip_model, tmp_path):
+def test_a_checkpoint_with_features_of_another_size_is_refused(architecture, clip_model, tmp_path):
     torch.save(clip_model.state_dict(), tmp_path / "model.pt")
     with pytest.raises(RTDError, match="features of size 24; ViT-Tiny has 2 layers of width 32 and features of size 7"):
         Backbone(architecture(embed_dim=7), checkpoint=tmp_path / "model.pt").load_text_tower()
 
 
-def test_a_checkpoint_with_other_heads(architecture, clip_model, tmp_path):
+def test_a_checkpoint_with_other_heads_is_refused(architecture, clip_model, tmp_path):
     from rtd_plugin.clip.layouts import read_state_dict, write_state_dict
 
     state = write_state_dict(read_state_dict(clip_model.state_dict()), "huggingface")
@@ -336,7 +336,7 @@ def test_a_checkpoint_with_other_heads(architecture, clip_model, tmp_path):
         Backbone(architecture(), checkpoint=tmp_path).load_text_tower()
 
 
-def test_weights_that_are_not_finite(architecture, clip_model, tmp_path):
+def test_weights_that_are_not_finite_are_refused(architecture, clip_model, tmp_path):
     state, path = clip_model.state_dict(), tmp_path / "model.pt"
     text, image = "transformer.resblocks.0.ln_1.bias", "visual.transformer.resblocks.0.ln_1.bias"
     for key, load in ((text, Backbone.load_text_tower), (image, Backbone.load_image_encoder)):
@@ -345,7 +345,7 @@ def test_weights_that_are_not_finite(architecture, clip_model, tmp_path):
             load(Backbone(architecture(), checkpoint=path))
 
 
-def test_files_that_are_missing_or_broken(architecture, tmp_path):
+def test_missing_and_broken_files_are_reported(architecture, tmp_path):
     with pytest.raises(RTDError, match=r"none: no such file or folder \(backbone\.checkpoint\)"):
         Backbone(checkpoint=tmp_path / "none").load_text_tower()
     (tmp_path / "empty").mkdir()

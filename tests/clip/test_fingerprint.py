@@ -15,7 +15,7 @@ def tower(request, randomised):
     return randomised(TextTower(activation=request.param, **SIZES))
 
 
-def test_the_probe_s_tokens_are_those_of_its_texts():
+def test_probe_tokens_are_those_of_the_probe_texts():
     assert [list(tokens) for tokens in PROBE_TOKENS] == [encode_text(text) for text in PROBE_TEXTS]
 
 
@@ -35,7 +35,7 @@ def test_the_digest_does_not_depend_on_the_dtype_that_holds_the_values(tower):
     assert digest(half) == digest(TextTower.from_state_dict(half.state_dict(), heads=2).float())
 
 
-def test_the_probe_survives_rounding_and_tells_clips_apart(randomised):
+def test_the_probe_survives_rounding_and_differs_between_clips(randomised):
     sizes = {"width": 64, "layers": 3, "features": 32}
     one, other = (randomised(TextTower(**sizes), seed) for seed in (1, 2))
     fingerprint = probe(one)

@@ -65,7 +65,7 @@ def test_every_weight_is_used(backbone, model):
 @pytest.mark.parametrize(
     "lost", ["vision_model.encoder.layers.1.self_attn.k_proj.weight", "vision_model.post_layernorm.bias"]
 )
-def test_a_weight_that_is_missing(backbone, model, tmp_path, lost):
+def test_a_missing_weight_is_reported(backbone, model, tmp_path, lost):
     state = {name: weight for name, weight in model.state_dict().items() if name != lost}
     model.save_pretrained(tmp_path / "clip", state_dict=state)
     with pytest.raises(RTDError, match="not the image tower of clip"):

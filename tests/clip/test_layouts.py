@@ -34,7 +34,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_round_trip(layout, dtype):
+def test_weights_survive_a_round_trip(layout, dtype):
     weights = {key: value.to(dtype) for key, value in tower_weights().items()}
     written = write_state_dict(weights, layout)
     assert detect_layout(written) == layout
@@ -52,13 +52,13 @@ def test_round_trip(layout, dtype):
     mlp_width=st.integers(1, 9),
     features=st.integers(1, 9),
 )
-def test_round_trip_at_any_size(layout, **sizes):
+def test_weights_of_any_size_survive_a_round_trip(layout, **sizes):
     weights = tower_weights(heads=1, **sizes)
     again = TextTower.from_state_dict(write_state_dict(weights, layout), heads=1)
     assert_same(again.state_dict(), weights)
 
 
-def test_written_weights_share_no_memory():
+def test_written_weights_do_not_share_memory():
     written = write_state_dict(tower_weights(), "huggingface")
     places = [value.untyped_storage().data_ptr() for value in written.values()]
     assert len(set(places)) == len(places)
@@ -106,7 +106,7 @@ def test_whole_clip_of_transformers():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_of_wrappers(layout, prefix):
+def test_prefixes_of_wrappers_are_removed(layout, prefix):
     weights = tower_weights()
     written = write_state_dict(weights, layout)
     inner = written[AUTHORS] if layout == "rtd" else written
@@ -115,7 +115,7 @@ def test_prefixes_of_wrappers(layout, prefix):
 
 
 @pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
-def test_state_dict_in_a_checkpoint(container):
+def test_a_state_dict_is_taken_out_of_its_checkpoint(container):
     weights = tower_weights()
     checkpoint = {"epoch": 3, container: {f"module.text.{key}": value for key, value in weights.items()}}
     assert_same(read_state_dict(checkpoint), weights)
@@ -156,7 +156,7 @@ def test_each_wrong_shape_is_named(layout):
 
 
 @pytest.mark.parametrize("layout", ["openai", "huggingface"])
-def test_shapes_in_messages_are_the_users(layout):
+def test_messages_give_shapes_in_the_layout_of_the_file(layout):
     state = write_state_dict(tower_weights(), layout)
     key = "text_projection" if layout == "openai" else "text_projection.weight"
     state[key] = torch.zeros(13, 5) if layout == "openai" else torch.zeros(5, 13)
@@ -189,7 +189,7 @@ def test_a_block_left_out_is_named():
 
 
 @pytest.mark.parametrize(("value", "kind"), [("text", "str"), (torch.zeros(5, dtype=torch.int64), "torch.int64")])
-def test_values_that_are_no_weights(value, kind):
+def test_values_that_are_not_weights_are_refused(value, kind):
     weights = {**tower_weights(), "ln_final.bias": value}
     with pytest.raises(RTDError, match=rf"ln_final\.bias is not a tensor of floating-point numbers, but {kind}"):
         read_state_dict(weights)
@@ -205,7 +205,7 @@ def test_values_that_are_no_weights(value, kind):
         ({"visual.transformer.resblocks.0.ln_1.weight": torch.zeros(1)}, "found visual"),
     ],
 )
-def test_no_text_tower(state, found):
+def test_weights_without_a_text_tower_are_refused(state, found):
     with pytest.raises(RTDError, match=f"not the weights of a CLIP text tower.*{found}"):
         read_state_dict(state)
 
@@ -247,7 +247,7 @@ def test_weights_that_are_not_finite_are_refused(layout, value, dtype):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_sizes_of_a_state_dict(layout):
+def test_sizes_are_read_from_a_state_dict(layout):
     state = write_state_dict(tower_weights(), layout)
     assert read_sizes(state) == (2, 12, 5)
     assert str(read_sizes(state)) == "2 layers of width 12 and features of size 5"

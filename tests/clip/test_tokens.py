@@ -117,7 +117,7 @@ def test_long_texts_keep_their_first_75_tokens():
     assert tokenize(["one two three four"], context_length=4).tolist() == REFERENCE(["one two three four"], 4).tolist()
 
 
-def test_special_tokens_spelt_out_are_left_out():
+def test_special_tokens_in_a_text_are_left_out():
     assert encode_text("a <end_of_text> dog <start_of_text>") == REFERENCE.encode("a dog")
 
 
@@ -128,12 +128,12 @@ def test_a_batch_is_as_long_as_its_longest_row():
     assert (rows == END).sum(dim=1).tolist() == [1, 1, 1]
 
 
-def test_an_empty_batch():
+def test_an_empty_batch_has_no_rows():
     assert pad([]).shape[0] == tokenize([]).shape[0] == PROMPT.tokenize([]).shape[0] == 0
     assert pad([]).dtype == torch.int64
 
 
-def test_ids_of_placeholders():
+def test_placeholders_have_clips_ids():
     assert {"$": PROMPT.placeholder_id, "*": STAR.placeholder_id} == {"$": 259, "*": 265}
 
 
@@ -149,7 +149,7 @@ def assert_one_placeholder(prompt, condition):
 
 @pytest.mark.parametrize("condition", SNEAKY + NASTY)
 @pytest.mark.parametrize("prompt", [PROMPT, STAR], ids=["dollar", "star"])
-def test_one_placeholder_whatever_the_condition(prompt, condition):
+def test_a_prompt_has_one_placeholder_whatever_the_condition(prompt, condition):
     assert_one_placeholder(prompt, condition)
 
 
@@ -161,7 +161,7 @@ ENTITIES = st.sampled_from(
 @settings(deadline=None, max_examples=150)
 @given(st.one_of(st.text(), st.lists(ENTITIES, max_size=20).map("".join)))
 @example("&amp;amp;amp;amp;amp;dollar;")
-def test_one_placeholder_in_any_text(condition):
+def test_a_prompt_has_one_placeholder_with_any_text(condition):
     assert_one_placeholder(PROMPT, condition)
     assert_one_placeholder(STAR, condition)
 
@@ -180,7 +180,7 @@ def test_the_rest_of_a_sneaky_condition_stays():
     assert STAR.encode(condition="costs $ 5*") == REFERENCE.encode("a photo of * , costs $ 5")
 
 
-def test_two_conditions_and_none():
+def test_prompts_have_two_conditions_or_none():
     prompt = Prompt("a photo of $ that {first} and {second}")
     found = prompt.encode(first="is $ red", second="has <end_of_text> dots")
     assert found == REFERENCE.encode("a photo of $ that is red and has dots")
@@ -188,7 +188,7 @@ def test_two_conditions_and_none():
     assert Prompt("a photo of $ $ $").encode().count(259) == 3
 
 
-def test_a_subject_in_the_placeholders_stead():
+def test_a_subject_replaces_the_placeholder():
     subject = encode_text("two dogs on a mat")
     found = PROMPT.encode(subject=subject, condition="is $ red")
     assert found == REFERENCE.encode("a photo of two dogs on a mat that is red")
@@ -196,7 +196,7 @@ def test_a_subject_in_the_placeholders_stead():
     assert PROMPT.encode(subject=[], condition="is red") == REFERENCE.encode("a photo of that is red")
 
 
-def test_a_condition_that_is_not_given():
+def test_a_missing_condition_is_reported():
     with pytest.raises(RTDError, match="needs the condition 'second'"):
         Prompt("$ {first} {second}").encode(first="is red")
 
@@ -204,11 +204,11 @@ def test_a_condition_that_is_not_given():
 @pytest.mark.parametrize(
     "template", ["a photo of that {condition}", "a photo of $, {condition}", "$ and $, {condition}", "$$"]
 )
-def test_a_template_without_a_placeholder_of_its_own(template):
-    with pytest.raises(RTDError, match=r"needs its placeholder '\$' as a word of its own"):
+def test_a_template_needs_its_placeholder_as_a_separate_word(template):
+    with pytest.raises(RTDError, match=r"needs its placeholder '\$' as a separate word"):
         Prompt(template)
 
 
-def test_a_placeholder_of_several_tokens():
+def test_a_placeholder_of_several_tokens_is_refused():
     with pytest.raises(RTDError, match=r"the placeholder '\[\$\]' is not one token"):
         Prompt("a photo of [$]", placeholder="[$]").placeholder_id  # noqa: B018

@@ -1,10 +1,10 @@
-"""An embedding of which a part is trained does what the whole does, under AdamW too."""
+"""An embedding of which some rows are trained does what the whole does, under AdamW too."""
 
 import pytest
 import torch
 from torch import nn
 
-from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
+from rtd_plugin.engine.partial_embedding import PartialEmbedding
 
 TRAINED = [2, 3, 5, 11]
 
@@ -15,41 +15,43 @@ def whole():
 
 
 @pytest.fixture
-def partly(whole):
-    return PartlyTrainedEmbedding(whole.weight.clone(), TRAINED)
+def partial(whole):
+    return PartialEmbedding(whole.weight.clone(), TRAINED)
 
 
-def test_all_embeddings_are_there(whole, partly):
+def test_all_embeddings_are_there(whole, partial):
     tokens = torch.randint(12, (4, 5))
-    assert torch.equal(partly(tokens), whole(tokens))
-    assert torch.equal(partly.state_dict()["weight"], whole.weight)
-    assert list(partly.state_dict()) == ["weight"]
-    assert [tuple(weight.shape) for weight in partly.parameters()] == [(4, 6)]
-    assert not list(partly.buffers())  # of which data parallelism would send a copy around at every step
+    assert torch.equal(partial(tokens), whole(tokens))
+    assert torch.equal(partial.state_dict()["weight"], whole.weight)
+    assert list(partial.state_dict()) == ["weight"]
+    assert [tuple(weight.shape) for weight in partial.parameters()] == [(4, 6)]
+    assert not list(partial.buffers())  # data parallelism would broadcast them at every step
 
 
-def test_a_state_dict_is_loaded(whole, partly):
-    """Of what is not trained nothing: that is known without."""
-    partly.load_state_dict({"weight": whole.weight.detach() + 1})
-    after = partly(torch.arange(12))
+def test_a_state_dict_is_loaded(whole, partial):
+    """Rows that are not trained are not loaded: they are known."""
+    partial.load_state_dict({"weight": whole.weight.detach() + 1})
+    after = partial(torch.arange(12))
     trained = torch.zeros(12, dtype=torch.bool).index_fill(0, torch.tensor(TRAINED), True)
     assert torch.equal(after[trained], whole.weight[trained] + 1)
     assert torch.equal(after[~trained], whole.weight[~trained])
 
 
-def test_ten_steps_of_adamw_are_those_of_the_whole(whole, partly):
+def test_ten_steps_of_adamw_are_those_of_the_whole(whole, partial):
     before = whole.weight.detach().clone()
     rates = [0.1 / (1 + step) for step in range(10)]
-    optimizers = [torch.optim.AdamW(part.parameters(), weight_decay=0.3, fused=True) for part in (whole, partly)]
+    optimizers = [
+        torch.optim.AdamW(embedding.parameters(), weight_decay=0.3, fused=True) for embedding in (whole, partial)
+    ]
     for rate in rates:
         tokens, weights = torch.tensor(TRAINED)[torch.randint(4, (7,))], torch.randn(7, 6)
-        for part, optimizer in zip((whole, partly), optimizers, strict=True):
+        for embedding, optimizer in zip((whole, partial), optimizers, strict=True):
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            (part(tokens) * weights).sum().backward()
+            (embedding(tokens) * weights).sum().backward()
             optimizer.step()
-        partly.decay *= 1 - rate * 0.3
-    torch.testing.assert_close(partly.state_dict()["weight"], whole.weight.detach(), rtol=1e-6, atol=1e-7)
+        partial.decay *= 1 - rate * 0.3
+    torch.testing.assert_close(partial.state_dict()["weight"], whole.weight.detach(), rtol=1e-6, atol=1e-7)
     assert (whole.weight - before)[TRAINED].abs().min() > 0.01
     assert (whole.weight - before).abs().max(dim=1).values.min() > 0.01
-    torch.testing.assert_close(partly(torch.arange(12)), partly.state_dict()["weight"])
+    torch.testing.assert_close(partial(torch.arange(12)), partial.state_dict()["weight"])

@@ -1,47 +1,48 @@
-"""The packed tower gives what the plain one gives, gradients included, and computes each node of the tree once."""
+"""The packed tower gives what the plain one gives, gradients included, and computes each node of a tree once."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.engine import prefix_tree as packing
-from rtd_plugin.engine.prefix_tree import PackedTower, pack
+from rtd_plugin.engine import prefix_tree
+from rtd_plugin.engine.packed_tower import PackedTower
+from rtd_plugin.engine.prefix_tree import pack_texts
 from rtd_plugin.errors import RTDError
+from rtd_plugin.testing.fixtures import randomise
 
 START, END, PLACEHOLDER = 298, 299, 259
-
-
-@pytest.fixture(autouse=True)
-def large(monkeypatch):
-    """As in batches of full size, what goes into linear layers is computed again."""
-    monkeypatch.setattr("rtd_plugin.engine.recomputing_linear.LARGE", 1)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
-def tower(request, randomised):
+def tower(request):
     tower = TextTower(
         vocabulary=300, context_length=24, width=32, heads=2, layers=3, features=24, activation=request.param
     )
-    randomised(tower)
-    return tower
+    return randomise(tower)
 
 
-def batch(*texts):
-    """Texts, token ids without start and end, as (B, L); what follows an end token is noise."""
+def make_tokens(*texts):
+    """Return texts, token ids without start and end, as (B, L); what follows an end token is noise."""
     rows = [[START, *text, END] for text in texts]
-    tokens = torch.randint(1, 299, (len(rows), max(map(len, rows)) + 2))
+    tokens = torch.randint(1, 298, (len(rows), max(map(len, rows)) + 2))
     for row, text in zip(tokens, rows, strict=True):
         row[: len(text)] = torch.tensor(text)
     return tokens
 
 
-def assert_equal_to_the_plain_tower(
-    tower, tokens, pseudo_tokens=None, placeholder=PLACEHOLDER, subjects=None, packed=None
-):
-    found = []
-    for encode in (packed or PackedTower(tower), tower):
+def encode_packed(tower, tokens, pseudo_tokens=None, placeholder=PLACEHOLDER, subjects=None, **options):
+    packed = PackedTower(tower, CPU, **options)
+    count = None if pseudo_tokens is None else 1 if pseudo_tokens.ndim == 2 else pseudo_tokens.shape[1]
+    return packed(packed.prepare(tokens, placeholder, subjects, count), pseudo_tokens)
+
+
+def assert_equal_to_the_plain_tower(tower, tokens, pseudo_tokens=None, placeholder=PLACEHOLDER, subjects=None):
+    results = []
+    for encode in (lambda *inputs: encode_packed(tower, *inputs), tower.encode):
         tower.zero_grad()
         vectors = None if pseudo_tokens is None else pseudo_tokens.clone().requires_grad_()
         features = encode(tokens, vectors, placeholder, subjects)
@@ -50,8 +51,8 @@ def assert_equal_to_the_plain_tower(
         gradients = {name: weight.grad.clone() for name, weight in tower.named_parameters()}
         if vectors is not None:
             gradients["pseudo tokens"] = vectors.grad
-        found.append((features.detach(), gradients))
-    (packed, gradients), (plain, expected) = found
+        results.append((features.detach(), gradients))
+    (packed, gradients), (plain, expected) = results
     torch.testing.assert_close(packed, plain, rtol=1e-5, atol=1e-5)
     for name, gradient in expected.items():
         assert gradient.abs().max() > 1e-3, f"{name}: a gradient this small proves nothing"
@@ -68,180 +69,130 @@ BARE = [[*OF, PLACEHOLDER]] * 5
 @pytest.mark.parametrize("shape", [(5, 32), (5, 1, 32), (5, 3, 32)])
 def test_prompts_with_and_without_conditions(tower, shape):
     subjects = torch.arange(5).repeat(2)
-    assert_equal_to_the_plain_tower(tower, batch(*PROMPTS, *BARE), torch.randn(shape), subjects=subjects)
-    assert_equal_to_the_plain_tower(tower, batch(*PROMPTS), torch.randn(shape))
+    assert_equal_to_the_plain_tower(tower, make_tokens(*PROMPTS, *BARE), torch.randn(shape), subjects=subjects)
+    assert_equal_to_the_plain_tower(tower, make_tokens(*PROMPTS), torch.randn(shape))
 
 
 def test_several_placeholders(tower):
     texts = [[PLACEHOLDER, 7, PLACEHOLDER], [PLACEHOLDER, 7, 8, PLACEHOLDER, 9], [1, 2, PLACEHOLDER, PLACEHOLDER]]
     for shape in ((3, 32), (3, 2, 32)):
-        assert_equal_to_the_plain_tower(tower, batch(*texts), torch.randn(shape))
+        assert_equal_to_the_plain_tower(tower, make_tokens(*texts), torch.randn(shape))
 
 
 def test_a_mask_of_placeholders(tower):
-    tokens = batch([1, 2, 3], [1, 2, 3, 4], [5, 6])
+    tokens = make_tokens([1, 2, 3], [1, 2, 3, 4], [5, 6])
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     mask[0, 2] = mask[1, 2] = mask[2, 3] = True  # the last is an end token
     assert_equal_to_the_plain_tower(tower, tokens, torch.randn(3, 32), mask)
 
 
-def test_another_prompt_with_and_without_a_condition(tower):
-    """The bare prompt need not begin the other: then there is less to share, and the same result."""
+def test_an_unconditioned_prompt_that_the_other_does_not_begin_with(tower):
     texts = [*PROMPTS[:2], [*OF[:2], PLACEHOLDER, 13], [PLACEHOLDER]]
-    assert_equal_to_the_plain_tower(tower, batch(*texts), torch.randn(2, 32), subjects=torch.tensor([0, 1, 0, 1]))
+    subjects = torch.tensor([0, 1, 0, 1])
+    assert_equal_to_the_plain_tower(tower, make_tokens(*texts), torch.randn(2, 32), subjects=subjects)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=12), st.integers(0, 2**32))
-def test_captions(texts, seed):
-    torch.manual_seed(seed)
-    tower = TextTower(vocabulary=300, context_length=12, width=16, heads=2, layers=2, features=8)
-    torch.nn.init.normal_(tower.token_embedding.weight)
-    tokens = batch(*texts)
-    found, expected = PackedTower(tower)(tokens), tower(tokens)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    packing = pack(tokens, tokens.argmax(dim=1))
-    prefixes = {tuple(row[: i + 1]) for row in ([START, *text, END] for text in texts) for i in range(len(row))}
-    assert len(packing.kinds) == len(prefixes)
-    assert len(packing.ends) == len(set(map(tuple, texts)))
-
-
-def test_long_captions_and_equal_ones(tower):
+def test_long_texts_and_equal_ones(tower):
     texts = [list(range(1, 23)), [1, 2], [1, 2], [4], [1, 2], [], list(range(1, 20))]
-    assert_equal_to_the_plain_tower(tower, batch(*texts))
+    assert_equal_to_the_plain_tower(tower, make_tokens(*texts))
+
+
+def expected_prefixes(rows):
+    return {tuple(row[: length + 1]) for row in rows for length in range(len(row))}
+
+
+TEXTS = st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, st.sampled_from([16, 24, 64]), st.booleans())
+def test_a_group_is_the_prefix_tree_of_its_texts(texts, group_nodes, few_shapes):
+    """Every node once a group; a node sees exactly its ancestors and itself; every text ends at its own path's end."""
+    rows = [[START, *text, END] for text in texts]
+    lengths = np.array([len(row) for row in rows])
+    tokens = np.zeros((len(rows), lengths.max()), np.int64)
+    for row, text in zip(tokens, rows, strict=True):
+        row[: len(text)] = text
+    packed = pack_texts(tokens, lengths, group_nodes, few_shapes)
+    size = packed.tokens.shape[1]
+    assert size == group_nodes
+    seen = (packed.build_mask(torch.float32).squeeze(1) == 0).numpy()  # (S, T, T)
+    assert seen.diagonal(axis1=1, axis2=2).all()
+    members = {}
+    for text, end in zip(rows, packed.ends.tolist(), strict=True):
+        group, node = divmod(end, size)
+        path = np.flatnonzero(seen[group, node])
+        assert packed.tokens[group, path].tolist() == text
+        assert packed.positions[group, path].tolist() == list(range(len(text)))
+        members.setdefault(group, []).append(text)
+    used = sum(len(expected_prefixes(texts)) for texts in members.values())
+    assert used == int(((packed.positions > 0) | (packed.tokens == START)).sum())
+    if len(expected_prefixes(rows)) <= group_nodes:
+        assert list(members) == [0]
 
 
 def test_a_prompt_costs_its_condition_and_one_end_token_more():
-    """Start and `a photo of` once; of each text its pseudo token, `that` and the condition, and two end tokens."""
-    tokens = batch(*PROMPTS, *BARE)
+    """Start and `a photo of` once; for each text its pseudo token, `that`, the condition, and two end tokens."""
+    tokens = make_tokens(*PROMPTS, *BARE)
+    lengths = tokens.argmax(dim=1).numpy() + 1
     subjects = torch.arange(5).repeat(2).unsqueeze(1)
-    ends = tokens.argmax(dim=1)
-    packing = pack(tokens.where(tokens != PLACEHOLDER, -1 - subjects), ends)
-    assert len(packing.kinds) == 4 + sum(len(prompt) - len(OF) + 2 for prompt in PROMPTS)
-    assert sorted(packing.pseudo_tokens.tolist()) == [0, 1, 2, 3, 4]
-    assert packing.tokens[packing.kinds[packing.ends[packing.texts]]].tolist() == [END] * 10
+    packed = pack_texts(tokens.where(tokens != PLACEHOLDER, -1 - subjects).numpy(), lengths, 128)
+    used = (packed.positions > 0) | (packed.tokens == START)
+    assert used.sum() == 4 + sum(len(prompt) - len(OF) + 2 for prompt in PROMPTS)
+    assert sorted(packed.pseudo_rows[packed.pseudo_rows >= 0].tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_nodes_of_a_kind_have_token_and_position_in_common():
-    """In texts 5 6 and 7 6: both 6, both end tokens, and the start that is one node. A pseudo token is its own kind."""
-    packing = pack(batch([5, 6], [7, 6]), torch.tensor([3, 3]))
-    assert (len(packing.kinds), len(packing.tokens)) == (7, 5)
-    texts = torch.tensor([[START, 5, -1, END], [START, 7, -2, END], [START, 8, -1, END]])
-    packing = pack(texts, torch.tensor([3, 3, 3]))
-    assert (len(packing.kinds), len(packing.tokens)) == (10, 7)
-    assert sorted(packing.pseudo_tokens.tolist()) == [0, 1]
+def test_batches_of_one_size_have_few_shapes():
+    generator = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(200):
+        lengths = generator.integers(6, 40, 256)
+        tokens = generator.integers(1, 1000, (256, 40))
+        shapes.add(pack_texts(tokens, lengths, 128, few_shapes=True).tokens.shape)
+    assert len(shapes) <= 4
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 32])
-def test_nodes_attend_to_their_ancestors(monkeypatch, size):
-    """Whatever the blocks: spread over all nodes, the mask is the one of who stands left of whom in a text."""
-    monkeypatch.setattr(packing, "BLOCK", size)
-    tokens = batch([1, 2, 3], [1, 2], [1, 2, 4, 5, 6], [7], [], [1, 8, 8, 8])
-    packed = pack(tokens, tokens.argmax(dim=1))
-    nodes, (blocks, size, _) = len(packed.kinds), packed.mask.shape
-    assert blocks * size - nodes < blocks
-    found = torch.zeros(blocks * size, nodes, dtype=torch.int64)
-    for block in range(blocks):
-        own = torch.arange(block * size, (block + 1) * size)
-        for node, attends in zip(own.tolist(), packed.mask[block] == 0, strict=True):
-            assert attends.any()
-            for key in packed.keys[block][attends].tolist() if node < nodes else ():
-                found[node, key] += 1
-    expected = torch.zeros_like(found)
-    seen = {}
-    for row in ([START, *text, END] for text in ([1, 2, 3], [1, 2], [1, 2, 4, 5, 6], [7], [], [1, 8, 8, 8])):
-        for place in range(len(row)):
-            seen.setdefault(tuple(row[: place + 1]), None)
-    for number, prefix in enumerate(sorted(seen)):
-        for place in range(len(prefix)):
-            expected[number, sorted(seen).index(prefix[: place + 1])] = 1
-    assert torch.equal(found[:nodes], expected[:nodes])
+def test_groups_are_rounded_up_by_an_eighth_at_most():
+    for count in range(1, 200):
+        assert count <= prefix_tree._round_up(count) <= count * 9 / 8
 
 
 def test_activation_checkpointing_changes_no_gradient(tower):
-    tokens, pseudo, gradients, passes = batch(*PROMPTS), torch.randn(5, 32), [], []
+    tokens, pseudo_tokens, gradients, passes = make_tokens(*PROMPTS), torch.randn(5, 32), [], []
     handle = tower.transformer.resblocks[0].attn.out_proj.register_forward_pre_hook(lambda *_: passes.append(1))
     for checkpointing in (False, True):
         tower.zero_grad()
-        PackedTower(tower, checkpointing)(tokens, pseudo).square().sum().backward()
+        encode_packed(tower, tokens, pseudo_tokens, checkpointing=checkpointing).square().sum().backward()
         gradients.append({name: weight.grad.clone() for name, weight in tower.named_parameters()})
         passes.append(0)
     handle.remove()
     assert passes == [1, 0, 1, 1, 0]  # with it, each block is computed twice
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
-    assert gradients[1]["positional_embedding"].abs().max() > 0.1
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(tower, randomised, dtype):
-    tokens, pseudo = batch(*PROMPTS), torch.randn(5, 32)
-    half = TextTower.from_state_dict(
-        {name: weight.to(dtype) for name, weight in tower.state_dict().items()}, activation=tower.activation, heads=2
-    )
-    with torch.no_grad():
-        rounded = PackedTower(half)(tokens, pseudo)
-        torch.testing.assert_close(rounded.float(), tower(tokens, pseudo), rtol=0, atol=0.2)
-    assert rounded.dtype == dtype
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_autocast(tower):
-    tower.zero_grad()
-    tokens, pseudo = batch(*PROMPTS), torch.randn(5, 2, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = PackedTower(tower)(tokens, pseudo)
-    rounded.float().sum().backward()
-    assert rounded.dtype == torch.bfloat16
-    assert tower.text_projection.grad.dtype == torch.float32
-    torch.testing.assert_close(rounded.float(), tower(tokens, pseudo), rtol=0, atol=0.3)
-
-
-@pytest.mark.parametrize("pseudo_shape", [None, (0, 32), (0, 3, 32)])
-def test_empty_batch(tower, pseudo_shape):
-    pseudo = None if pseudo_shape is None else torch.zeros(pseudo_shape)
-    assert PackedTower(tower)(torch.zeros(0, 9, dtype=torch.int64), pseudo).shape == (0, 24)
+    tokens, pseudo_tokens = make_tokens(*PROMPTS), torch.randn(5, 32)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        features = encode_packed(tower, tokens, pseudo_tokens)
+        expected = tower.encode(tokens, pseudo_tokens, PLACEHOLDER)
+    assert features.dtype == expected.dtype
+    torch.testing.assert_close(features, expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize(
-    ("texts", "shape", "message"),
+    ("texts", "message"),
     [
-        ([[PLACEHOLDER], [1]], (2, 32), "text 1 of the batch has no placeholder"),
-        ([[PLACEHOLDER]], (1, 31), r"shape \(1, 31\), but 1 texts at width 32 need \(1, 32\)"),
-        ([[PLACEHOLDER]], (2, 32), r"shape \(2, 32\), but 1 texts"),
-        ([[PLACEHOLDER, PLACEHOLDER]], (1, 3, 32), r"need 1 or 3 placeholders in each text, found \[2\]"),
-        ([[PLACEHOLDER, *range(1, 22)]], (1, 3, 32), "needs 26 positions, but the text tower has 24"),
-        ([[*range(1, 26)]], None, "needs 27 positions, but the text tower has 24"),
+        ([[1, 2], [PLACEHOLDER]], "text 0 of the batch has no placeholder"),
+        ([[PLACEHOLDER, *range(30, 60)]], "positions"),
     ],
 )
-def test_what_cannot_be_encoded(tower, texts, shape, message):
+def test_texts_that_cannot_be_encoded(tower, texts, message):
     with pytest.raises(RTDError, match=message):
-        PackedTower(tower)(batch(*texts), None if shape is None else torch.zeros(shape))
+        encode_packed(tower, make_tokens(*texts), torch.randn(len(texts), 32))
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 0), (1, 2, 3)])
-def test_tokens_that_are_no_batch(tower, shape):
-    with pytest.raises(RTDError, match="tokens have shape"):
-        PackedTower(tower)(torch.zeros(shape, dtype=torch.int64))
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at it, wherever there is none
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_blocks_change_nothing(tower, checkpointing):
-    """And are compiled once, whatever the sizes of the batches that follow."""
-    torch._dynamo.reset()
-    packed, counters = PackedTower(tower, checkpointing, compiled=True), torch._dynamo.utils.counters
-    assert_equal_to_the_plain_tower(tower, batch(*PROMPTS), torch.randn(5, 32), packed=packed)
-    graphs = counters["stats"]["unique_graphs"]
-    texts = [*PROMPTS, *BARE[:2], [*range(1, 20), PLACEHOLDER]]
-    assert_equal_to_the_plain_tower(tower, batch(*texts), torch.randn(8, 32), packed=packed)
-    assert counters["stats"]["unique_graphs"] == graphs > 0
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_without_a_compiler(tower):
-    from torch._inductor import config
-
-    torch._dynamo.reset()
-    packed = PackedTower(tower, compiled=True)
-    nowhere = config.patch({"cpp.cxx": (None, "/nowhere/compiler"), "force_disable_caches": True})
-    with nowhere, pytest.raises(RTDError, match=r"torch.compile failed \(.*/nowhere/compiler.*set `compile: false`"):
-        packed(batch([1, 2, 3]))
+@pytest.mark.parametrize("shape", [(3,), (0, 4), (2, 0), (1, 2, 3)])
+def test_tokens_that_are_not_a_batch(tower, shape):
+    with pytest.raises(RTDError, match=r"needs \(B, L\)"):
+        encode_packed(tower, torch.ones(shape, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""The field's benchmarks: what is read from their files, and what is said of files that are not right."""
+"""The field's benchmarks: what is read from their files, and messages about wrong files."""
 
 import json
 from collections import Counter
@@ -9,14 +9,14 @@ from PIL import Image
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import RankedNames
-from rtd_plugin.evaluation.benchmarks.genecis import _around
+from rtd_plugin.evaluation.benchmarks.genecis import _crop_around
 
 NAMES = ("cirr", "circo", "fashioniq", "genecis", "folder")
 
 
 @pytest.fixture
 def make(tmp_path, write_dataset):
-    """Writes a small benchmark and gives the object that reads it."""
+    """Writes a small benchmark and returns the object that reads it."""
 
     def make(name, *, written=None, **options):
         write_dataset(name, tmp_path / name, **(written or {}))
@@ -26,7 +26,7 @@ def make(tmp_path, write_dataset):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_images_are_there(make, name):
+def test_each_image_is_read_and_stamped(make, name):
     """Of every gallery and query, each with a stamp that changes with its file."""
     benchmark = make(name)
     gallery, queries = benchmark.gallery(), benchmark.queries()
@@ -62,8 +62,8 @@ def test_cirr(make):
     assert test.gallery()[0] == "test1-0-0-img0"
 
 
-def test_cirr_as_its_repository_has_it(make, tmp_path):
-    """The annotations right in the folder, without `cirr/` around them."""
+def test_cirr_in_the_layout_of_its_repository(make, tmp_path):
+    """The annotations are in the folder itself, without `cirr/`."""
     benchmark = make("cirr")
     before = benchmark.queries()
     for folder in ("captions", "image_splits"):
@@ -131,21 +131,21 @@ def test_genecis_from_other_folders(make, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_a_crop_by_hand(mode):
+def test_a_crop_equals_one_by_hand(mode):
     """A box of 10 × 20 at (30, 10): 7 more on its left and 14 above, of which the picture has 10; 17 × 34 in all."""
     image = Image.new("RGB", (100, 60), "white")
     image.paste("red", (23, 0, 40, 34))
-    crop = _around(image.convert(mode), (30, 10, 10, 20))
+    crop = _crop_around(image.convert(mode), (30, 10, 10, 20))
     assert crop.size == (34, 34)
     background, red = (0, 76) if mode == "L" else ((0, 0, 0), (255, 0, 0))
-    colours = {crop.getpixel((x, y)) for x in range(8, 25) for y in range(34)}
-    assert colours == {red}
+    colors = {crop.getpixel((x, y)) for x in range(8, 25) for y in range(34)}
+    assert colors == {red}
     assert {crop.getpixel((x, y)) for x in (0, 7, 25, 33) for y in range(34)} == {background}
 
 
 def test_a_crop_at_the_edge():
-    """What lies outside the picture is not there, rather than black."""
-    crop = _around(Image.new("RGB", (50, 50), "white"), (0, 20, 40, 10))
+    """The crop ends at the edge of the image."""
+    crop = _crop_around(Image.new("RGB", (50, 50), "white"), (0, 20, 40, 10))
     assert crop.size == (50, 50)
     rows = [y for y in range(50) if crop.getpixel((25, y)) == (255, 255, 255)]
     assert len(rows) == 17  # from 13 to 30
@@ -190,7 +190,7 @@ def test_folder_with_json_lines(make, tmp_path):
         ("queries.csv", "reference,condition,target\n0.png,a,;\n", "line 2: target"),
     ],
 )
-def test_queries_that_are_not_right(make, tmp_path, name, content, says):
+def test_wrong_queries_are_refused(make, tmp_path, name, content, says):
     benchmark = make("folder")
     (tmp_path / "folder/queries.csv").unlink()
     (tmp_path / "folder" / name).write_text(content)
@@ -244,7 +244,7 @@ ANNOTATIONS = {
 
 @pytest.mark.parametrize("other", ANNOTATIONS)
 @pytest.mark.parametrize("name", ANNOTATIONS)
-def test_the_captions_of_another_dataset(make, tmp_path, write_dataset, name, other):
+def test_the_annotations_of_another_dataset_are_refused(make, tmp_path, write_dataset, name, other):
     make(name)
     write_dataset(other, tmp_path / "other")
     file = tmp_path / name / ANNOTATIONS[name]
@@ -260,7 +260,7 @@ def test_the_captions_of_another_dataset(make, tmp_path, write_dataset, name, ot
 
 
 @pytest.mark.parametrize("name", ["cirr", "circo"])
-def test_the_captions_of_a_split_without_targets(make, tmp_path, name):
+def test_the_annotations_of_a_split_without_targets_are_refused(make, tmp_path, name):
     make(name)
     file = tmp_path / name / ANNOTATIONS[name]
     file.write_bytes(file.with_name(file.name.replace("val", "test1" if name == "cirr" else "test")).read_bytes())
@@ -271,7 +271,7 @@ def test_the_captions_of_a_split_without_targets(make, tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "says"), [(b"[{", "invalid JSON"), (b"{}", "input should be a valid array, found")]
 )
-def test_files_that_are_broken(make, tmp_path, content, says):
+def test_broken_files_are_refused(make, tmp_path, content, says):
     make("cirr")
     (tmp_path / "cirr" / ANNOTATIONS["cirr"]).write_bytes(content)
     with pytest.raises(RTDError, match=f"cap.rc2.val.json: not a file of cirr val: {says}"):
@@ -329,7 +329,7 @@ def test_submissions_that_a_server_refuses(cirr, make):
         (spoilt(good, names=names[:9]), "query 10 has 9 images and needs 10"),
         (spoilt(good, names=[names[0], *names[:9]]), "query 10 has an image twice"),
         (spoilt(good, names=["dog.png", *names[:9]]), "query 10 has an image that is not in the gallery"),
-        (spoilt(good, names=[good[0].query.reference, *names[:9]]), "wants rankings without the reference image"),
+        (spoilt(good, names=[good[0].query.reference, *names[:9]]), "would refuse a ranking with the reference image"),
         (spoilt(good, subset=()), "query 10 has 0 images and needs 3"),
         (spoilt(good, query=good[1].query), "6 queries have 5 different ids"),
     ):
@@ -343,5 +343,5 @@ def test_submissions_that_a_server_refuses(cirr, make):
 
 def test_submissions_are_not_too_large(cirr, monkeypatch):
     monkeypatch.setattr("rtd_plugin.evaluation.benchmarks.cirr.LARGEST", 500)
-    with pytest.raises(RTDError, match=r"takes 500 bytes, not \d+"):
+    with pytest.raises(RTDError, match=r"accepts 500 bytes, not \d+"):
         cirr.submissions(ranked(cirr))

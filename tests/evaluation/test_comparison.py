@@ -1,4 +1,4 @@
-"""Before and after on one benchmark."""
+"""Comparisons of the pre-trained and tuned text encoders."""
 
 import json
 from pathlib import Path
@@ -36,30 +36,30 @@ class Files(Benchmark):
 
 
 class Retrieval:
-    """Every query's rank, made up."""
+    """Made-up ranks of every query."""
 
     benchmark = Files(data="somewhere")
     queries = benchmark.queries()
     names = benchmark.gallery()
 
-    def found(self, *first):
+    def rank(self, *first):
         ranks = torch.tensor(first)
         rankings = Rankings(ranks[:, None], ranks, torch.zeros(4, 0), torch.zeros(4, 0))
         return RetrievalResult(self.benchmark, self.queries, self.names, rankings, None)
 
     def rank_by_image(self):
-        return self.found(3, 3, 3, 3)
+        return self.rank(3, 3, 3, 3)
 
     def rank_by_condition(self, tower):
         assert tower is FROZEN
-        return self.found(1, 3, 3, 3)
+        return self.rank(1, 3, 3, 3)
 
     def rank_composed(self, tower):
-        return self.found(*{FROZEN: (1, 2, 2, 2), TUNED: (1, 1, 1, 2), OTHER: (2, 2, 2, 2)}[tower])
+        return self.rank(*{FROZEN: (1, 2, 2, 2), TUNED: (1, 1, 1, 2), OTHER: (2, 2, 2, 2)}[tower])
 
     def rank_by_target_caption(self, tower):
         assert tower is FROZEN
-        return self.found(1, 1, 1, 1)
+        return self.rank(1, 1, 1, 1)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def recall(rows):
     return [(row["query"], row["weights"], row["metrics"]["files"]["recall_at_1"]) for row in rows]
 
 
-def test_every_way_to_query(figures):
+def test_each_way_to_query_has_its_metrics(figures):
     assert recall(figures["results"]) == [
         ("composed", None, 25.0),
         ("composed", str(WEIGHTS), 75.0),
@@ -96,7 +96,7 @@ def test_gain_is_over_the_pre_trained_encoder(figures):
     assert other["gain"]["files"]["recall_at_1"]["difference"] == -25.0
 
 
-def test_says_what_was_measured(figures):
+def test_the_benchmark_and_its_options_are_recorded(figures):
     assert {key: figures[key] for key in ("benchmark", "data", "split", "queries", "gallery")} == {
         "benchmark": "files",
         "data": "somewhere",
@@ -107,8 +107,8 @@ def test_says_what_was_measured(figures):
     assert json.loads(json.dumps(figures)) == figures
 
 
-def test_one_tuned_tower_at_a_time():
-    """Each is loaded when its turn comes."""
+def test_tuned_towers_are_loaded_one_after_the_other():
+    """The second is loaded after the first."""
     loaded = []
     compare(
         Retrieval(), FROZEN, {WEIGHTS: lambda: loaded.append(1) or TUNED, ELSEWHERE: lambda: OTHER if loaded else 0}
@@ -124,13 +124,13 @@ def test_names_of_equal_runs_are_their_paths():
     assert names == ["pre-trained", *map(str, both)]
 
 
-def test_progress():
-    told = []
-    compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED}, lambda done, total: told.append((done, total)))
-    assert told == [(number, 5) for number in range(1, 6)]
+def test_progress_counts_the_ways_to_query():
+    calls = []
+    compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED}, lambda done, total: calls.append((done, total)))
+    assert calls == [(number, 5) for number in range(1, 6)]
 
 
-def test_without_target_captions(monkeypatch):
+def test_without_target_captions_there_is_no_such_row(monkeypatch):
     monkeypatch.setattr(Retrieval, "rank_by_target_caption", lambda self, tower: None)
     comparison = compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED})
     assert [row.query for row in comparison.baselines] == ["image only", "text only"]

@@ -29,7 +29,7 @@ def test_average_precision_by_hand():
 
 @settings(deadline=None, max_examples=100)
 @given(targets=st.lists(st.integers(1, 30), min_size=1, max_size=12, unique=True), k=st.integers(1, 25))
-def test_figures_by_brute_force(targets, k):
+def test_metrics_equal_those_by_brute_force(targets, k):
     """Walking down the ranking."""
     found, total = 0, 0.0
     for rank in range(1, k + 1):
@@ -71,7 +71,7 @@ def test_interval_of_hits_follows_the_normal_approximation():
     assert bootstrap_interval(hits - other) == pytest.approx((-2 - half, -2 + half), abs=0.06)
 
 
-def test_interval_covers_as_often_as_it_says():
+def test_intervals_cover_at_their_level():
     generator = torch.Generator().manual_seed(0)
     samples = (torch.rand(400, 150, generator=generator) < 0.3).float()
     intervals = [bootstrap_interval(hits, resamples=1000, level=0.9) for hits in samples]
@@ -79,7 +79,7 @@ def test_interval_covers_as_often_as_it_says():
     assert 0.85 < covered < 0.95
 
 
-def test_interval_depends_on_its_seed_alone(monkeypatch):
+def test_intervals_depend_only_on_their_seed(monkeypatch):
     figures = torch.rand(50, generator=torch.Generator().manual_seed(0))
     state = torch.random.get_rng_state()
     first = bootstrap_interval(figures, seed=1)
@@ -89,7 +89,7 @@ def test_interval_depends_on_its_seed_alone(monkeypatch):
     assert bootstrap_interval(figures, seed=1) == pytest.approx(first)
 
 
-def test_interval_refuses_what_has_no_mean():
+def test_an_interval_needs_finite_values():
     with pytest.raises(RTDError, match="at least one query"):
         bootstrap_interval(torch.tensor([]))
     with pytest.raises(RTDError, match="a finite value for each"):

@@ -1,4 +1,4 @@
-"""Metrics, intervals and gains from figures per query."""
+"""Metrics, intervals and gains from the metrics of each query."""
 
 import pytest
 import torch
@@ -11,23 +11,23 @@ GROUPS = [("a",), ("b",), (), ("b",)]
 
 
 def rankings(first, ranks=None):
-    nothing = torch.zeros(4, 0)
-    return Rankings(torch.tensor(ranks or [[rank] for rank in first]), torch.tensor(first), nothing, nothing)
+    empty = torch.zeros(4, 0)
+    return Rankings(torch.tensor(ranks or [[rank] for rank in first]), torch.tensor(first), empty, empty)
 
 
-def figures(first, subset, groups=GROUPS, **options):
+def compute(first, subset, groups=GROUPS, **options):
     return compute_per_query_metrics(
         rankings(first), rankings(subset), groups, recall_at=(1, 5, 10), subset_recall_at=(1,), **options
     )
 
 
-FIGURES = figures([1, 2, 6, 11], [1, 1, 2, 1])
-WORSE = figures([2, 2, 11, 11], [1, 2, 2, 2])
+BETTER = compute([1, 2, 6, 11], [1, 1, 2, 1])
+WORSE = compute([2, 2, 11, 11], [1, 2, 2, 2])
 
 
-def test_metrics():
-    """By hand; a query without a group counts in the whole alone."""
-    assert FIGURES.compute_metrics() == {
+def test_metrics_equal_those_by_hand():
+    """A query without a group counts only for all queries."""
+    assert BETTER.compute_metrics() == {
         "recall_at_1": 25.0,
         "recall_at_5": 50.0,
         "recall_at_10": 75.0,
@@ -37,16 +37,16 @@ def test_metrics():
     }
 
 
-def test_mean_of_groups():
+def test_groups_are_averaged():
     """A group of three queries counts as much as one of one."""
-    averaged = figures([1, 2, 6, 11], [1, 1, 2, 1], [("a",), ("b",), ("b",), ("b",)], averages_groups=True)
+    averaged = compute([1, 2, 6, 11], [1, 1, 2, 1], [("a",), ("b",), ("b",), ("b",)], averages_groups=True)
     assert averaged.compute_metrics()["recall_at_1"] == 50.0
     assert averaged.compute_metrics()["recall_at_5"] == pytest.approx((100 + 100 / 3) / 2)
     low, high = averaged.compute_intervals()["recall_at_1"].values()
     assert (low, high) == (50.0, 50.0)  # within each group, all queries are alike
 
 
-def test_mean_average_precision():
+def test_mean_average_precision_equals_that_by_hand():
     found = rankings([1, 3, 2, 0], [[1, 3], [2, 3], [2, 0], [0, 0]])
     measured = compute_per_query_metrics(found, None, GROUPS, recall_at=(2,), map_at=(5,)).compute_metrics()
     expected = 100 * (((1 + 2 / 3) / 2) + ((1 / 2 + 2 / 3) / 2) + 1 / 2 + 0) / 4
@@ -55,15 +55,15 @@ def test_mean_average_precision():
     assert measured["a"]["map_at_5"] == pytest.approx(100 * (1 + 2 / 3) / 2)
 
 
-def test_a_query_in_several_groups():
-    found = figures([1, 2, 6, 11], [1, 1, 2, 1], [("a", "b"), ("b",), ("a",), ("b", "a")]).compute_metrics()
+def test_a_query_counts_in_each_of_its_groups():
+    found = compute([1, 2, 6, 11], [1, 1, 2, 1], [("a", "b"), ("b",), ("a",), ("b", "a")]).compute_metrics()
     assert found["a"]["recall_at_10"] == pytest.approx(200 / 3)
     assert found["b"]["recall_at_5"] == pytest.approx(200 / 3)
 
 
-def test_gain():
-    """The interval is paired: where every query gains the same, it has no width."""
-    gain = FIGURES.compute_gain(WORSE)
+def test_gains_equal_those_by_hand():
+    """The interval is paired: if every query gains the same, it has no width."""
+    gain = BETTER.compute_gain(WORSE)
     assert {name: value["difference"] for name, value in gain.items() if name not in "ab"} == {
         "recall_at_1": 25.0,
         "recall_at_5": 0.0,
@@ -74,16 +74,16 @@ def test_gain():
     assert gain["recall_at_5"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
     assert gain["a"]["recall_at_1"] == {"difference": 100.0, "low": 100.0, "high": 100.0}
     assert gain["b"]["subset_recall_at_1"] == {"difference": 100.0, "low": 100.0, "high": 100.0}
-    assert WORSE.compute_gain(FIGURES)["recall_at_1"]["difference"] == -25.0
+    assert WORSE.compute_gain(BETTER)["recall_at_1"]["difference"] == -25.0
 
 
-def test_intervals_hold_their_metric():
-    metrics, intervals = FIGURES.compute_metrics(), FIGURES.compute_intervals()
+def test_intervals_contain_their_metric():
+    metrics, intervals = BETTER.compute_metrics(), BETTER.compute_intervals()
     for name in ("recall_at_1", "recall_at_5", "recall_at_10"):
         assert 0 <= intervals[name]["low"] < metrics[name] < intervals[name]["high"] <= 100
     assert intervals["a"]["recall_at_1"] == {"low": 100.0, "high": 100.0}
 
 
-def test_no_queries():
+def test_metrics_need_queries():
     with pytest.raises(RTDError, match="metrics need queries"):
         compute_per_query_metrics(rankings([1, 1, 1, 1]), None, [], recall_at=(1,)).compute_metrics()

@@ -1,4 +1,4 @@
-"""Opening pictures: which files are read, in which formats, and how large they may be."""
+"""Opening images: which files are read, in which formats, and of which sizes."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Rankings, each against a case by hand and against brute force."""
+"""Rankings, compared with cases by hand and with brute force."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ def first_ranks(targets, **options):
     return Gallery(GALLERY).rank(QUERIES, [[target] for target in targets], **options).first.tolist()
 
 
-def test_ranks_by_hand():
+def test_ranks_equal_those_by_hand():
     assert first_ranks([0, 3]) == [1, 1]
     assert first_ranks([1, 1]) == [3, 4]  # each tie counts against the target
     assert first_ranks([4, 0]) == [4, 5]
@@ -31,28 +31,28 @@ def test_ranks_by_hand():
     assert first_ranks([4, 1], candidates=[(), (1, 0)]) == [4, 1]
 
 
-def test_several_targets_by_hand():
-    """Targets do not push each other down where all count, but do where one counts."""
-    found = Gallery(GALLERY).rank(QUERIES, [[2, 0, 1], [4]])
-    assert found.ranks.tolist() == [[1, 2, 3], [4, 0, 0]]
-    assert found.first.tolist() == [3, 4]
+def test_ranks_of_several_targets_equal_those_by_hand():
+    """Other targets do not lower a target's rank in `ranks`, but do in `first`."""
+    rankings = Gallery(GALLERY).rank(QUERIES, [[2, 0, 1], [4]])
+    assert rankings.ranks.tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert rankings.first.tolist() == [3, 4]
     assert Gallery(GALLERY).rank(QUERIES, [[], []]).ranks.tolist() == [[0], [0]]
     assert Gallery(GALLERY).rank(QUERIES, [[], []]).first.tolist() == [0, 0]
 
 
-def test_the_top_by_hand():
-    """Among equal scores no target comes before others, and the first target last."""
-    found = Gallery(GALLERY).rank(QUERIES, [[1], [2, 1]], depth=9)
-    assert found.top.tolist() == [[0, 2, 1, 4, 3], [3, 4, 1, 2, 0]]
-    assert found.scores.tolist() == [[3, 2, 2, 1, 0], [3, 1, 1, 1, 0]]
-    found = Gallery(GALLERY).rank(QUERIES, [[], []], excluded=[0, -1], candidates=[(0, 1, 4), ()], depth=3)
-    assert found.top.tolist() == [[1, 4, -1], [3, 1, 2]]
+def test_the_top_equals_one_by_hand():
+    """Among equal scores targets come last, and the first target at the end."""
+    rankings = Gallery(GALLERY).rank(QUERIES, [[1], [2, 1]], depth=9)
+    assert rankings.top.tolist() == [[0, 2, 1, 4, 3], [3, 4, 1, 2, 0]]
+    assert rankings.scores.tolist() == [[3, 2, 2, 1, 0], [3, 1, 1, 1, 0]]
+    rankings = Gallery(GALLERY).rank(QUERIES, [[], []], excluded=[0, -1], candidates=[(0, 1, 4), ()], depth=3)
+    assert rankings.top.tolist() == [[1, 4, -1], [3, 1, 2]]
 
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data(), count=st.integers(1, 7), size=st.integers(2, 9), block=st.sampled_from([1, 20, 1000]))
-def test_rankings_by_brute_force(data, count, size, block):
-    """Small whole numbers: scores are exact and ties frequent, in blocks that do and do not divide."""
+def test_rankings_equal_those_by_brute_force(data, count, size, block):
+    """Small integers: scores are exact and ties frequent."""
     seed = data.draw(st.integers(0, 2**16))
     generator = torch.Generator().manual_seed(seed)
     queries, gallery = (torch.randint(-2, 3, (rows, 3), generator=generator).float() for rows in (count, size))
@@ -63,17 +63,17 @@ def test_rankings_by_brute_force(data, count, size, block):
     depth = data.draw(st.integers(0, size + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "BLOCK", block)
-        found = Gallery(gallery).rank(queries, targets, excluded=excluded, candidates=candidates, depth=depth)
+        rankings = Gallery(gallery).rank(queries, targets, excluded=excluded, candidates=candidates, depth=depth)
     for row, wanted in enumerate(targets):
         scores = [sum(a * b for a, b in zip(queries[row].tolist(), image, strict=True)) for image in gallery.tolist()]
-        among = (set(candidates[row]) or set(range(size))) - {excluded[row]}
-        kind = {image: 2 if image == wanted[0] else 1 for image in wanted}
-        order = sorted(among, key=lambda image, s=scores, k=kind: (-s[image], k.get(image, 0), image))
-        assert found.top[row].tolist() == (order + [-1] * size)[: min(depth, size)]
+        ranked = (set(candidates[row]) or set(range(size))) - {excluded[row]}
+        tie_order = {image: 2 if image == wanted[0] else 1 for image in wanted}
+        order = sorted(ranked, key=lambda image, s=scores, k=tie_order: (-s[image], k.get(image, 0), image))
+        assert rankings.top[row].tolist() == (order + [-1] * size)[: min(depth, size)]
         ranks = sorted(1 + order.index(image) for image in wanted)
-        assert found.ranks[row].tolist() == ranks + [0] * (found.ranks.shape[1] - len(ranks))
-        assert found.first[row] == (1 + order.index(wanted[0]) if wanted else 0)
-    assert found.first.dtype == found.ranks.dtype == found.top.dtype == torch.int64
+        assert rankings.ranks[row].tolist() == ranks + [0] * (rankings.ranks.shape[1] - len(ranks))
+        assert rankings.first[row] == (1 + order.index(wanted[0]) if wanted else 0)
+    assert rankings.first.dtype == rankings.ranks.dtype == rankings.top.dtype == torch.int64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -84,9 +84,9 @@ def test_equal_images_tie_exactly_wherever_they_stand(dtype):
         queries = torch.randn(count, width, generator=generator).to(dtype)
         gallery = Gallery(torch.randn(1, width, generator=generator).repeat(size, 1).to(dtype))
         targets = [[row % size] for row in range(count)]
-        found = gallery.rank(queries, targets, depth=size)
-        assert found.first.tolist() == [size] * count
-        assert found.top[:, -1].tolist() == [target for (target,) in targets]
+        rankings = gallery.rank(queries, targets, depth=size)
+        assert rankings.first.tolist() == [size] * count
+        assert rankings.top[:, -1].tolist() == [target for (target,) in targets]
 
 
 def test_blocks_give_the_ranks_of_one_product(monkeypatch):
@@ -103,8 +103,8 @@ def test_blocks_give_the_ranks_of_one_product(monkeypatch):
 
 def test_blocks_may_have_more_or_fewer_targets(monkeypatch):
     monkeypatch.setattr(ranking, "BLOCK", 5)
-    found = Gallery(GALLERY).rank(QUERIES, [[0], [3, 1, 2]])
-    assert found.ranks.tolist() == [[1, 0, 0], [1, 3, 4]]
+    rankings = Gallery(GALLERY).rank(QUERIES, [[0], [3, 1, 2]])
+    assert rankings.ranks.tolist() == [[1, 0, 0], [1, 3, 4]]
 
 
 def test_wrong_input_is_named():

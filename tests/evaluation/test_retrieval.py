@@ -1,4 +1,4 @@
-"""Retrieval on a benchmark, against open_clip's own forward and ranks counted one by one."""
+"""Retrieval on a benchmark, compared with open_clip's own forward and ranks counted one by one."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -28,7 +28,7 @@ PLACEHOLDER = 259
 
 
 class Noise(Benchmark):
-    """Twelve pictures of noise; the first of two queries has its reference in the gallery, the second has not."""
+    """Twelve images of noise; every other query has its reference outside the gallery."""
 
     name = "noise"
     excludes_reference = True
@@ -90,7 +90,7 @@ def tower(clip):
 @pytest.fixture
 def retrieve(clip, phi, preprocess, monkeypatch):
     for module in (retrieval, image_features):
-        monkeypatch.setattr(module, "BATCH", 5)  # neither the images nor the queries fill their last batch
+        monkeypatch.setattr(module, "BATCH", 5)  # neither images nor queries fill their last batch
 
     def retrieve(benchmark, adapter=None, **options):
         encoder = ImageFeatures(ImageEncoder(clip.visual, preprocess))
@@ -257,7 +257,7 @@ def test_benchmarks_without_subsets_captions_and_groups(retrieve, tower):
     assert found.rank_by_image().compute_metrics().keys() == {"recall_at_1", "recall_at_5", "recall_at_10"}
 
 
-def test_a_split_without_targets_is_ranked_all_the_same(retrieve, tower):
+def test_a_split_without_targets_is_ranked_but_has_no_metrics(retrieve, tower):
     queries = [replace(query, targets=(), id=str(number)) for number, query in enumerate(Noise().queries())]
     secret, known = retrieve(changed(queries=queries)).rank_composed(tower), retrieve(Noise()).rank_composed(tower)
     assert torch.equal(secret.rankings.top, known.rankings.top)
@@ -272,7 +272,7 @@ def test_a_split_without_targets_is_ranked_all_the_same(retrieve, tower):
         secret.compute_metrics()
 
 
-def test_candidates_stand_for_a_gallery(retrieve, tower):
+def test_ranks_among_candidates_equal_those_in_a_smaller_gallery(retrieve, tower):
     """Ranks among a query's candidates are those in a benchmark with no other images."""
 
     class Few(Noise):
@@ -307,16 +307,16 @@ def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
     gallery = F.normalize(encode_images(clip, preprocess, Noise().gallery()), dim=-1)
     cosines = F.normalize(features, dim=-1) @ gallery.T
     rows = found.rankings.top.clamp(min=0)
-    there = found.rankings.top >= 0
-    torch.testing.assert_close(found.rankings.scores[there], cosines.gather(1, rows)[there], atol=1e-5, rtol=1e-5)
+    is_image = found.rankings.top >= 0
+    torch.testing.assert_close(found.rankings.scores[is_image], cosines.gather(1, rows)[is_image], atol=1e-5, rtol=1e-5)
 
 
-def test_two_conditions_for_some_queries_alone(retrieve, tower):
+def test_two_conditions_for_only_some_queries_are_refused(retrieve, tower):
     with pytest.raises(RTDError, match="noise: each query needs one condition, or each two"):
         retrieve(changed(query={"conditions": ("is red", "is big")})).rank_composed(tower)
 
 
-def test_text_only_has_both_conditions(retrieve, tower):
+def test_the_text_query_has_both_conditions(retrieve, tower):
     queries = [replace(query, conditions=("is red", "is big")) for query in Noise().queries()]
     joined = [replace(query, conditions=("is red and is big",)) for query in Noise().queries()]
     two, one = (retrieve(changed(queries=some)).rank_by_condition(tower).rankings for some in (queries, joined))

@@ -51,18 +51,18 @@ def test_a_few_steps_give_a_projection_of_the_method(make, method, tower):
 
 
 @pytest.mark.parametrize("method", PROGRAMS)
-def test_nothing_reserved_is_shown(make, monkeypatch, method):
+def test_training_uses_no_reserved_scene(make, monkeypatch, method):
     """Pictures and captions are of training scenes alone: no program makes a scene in another way."""
     shown = []
 
     def watched(rng):
-        for scene in splits.training_scenes(rng):
+        for scene in splits.draw_training_scenes(rng):
             shown.append(scene)
             yield scene
 
     pictured = []
     image_batch = projections.image_batch
-    monkeypatch.setattr(PROGRAMS[method], "training_scenes", watched)
+    monkeypatch.setattr(PROGRAMS[method], "draw_training_scenes", watched)
     monkeypatch.setattr(projections, "image_batch", lambda scenes: pictured.extend(scenes) or image_batch(scenes))
     make(method)
     assert shown
@@ -71,7 +71,7 @@ def test_nothing_reserved_is_shown(make, monkeypatch, method):
     assert bool(pictured) == (method != "lincir")
 
 
-def test_concepts_are_no_held_out_pairs():
+def test_concepts_are_not_held_out_pairs():
     assert len(make_searle.CONCEPTS) == 30
     assert not {f"{colour} {shape}" for colour, shape in HELD_OUT} & set(make_searle.CONCEPTS)
 
@@ -92,18 +92,18 @@ def test_sentences_are_about_their_concepts(tower, monkeypatch):
 
 
 def test_nearest_concepts_are_those_that_a_picture_shows(tower):
-    scenes = splits.training_scenes(random.Random(0))
+    scenes = splits.draw_training_scenes(random.Random(0))
     scenes = [scene for scene, _ in zip(scenes, range(100), strict=False) if len(scene.things) == 1]
     pictures = projections.picture_features(projections.backbone(FOLDER), scenes)
-    nearest = make_searle.Sentences(tower, random.Random(0)).nearest(pictures)
+    nearest = make_searle.Sentences(tower, random.Random(0)).find_nearest(pictures)
     shown = [make_searle.CONCEPTS.index(f"{s.things[0].colour} {s.things[0].shape}") for s in scenes]
     assert (nearest == torch.tensor(shown).unsqueeze(1)).any(dim=1).float().mean() > 0.9
 
 
-def test_inversion_comes_nearer_to_the_pictures(tower, monkeypatch):
+def test_inversion_reduces_the_distance_to_the_pictures(tower, monkeypatch):
     monkeypatch.setattr(make_searle, "REGULARISER", 0)
     sentences = make_searle.Sentences(tower, random.Random(0))
-    scenes = splits.training_scenes(random.Random(0))
+    scenes = splits.draw_training_scenes(random.Random(0))
     pictures = projections.picture_features(projections.backbone(FOLDER), [next(scenes) for _ in range(16)])
     prompt = pad([Prompt("a photo of $").encode()]).expand(16, -1)
     distances = []

@@ -16,7 +16,7 @@ from torch import nn
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.contract.composition import Composition, CompositionPoint
 from rtd_plugin.testing import check_adapter, encode_slowly
-from rtd_plugin.testing.fixtures import small_tower
+from rtd_plugin.testing.fixtures import build_small_tower
 
 
 class Split(nn.Module):
@@ -47,7 +47,7 @@ class Threefold(LinCIR):
 
 
 @pytest.mark.parametrize("adapter", [LinCIR(), SEARLE(), Pic2Word(), Threefold()], ids=lambda adapter: adapter.name)
-def test_adapters_that_are_right(adapter):
+def test_correct_adapters_pass(adapter):
     check_adapter(adapter)
 
 
@@ -195,43 +195,43 @@ class NoPoint(LinCIR):
 
 
 BROKEN = {
-    BadName: "name: the name 'My Method' is to be lower-case letters",
-    NoHome: "name: it says nowhere where the method's code or paper is: set `home`",
+    BadName: "name: the name 'My Method' must be lower-case letters",
+    NoHome: "name: it does not say where the method's code or paper is: set `home`",
     NoCondition: "prompts: prompt 'a photo of $ that is different' has the conditions [], but needs ['condition']",
     AnotherPlaceholder: "prompts: the placeholder of unconditioned_prompt is '*', that of prompt '$'",
-    TwoPlaceholders: "prompts: prompt has 1 placeholders, but unconditioned_prompt 2",
+    TwoPlaceholders: "prompts: the numbers of placeholders differ: 1 in prompt, 2 in unconditioned_prompt",
     OneOfTwo: "two conditions: encode_two leaves out the condition 'is red'",
-    SortedConditions: "two conditions: encode_two makes the same prompt of both orders",
-    Uncleaned: "two conditions: encode_two makes 3 placeholders of ('is red $ ', '$ has longer sleeves')",
+    SortedConditions: "two conditions: encode_two returns the same prompt for both orders",
+    Uncleaned: "two conditions: encode_two('is red $ ', '$ has longer sleeves') has 3 placeholders, but prompt 1",
     Features: "projection: features (3, 24) become (3, 24), but pseudo tokens of width 32 are (3, 32) or (3, n, 32)",
-    Five: "projection: 3 pseudo tokens do not fit 2 placeholders of prompt",
-    AcrossTheBatch: "projection: a row of features gives another pseudo token in a batch than alone",
-    AlwaysDropout: "projection: the same features give other pseudo tokens the second time",
+    Five: "projection: 3 pseudo tokens do not fit the 2 placeholders of prompt",
+    AcrossTheBatch: "projection: a row of features gives other pseudo tokens in a batch than alone",
+    AlwaysDropout: "projection: the same features give other pseudo tokens next time",
     FullPrecision: "precision: features in torch.bfloat16 become pseudo tokens in torch.float32",
     Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives other pseudo tokens: off by ",
-    KeyErrors: "bad checkpoints: a checkpoint without weights raises KeyError: 'Phi', and no RTDError",
-    Credulous: "bad checkpoints: a checkpoint with one weight more is accepted",
+    KeyErrors: "bad checkpoints: a checkpoint without weights raises KeyError: 'Phi', not an RTDError",
+    Credulous: "bad checkpoints: a checkpoint with an additional weight is accepted",
     WrongPlace: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are off by ",
     WrongOrder: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are off by ",
     WrongModule: "composition points: the module 'encoding' cannot be the file encode_with_pseudo_tokens.py",
-    WrongFile: "composition points: the file '/home/me/lincir/encode_with_pseudo_tokens.py' is to be a Python file",
-    NeverCalled: "compositions: encode_with_pseudo_tokens_HF: its arguments call the host for no batch",
-    NoPoint: "composition points: 'encode_with_pseudo_tokens.py' in composition_points is no CompositionPoint",
+    WrongFile: "composition points: the file '/home/me/lincir/encode_with_pseudo_tokens.py' must be a Python file",
+    NeverCalled: "compositions: encode_with_pseudo_tokens_HF: `arguments` returns None for every batch",
+    NoPoint: "composition points: 'encode_with_pseudo_tokens.py' in composition_points is not a CompositionPoint",
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_adapters_that_are_broken(broken):
+def test_a_broken_adapter_is_reported(broken):
     with pytest.raises(AssertionError) as error:
         check_adapter(broken())
     assert str(error.value).startswith(f"the adapter {broken.name!r} does not pass ")
     assert f"\n- {BROKEN[broken]}" in str(error.value)
 
 
-def test_what_is_no_adapter():
+def test_objects_that_are_not_adapters_are_refused():
     for other in (LinCIR, "lincir", None):
         with pytest.raises(
-            AssertionError, match=r"is no adapter: pass an instance of a subclass of rtd_plugin\.adapter"
+            AssertionError, match=r"is not an adapter: pass an instance of a subclass of rtd_plugin\.contract"
         ):
             check_adapter(other)
 
@@ -246,8 +246,8 @@ def test_every_fault_is_listed():
     assert found == ["name", "two conditions", "checkpoints", "bad checkpoints"]
 
 
-def test_the_written_out_encoder_reads_the_end_token():
-    tower = small_tower()
+def test_the_reference_encoder_reads_the_end_token():
+    tower = build_small_tower()
     text = [49406, 320, 259, 736, 49407]
     whole = encode_slowly(tower, [*text, 0, 7])
     torch.testing.assert_close(whole, encode_slowly(tower, text), rtol=0, atol=1e-6)
@@ -261,14 +261,16 @@ def pytest_of(*args, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_every_check_is_a_test_of_its_own(tmp_path):
+@pytest.mark.slow
+def test_pytest_runs_every_check_as_a_separate_test(tmp_path):
     done = pytest_of("--rtd-adapter", "lincir", "-v", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rtd-adapter::lincir::bad checkpoints PASSED" in done.stdout
     assert "10 passed" in done.stdout
 
 
-def test_a_check_that_fails_says_why(tmp_path):
+@pytest.mark.slow
+def test_pytest_shows_why_a_check_fails(tmp_path):
     (tmp_path / "conftest.py").write_text(
         "from rtd_adapters.lincir import LinCIR\n"
         "from rtd_plugin.contract import plugins\n"
@@ -281,13 +283,14 @@ def test_a_check_that_fails_says_why(tmp_path):
     assert "1 failed, 9 passed" in done.stdout
 
 
-def test_pytest_knows_no_such_adapter(tmp_path):
+@pytest.mark.slow
+def test_pytest_refuses_an_unknown_adapter(tmp_path):
     done = pytest_of("--rtd-adapter", "nobody", folder=tmp_path)
     assert done.returncode == 4
     assert "there is no adapter 'nobody': installed are lincir" in done.stderr
 
 
-def test_pytest_without_the_option_does_not_wait_for_torch(tmp_path):
+def test_pytest_without_the_option_does_not_import_torch(tmp_path):
     (tmp_path / "test_nothing.py").write_text("import sys\ndef test(): assert 'torch' not in sys.modules\n")
     done = pytest_of("-p", "no:hypothesispytest", folder=tmp_path)
     assert "1 passed" in done.stdout, done.stdout

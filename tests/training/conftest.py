@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import runpy
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from pydantic import field_validator
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.paths import RecipePath
@@ -23,6 +26,8 @@ from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.metrics import METRICS_FILE
 from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import load_run
+from rtd_plugin.triplets.ragged import Ragged
+from rtd_plugin.triplets.token_store import TokenBatch, tokenise_triplet
 from rtd_plugin.triplets.triplet import Triplet
 
 FEATURES, WIDTH = 32, 16
@@ -98,6 +103,19 @@ def triplets():
 @pytest.fixture(scope="session")
 def adapter():
     return LinCIR()
+
+
+@pytest.fixture(scope="session")
+def tokenise_batch():
+    """Tokenise triplets as a token store does."""
+
+    def tokenise_batch(triplets, prompt):
+        rows = [tokenise_triplet(triplet, prompt) for triplet in triplets]
+        columns = ([getattr(row, name) for row in rows] for name in ("reference", "condition", "target"))
+        texts = (Ragged(np.array([*chain(*column)], np.uint16), np.array([*map(len, column)])) for column in columns)
+        return TokenBatch(*texts, np.arange(2 * len(rows)).reshape(-1, 2))
+
+    return tokenise_batch
 
 
 @pytest.fixture
@@ -179,7 +197,7 @@ def trained(make_run):
         run = make_run(name, *overrides)
         told = ([Reporting(report)] if report else []) + ([Validating(validate)] if validate else [])
         with plugins.use_plugins(*told):
-            tower, step = train(run, make_accelerator(run.recipe))
+            tower, step = train(run, make_accelerator(run.recipe), build_engine)
         return tower.state_dict(), step
 
     return trained

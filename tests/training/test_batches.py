@@ -1,6 +1,6 @@
-"""Which triplets a batch has, and what they look like as tokens."""
+"""What a batch's texts look like as tokens."""
 
-import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -8,91 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtd_plugin.clip.tokens import END, START, encode_text, pad
-from rtd_plugin.errors import RTDError
-from rtd_plugin.training.batches import BatchOrder, make_batch, permuted, stream_seed
-from rtd_plugin.triplets.token_store import tokenise_triplet
+from rtd_plugin.clip.tokens import END, START, Prompt, encode_text, pad
+from rtd_plugin.training.batches import fill_rows, make_batch
+from rtd_plugin.triplets.ragged import Ragged
 from rtd_plugin.triplets.triplet import Triplet
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 4), st.integers(1, 3), st.integers(0, 30), st.integers(0, 2**70), st.integers(0, 4), st.booleans()
-)
-def test_ranks_are_disjoint_and_an_epoch_visits_each_triplet_once(batch, processes, more, seed, epoch, shuffle):
-    count = batch * processes + more
-    orders = [BatchOrder(count, batch, shuffle, seed, rank, processes) for rank in range(processes)]
-    batches = count // (batch * processes)
-    seen = [
-        index
-        for number in range(epoch * batches, (epoch + 1) * batches)
-        for order in orders
-        for index in order.indices(number)
-    ]
-    assert len(seen) == len(set(seen)) == batches * batch * processes  # the incomplete last batch is left out
-    assert set(seen) <= set(range(count))
-    if not shuffle:
-        assert seen == list(range(len(seen)))
-
-
-def test_epochs_and_seeds_differ_and_repeat_themselves():
-    def epoch(seed, number):
-        return BatchOrder(20, 20, True, seed).indices(number)
-
-    orders = [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
-    assert len(set(map(tuple, orders))) == 9
-    assert orders == [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
-    assert all(sorted(order) == list(range(20)) for order in orders)
-
-
-def test_what_an_epoch_leaves_out_changes():
-    left_out = [set(range(10)) - set(BatchOrder(10, 9, True, 0).indices(epoch)) for epoch in range(20)]
-    assert len(set.union(*left_out)) > 3
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 64, 1000])
-def test_permutations_are_permutations_and_look_random(size):
-    places = np.arange(size)
-    found = np.stack([permuted(places, size, seed) for seed in range(200)])  # (200, size)
-    assert (np.sort(found, axis=1) == places).all()
-    assert (permuted(places[::2], size, 7) == found[7, ::2]).all()
-    # Each place takes each value equally often, and neighbours go to unrelated places.
-    assert np.abs(found.mean(axis=0) - (size - 1) / 2).max() < 5 * size / math.sqrt(12 * 200)
-    if size == 1000:
-        assert abs(np.corrcoef(found[:, :-1].ravel(), found[:, 1:].ravel())[0, 1]) < 0.01
-        assert len(np.unique(found[:, 0])) > 150
-
-
-def test_a_permutation_of_ten_million_needs_no_list():
-    assert sorted(permuted(np.arange(10), 10_000_000, 1)) != list(range(10))
-    assert permuted(np.arange(10_000), 10_000_000, 1).max() < 10_000_000
-
-
-def test_too_few_triplets():
-    with pytest.raises(RTDError, match=r"7 triplets do not fill one batch of 4 on 2 process\(es\): set batch_size"):
-        BatchOrder(7, 4, True, 0, processes=2)
-    assert len(BatchOrder(8, 4, True, 0, processes=2).indices(0)) == 4
-
-
-def test_streams_have_seeds_of_their_own():
-    """Also where numbers are zero, are left out or are as large as two; the old seeds of (1,) and (1, 0) were equal."""
-    large = 2**32
-    keys = [(seed, *stream) for seed in (0, 1, large, large + 1) for stream in [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]]
-    keys += [(12345, kind, number, rank) for kind in (0, 1) for number in range(50) for rank in range(4)]
-    seeds = [stream_seed(*key) for key in keys]
-    assert len(set(seeds)) == len(keys)
-    assert all(0 <= seed < 2**64 for seed in seeds)
-    torch.Generator().manual_seed(max(seeds))
-    draws = torch.stack([torch.rand(200, generator=torch.Generator().manual_seed(seed)) for seed in seeds[:30]])
-    assert torch.corrcoef(draws).triu(1).abs().max() < 5 / math.sqrt(200)
-
-
-def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
+def test_a_batch_has_cleaned_captions_and_the_methods_prompts(adapter, tokenise_batch):
     triplets = [
         Triplet("  A <PERSON> pays $5 ", "Pays $10 instead", "A person pays ten"),
         Triplet("two dogs", "one dog", "one dog and " + "very " * 100 + "old"),
     ]
-    batch = make_batch([tokenise_triplet(triplet, adapter.prompt) for triplet in triplets], adapter, 77)
+    batch = make_batch(tokenise_batch(triplets, adapter.prompt), adapter, 77)
     assert torch.equal(batch.references, pad([encode_text("a person pays 5"), encode_text("two dogs")]))
     assert batch.targets.shape == (2, 77)
     assert batch.targets[1, -1] == END
@@ -102,14 +29,35 @@ def test_batch_has_cleaned_captions_and_the_methods_prompts(adapter):
     assert torch.equal(batch.unconditioned, pad([encode_text("a photo of $")] * 2))
 
 
-def test_batch_of_concatenated_texts(adapter):
-    batch = make_batch(
-        [tokenise_triplet(Triplet("Two DOGS", "one dog", "a dog"), adapter.prompt)], adapter, 77, projected=False
-    )
+def test_a_batch_of_concatenated_texts(adapter, tokenise_batch):
+    triplets = [Triplet("Two DOGS", "one dog", "a dog")]
+    batch = make_batch(tokenise_batch(triplets, adapter.prompt), adapter, 77, projected=False)
     assert batch.queries[0].tolist() == [START, *encode_text("a photo of two dogs that one dog"), END]
     assert batch.unconditioned[0].tolist() == [START, *encode_text("a photo of two dogs"), END]
 
 
-def test_batch_fits_a_short_context(adapter, triplets):
-    batch = make_batch([tokenise_triplet(triplet, adapter.prompt) for triplet in triplets[:3]], adapter, 8)
-    assert max(part.shape[1] for part in vars(batch).values() if part is not None) == 8
+@pytest.mark.parametrize("context_length", [3, 8])
+def test_a_batch_fits_a_short_context(adapter, triplets, tokenise_batch, context_length):
+    batch = make_batch(tokenise_batch(triplets[:3], adapter.prompt), adapter, context_length)
+    for tokens in (batch.references, batch.targets, batch.queries):
+        assert tokens.shape[1] == context_length
+        assert (tokens[:, -1] == END).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 9), max_size=9), min_size=1, max_size=5),
+    st.lists(st.sampled_from([20, 21, -1]), max_size=6),
+    st.integers(2, 14),
+)
+def test_rows_are_filled_as_prompts_are(texts, template, context_length):
+    ragged = Ragged(np.array([*chain(*texts)], np.uint16), np.array([*map(len, texts)]))
+    expected = pad(
+        [[token for part in template for token in ([part] if part > 0 else text)] for text in texts], context_length
+    )
+    assert torch.equal(fill_rows(template, {-1: ragged}, context_length), expected)
+
+
+def test_a_prompt_that_repeats_its_condition(tokenise_batch, adapter):
+    prompt = Prompt("$ is {condition} and {condition}")
+    assert prompt.fill(condition=[-1]).count(-1) == 2

@@ -10,12 +10,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError
-from rtd_plugin.training import step as step_module
+from rtd_plugin.training import batches
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.loop import make_accelerator, train
+from rtd_plugin.training.order import BatchOrder
 from rtd_plugin.training.recipe import Optimizer
-from rtd_plugin.training.step import learning_rate
+from rtd_plugin.training.trainer import schedule_rate
 
 
 def validation(*values):
@@ -74,23 +76,16 @@ def test_two_runs_on_two_threads_are_equal(trained, metrics, same_weights):
 
 @pytest.fixture
 def norms(monkeypatch):
-    """Norms of the gradients that the optimizer is given, one a step, however it is given them."""
-    norms, parts = [], []
-    step, take = torch.optim.AdamW.step, step_module.Stepper.take
+    """Norms of the gradients that the optimizer is given, one a step."""
+    norms = []
+    step = torch.optim.AdamW.step
 
-    def noted(self, *arguments, **more):
+    def record(self, *arguments, **options):
         gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
-        parts.extend(gradient.norm() for gradient in gradients if gradient is not None)
-        return step(self, *arguments, **more)
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+        return step(self, *arguments, **options)
 
-    def taken(self, *arguments):
-        loss = take(self, *arguments)
-        norms.append(torch.stack(parts).norm().item())
-        parts.clear()
-        return loss
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    monkeypatch.setattr(step_module.Stepper, "take", taken)
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
     return norms
 
 
@@ -98,8 +93,8 @@ def test_accumulation_averages_the_gradients_of_its_batches(trained, metrics, no
     """Two batches of 4 that are equal to each other make the step that one of them makes."""
     override = ("shuffle=false", "objective.noise_scale=0", "steps=3")
     one, _ = trained("one", *override)
-    indices = step_module.BatchOrder.indices
-    monkeypatch.setattr(step_module.BatchOrder, "indices", lambda self, number: indices(self, number // 2))
+    rows = BatchOrder.rows
+    monkeypatch.setattr(BatchOrder, "rows", lambda self, index: rows(self, index // 2))
     two, _ = trained("two", *override, "accumulation=2")
     for name, weight in one.items():
         if not name.endswith("in_proj_bias"):  # of a key's bias there is no gradient but rounding error
@@ -111,12 +106,8 @@ def test_accumulation_averages_the_gradients_of_its_batches(trained, metrics, no
 
 def test_each_batch_of_each_process_has_noise_of_its_own(trained, monkeypatch):
     seeds = []
-    objective_inputs = step_module.objective_inputs
-    monkeypatch.setattr(
-        step_module,
-        "objective_inputs",
-        lambda *given: seeds.append(given[-1].initial_seed()) or objective_inputs(*given),
-    )
+    make_noise = batches.make_noise
+    monkeypatch.setattr(batches, "make_noise", lambda *given: seeds.append(given[-1]) or make_noise(*given))
     for rank in (0, 1):
         monkeypatch.setattr(Accelerator, "process_index", property(lambda _, rank=rank: rank))
         trained(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2")
@@ -125,12 +116,12 @@ def test_each_batch_of_each_process_has_noise_of_its_own(trained, monkeypatch):
 
 
 def test_accumulation_takes_the_next_batches(make_run, monkeypatch):
-    taken = []
-    batch = step_module.Windows.batch
-    monkeypatch.setattr(step_module.Windows, "batch", lambda self, number: taken.append(number) or batch(self, number))
+    indices = []
+    rows = BatchOrder.rows
+    monkeypatch.setattr(BatchOrder, "rows", lambda self, index: indices.append(index) or rows(self, index))
     run = make_run("run", "accumulation=3", "steps=2")
-    train(run, make_accelerator(run.recipe))
-    assert taken == [0, 1, 2, 3, 4, 5]
+    train(run, make_accelerator(run.recipe), build_engine)
+    assert indices == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +138,7 @@ def test_accumulation_takes_the_next_batches(make_run, monkeypatch):
 )
 def test_learning_rates(schedule, warmup, expected):
     settings = Optimizer(learning_rate=0.1, schedule=schedule, warmup_steps=warmup)
-    assert [learning_rate(step, 6, settings) for step in range(6)] == pytest.approx([0.1 * rate for rate in expected])
+    assert [schedule_rate(step, 6, settings) for step in range(6)] == pytest.approx([0.1 * rate for rate in expected])
 
 
 def test_each_step_uses_and_logs_its_learning_rate(trained, make_run, metrics):
@@ -166,12 +157,31 @@ def test_gradients_are_clipped_over_all_parameters_together(trained, norms):
     assert norms[1] == pytest.approx(0.25, rel=1e-4)
 
 
-def test_a_loss_that_is_no_number(trained, tmp_path):
-    """The weights after it are worth nothing, and are not saved."""
-    with pytest.raises(RTDError, match=r"the loss is nan at step [2-4]: lower optimizer.learning_rate"):
-        trained("run", "optimizer.learning_rate=1.0e+30", "checkpoints.every=1")
+def test_a_loss_that_is_not_finite(trained, tmp_path):
+    """Weights that are not finite are never saved."""
+    with pytest.raises(
+        RTDError, match=r"(loss is nan at step [2-4], in batch|weights are not finite after step).*lower"
+    ):
+        trained("run", "optimizer.learning_rate=1.0e+38", "checkpoints.every=1")
     store = CheckpointStore(tmp_path / "run", 1)
-    assert all(weight.isfinite().all() for weight in store.tower(1).values())
+    for step in store.steps():
+        assert all(weight.isfinite().all() for weight in store.tower(step).values())
+
+
+def test_one_step_that_ruins_the_weights(trained, tmp_path):
+    """The loss of the only step is finite: it was computed before."""
+    with pytest.raises(RTDError, match=r"weights are not finite after step 1: lower optimizer.learning_rate"):
+        trained("run", "optimizer.learning_rate=1.0e+39", "steps=1")
+    assert CheckpointStore(tmp_path / "run", 1).steps() == []
+
+
+def test_a_run_that_diverged_resumes_with_a_lower_learning_rate(trained, tmp_path):
+    """As the message advises."""
+    trained("run", "steps=2")
+    with pytest.raises(RTDError, match="learning rate and precision may change with --resume"):
+        trained("run", "optimizer.learning_rate=1.0e+39", "steps=4")
+    _, step = trained("run", "optimizer.learning_rate=1.0e-5", "steps=4")
+    assert step == 4
 
 
 def test_the_best_by_validation_is_the_result(trained, metrics, same_weights, tmp_path):
@@ -285,7 +295,7 @@ def test_precisions_follow_each_other_in_one_process(trained, same_weights):
 def test_the_runs_own_modules_stay_as_they_are(make_run, same_weights):
     run = make_run("run", "precision=bf16")
     before = copy.deepcopy((run.tower, run.projection))
-    tower, _ = train(run, make_accelerator(run.recipe))
+    tower, _ = train(run, make_accelerator(run.recipe), build_engine)
     for module, old in zip((run.tower, run.projection), before, strict=True):
         assert same_weights(module.state_dict(), old.state_dict())
         assert [p.requires_grad for p in module.parameters()] == [p.requires_grad for p in old.parameters()]

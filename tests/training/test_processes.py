@@ -1,13 +1,12 @@
 """Two processes, each with half of a batch, against one with all of it."""
 
-import copy
 import socket
 
+import numpy as np
 import pytest
 import torch
+from batch_loss import compute_batch_loss
 
-from rtd_plugin.training.batches import make_batch
-from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_objective
 from rtd_plugin.training.recipe import Objective
 
 HALF = 3
@@ -33,44 +32,33 @@ def in_two_processes(start):
     return in_two_processes
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_path, trained, in_two_processes):
     """With gathered negatives; with local ones, loss and gradients are the mean of the halves'."""
     overrides = ["steps=4", "accumulation=2", "objective.noise_scale=0", "objective.negatives=gathered"]
     in_two_processes(RECIPE=recipe_file, FOLDER=tmp_path / "two", OVERRIDES=[*overrides, "batch_size=2"])
-    found = torch.load(tmp_path / "two" / "found.pt", weights_only=True)
-    assert found["processes"] == 2
+    results = torch.load(tmp_path / "two" / "results.pt", weights_only=True)
+    assert results["processes"] == 2
 
     run = make_run()
     tower = run.tower.requires_grad_(True)
 
-    def one_process(*parts):
+    def compute_in_one_process(*batches):
         tower.zero_grad()
-        losses = [
-            rtd_objective(
-                objective_inputs(
-                    tower,
-                    FrozenSide(copy.deepcopy(run.tower), run.projection),
-                    make_batch([run.triplets[place] for place in part], run.adapter, 77),
-                    259,
-                    Objective(noise_scale=0),
-                    torch.Generator(),
-                )
-            )
-            for part in parts
-        ]
+        losses = [compute_batch_loss(run, tower, np.array(rows), Objective(noise_scale=0)) for rows in batches]
         torch.stack(losses).mean().backward()
         return torch.stack(losses).detach(), [parameter.grad for parameter in tower.parameters()]
 
-    joined = one_process(range(2 * HALF))
-    halves = one_process(range(HALF), range(HALF, 2 * HALF))
+    joined = compute_in_one_process(range(2 * HALF))
+    halves = compute_in_one_process(range(HALF), range(HALF, 2 * HALF))
     assert not torch.allclose(joined[0], halves[0])
     for name, (losses, gradients) in {"gathered": joined, "local": halves}.items():
-        torch.testing.assert_close(found[name]["loss"], losses.expand(2))
-        for one, other in zip(found[name]["gradients"], gradients, strict=True):
+        torch.testing.assert_close(results[name]["loss"], losses.expand(2))
+        for one, other in zip(results[name]["gradients"], gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
 
     weights, _ = trained("one", *overrides, "batch_size=4")
     for name, weight in weights.items():
         if name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error, which Adam blows up
             continue
-        torch.testing.assert_close(found["weights"][name], weight, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(results["weights"][name], weight, rtol=1e-4, atol=1e-5, msg=name)

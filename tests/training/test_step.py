@@ -1,137 +1,116 @@
-"""A step trains the embeddings that occur, and computes captions once."""
+"""The step, plain and fast, against the paper's written out."""
+
+import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from slow_step import PLACEHOLDER, take_slow_step
+from torch import nn
 
-from rtd_plugin import hookimpl
-from rtd_plugin.contract.plugins import use_plugins
-from rtd_plugin.engine.partial_embedding import PartlyTrainedEmbedding
-from rtd_plugin.engine.prefix_tree import PackedTower
-from rtd_plugin.training.loop import make_accelerator
-from rtd_plugin.training.objective import rtd_objective
-from rtd_plugin.training.step import Stepper
+from rtd_plugin.engine.frozen_encoder import PackedFrozen
+from rtd_plugin.engine.packed_tower import PackedTower
+from rtd_plugin.training.batches import make_batch, make_noise, stack_tokens
+from rtd_plugin.training.frozen import PlainFrozen
+from rtd_plugin.training.plain import PlainTower
+from rtd_plugin.training.recipe import Objective
+from rtd_plugin.training.step import compute_loss
 
 
-class Objective:
-    """The published one, by another plugin."""
+def prepare_plain(tower, frozen, projection):
+    return PlainTower(tower), PlainFrozen(frozen, projection)
 
-    @hookimpl
-    def rtd_objective(self, inputs):
-        return rtd_objective(inputs)
+
+def prepare_fast(tower, frozen, projection):
+    return PackedTower(tower, torch.device("cpu")), PackedFrozen(frozen, projection)
 
 
 @pytest.fixture
-def stepper(make_run):
-    def stepper(*overrides):
-        run = make_run("run", *overrides)
-        return Stepper(run, make_accelerator(run.recipe))
+def take_step(adapter, tokenise_batch):
+    """Compute a batch's loss as a run does."""
 
-    return stepper
+    def take_step(encoder, frozen, triplets, settings, seed=5):
+        projected = settings.concatenation == "projected"
+        batch = make_batch(tokenise_batch(triplets, adapter.prompt), adapter, 77, projected)
+        tokens, subjects = batch.queries, torch.arange(len(triplets))
+        if settings.hard_negatives:
+            tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+        count = frozen.count_pseudo_tokens() if projected else None
+        batch = replace(
+            batch,
+            noise=make_noise((len(triplets), frozen.tower.features), settings.noise_scale, seed),
+            composed=encoder.prepare(tokens, PLACEHOLDER, subjects, count),
+        )
+        if isinstance(frozen, PackedFrozen):
+            batch = replace(
+                batch, packed_captions=frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))
+            )
+        return compute_loss(batch, encoder, frozen, settings), batch.noise
 
-
-def test_tokens_that_do_not_occur_are_not_trained(stepper):
-    embedding = stepper().tower.token_embedding
-    assert isinstance(embedding, PartlyTrainedEmbedding)
-    assert len(embedding.weight) < 100
-
-
-def test_another_objective_may_use_any_token(stepper, same_weights):
-    """And the published one gives the same tower either way: what is not trained decays."""
-    overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}",)
-    partly = stepper(*overrides)
-    losses = [partly.take(step, 1e-3 / (1 + step)) for step in range(5)]
-    with use_plugins(Objective()):
-        whole = stepper(*overrides)
-        assert len(whole.tower.token_embedding.weight) == 49408
-        assert [whole.take(step, 1e-3 / (1 + step)) for step in range(5)] == losses
-    before = partly.run.tower.state_dict()
-    found, expected = partly.tuned().state_dict(), whole.tuned().state_dict()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-    moved = (expected["token_embedding.weight"] - before["token_embedding.weight"]).abs().max(dim=1).values
-    assert moved.min() > 1e-4  # all decayed
+    return take_step
 
 
-@pytest.mark.parametrize("hard_negatives", [True, False])
-def test_captions_are_computed_once(stepper, monkeypatch, tmp_path, hard_negatives):
-    """Over two epochs the frozen tower is asked in the first alone, and the losses are those without a file."""
-    computed = []
-    forward = PackedTower.forward
+@pytest.fixture(params=[prepare_plain, prepare_fast])
+def compare_steps(request, take_step):
+    """Assert that the step and the slow one have equal losses and gradients."""
 
-    def counted(self, tokens, *arguments):
-        if not torch.is_grad_enabled():
-            computed.append(len(tokens))
-        return forward(self, tokens, *arguments)
+    def compare_steps(tower, projection, triplets, settings):
+        frozen, slow = copy.deepcopy(tower), copy.deepcopy(tower)
+        loss, noise = take_step(*request.param(tower, copy.deepcopy(frozen), projection), triplets, settings)
+        expected = take_slow_step(slow, frozen, projection, triplets, settings, noise)
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        for (name, weight), slow_weight in zip(tower.named_parameters(), slow.parameters(), strict=True):
+            gradient, largest = slow_weight.grad, slow_weight.grad.abs().max().item()
+            assert largest > 1e-4, f"{name}: a gradient this small proves nothing"
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-4 * largest, msg=name)
 
-    overrides = ("batch_size=60", f"objective.hard_negatives={hard_negatives}", f"seed={100 + hard_negatives}")
-    monkeypatch.setattr(PackedTower, "forward", counted)
-    kept = stepper(*overrides)
-    losses = [kept.take(step, 1e-3) for step in range(4)]
-    distinct = [len(stepper(*overrides).windows.batch(number).numbers.unique()) for number in range(2)]
-    assert computed == distinct
-    anew = stepper(*overrides)
-    assert [anew.take(step, 1e-3) for step in range(4)] == losses
-    assert computed == distinct
-    monkeypatch.setattr("rtd_plugin.engine.caption_features.LIMIT", 0)
-    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "another"))
-    without = stepper(*overrides)
-    assert [without.take(step, 1e-3) for step in range(4)] == pytest.approx(losses, rel=1e-6)
-    assert len(computed) == 6
+    return compare_steps
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_blocks_are_updated_on_the_way_back(stepper, monkeypatch, accumulation):
-    """To the bit what updates at the end give, which clipping has to wait for."""
-    monkeypatch.setattr("rtd_plugin.training.step.UPDATED_TOGETHER", 1)
-    overrides = (f"accumulation={accumulation}", "optimizer.weight_decay=0.5")
-    early, late = stepper(*overrides), stepper(*overrides, "optimizer.max_grad_norm=1.0e9")
-    most = {}
-    for taker in (early, late):
-        update = taker.optimizer.step
-
-        def counted(taker=taker, update=update):
-            here = sum(parameter.grad is not None for parameter in taker.tower.parameters())
-            most[taker] = max(most.get(taker, 0), here)
-            update()
-
-        taker.optimizer.step = counted
-    assert [early.take(step, 1e-3) for step in range(3)] == [late.take(step, 1e-3) for step in range(3)]
-    torch.testing.assert_close(early.tower.state_dict(), late.tower.state_dict(), rtol=0, atol=0)
-    assert most[late] == len(list(late.tower.parameters()))
-    if accumulation == 1:
-        assert most[early] < most[late] / 1.5
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise_scale": 0.0},
+        {},
+        {"hard_negatives": False},
+        {"concatenation": "text"},
+        {"temperature": 0.3, "noise_scale": 1.0},
+        {"negatives": "gathered"},
+    ],
+    ids=str,
+)
+def test_the_step_is_the_slow_step(compare_steps, tower, projection, triplets, settings):
+    compare_steps(tower, projection, triplets[5:40:7], Objective(**settings))
 
 
-def test_another_objective_finds_all_weights_as_they_were(stepper, monkeypatch):
-    """Whatever it reads of them on the way back."""
+def test_a_step_with_several_pseudo_tokens(compare_steps, tower, triplets):
+    class Several(nn.Module):
+        def forward(self, features):
+            return torch.stack([features[:, :16], -features[:, 16:], features.flip(0)[:, :16]], dim=1)
 
-    class Anchored:
-        @hookimpl
-        def rtd_objective(self, inputs):
-            blocks = inputs.encode.tower.transformer.resblocks
-            one, other = (block.attn.in_proj_weight for block in (blocks[0], blocks[-1]))
-            penalty = (one * other.detach()).square().sum()  # the way back comes to what was first last
-            return rtd_objective(inputs) + penalty
-
-    monkeypatch.setattr("rtd_plugin.training.step.UPDATED_TOGETHER", 1)
-    with use_plugins(Anchored()):
-        early, late = stepper(), stepper("optimizer.max_grad_norm=1.0e9")
-        assert [early.take(step, 1e-3) for step in range(3)] == [late.take(step, 1e-3) for step in range(3)]
+    compare_steps(tower, Several(), triplets[:20:6], Objective())
 
 
-def test_small_frozen_weights_are_not_mapped(stepper, monkeypatch):
-    monkeypatch.delattr("rtd_plugin.training.step.WeightFile")
-    stepper().take(0, 1e-3)
+def test_what_is_frozen_gets_no_gradients(take_step, tower, projection, triplets):
+    frozen = PlainFrozen(copy.deepcopy(tower), projection.train().requires_grad_(True))
+    assert not any(module.training for module in frozen.modules())
+    take_step(PlainTower(tower), frozen, triplets[:4], Objective())[0].backward()
+    assert all(parameter.grad is None for parameter in frozen.parameters())
+    assert all(parameter.grad is not None for parameter in tower.parameters())
 
 
-def test_frozen_weights_stay_in_memory_where_the_disk_is_full(stepper, monkeypatch, caplog):
-    monkeypatch.setattr("rtd_plugin.training.step.MAPPED_FROM", 0)
-    mapped = stepper()
-    losses = [mapped.take(step, 1e-3) for step in range(2)]
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("rtd_plugin.training.step.WeightFile", full)
-    in_memory = stepper()
-    assert "no room for the frozen weights (No space left on device)" in caplog.text
-    assert [in_memory.take(step, 1e-3) for step in range(2)] == losses
+def test_noise_is_normal_times_one_uniform_a_row():
+    """Each row's noise over its strength is normal, and the strengths are uniform on (0, scale)."""
+    noise = make_noise((1500, 32), 0.5, 0)
+    strengths = noise.std(dim=1, correction=0)
+    assert strengths.mean().item() == pytest.approx(0.25, abs=0.015)  # of U(0, 0.5)
+    assert (strengths < 0.1).float().mean().item() == pytest.approx(0.2, abs=0.04)
+    assert 0.4 < strengths.max() < 0.7
+    normal = noise / strengths.unsqueeze(1)
+    assert normal.mean().item() == pytest.approx(0, abs=0.02)
+    assert (normal.abs() < 1).float().mean().item() == pytest.approx(0.68, abs=0.02)
+    assert torch.corrcoef(noise[:, :4].T).triu(1).abs().max() < 0.1
+    torch.testing.assert_close(make_noise((1500, 32), 1.5, 0), 3 * noise)
+    assert not make_noise((3, 4), 0.0, 0).any()

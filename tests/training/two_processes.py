@@ -7,11 +7,12 @@ import copy
 import os
 import warnings
 
+import numpy as np
 import torch
+from batch_loss import compute_batch_loss
 
-from rtd_plugin.training.batches import make_batch
+from rtd_plugin.engine.build import build_engine
 from rtd_plugin.training.loop import make_accelerator, train
-from rtd_plugin.training.objective import FrozenSide, objective_inputs, rtd_objective
 from rtd_plugin.training.recipe import Objective, read_recipe
 from rtd_plugin.training.run import load_run
 
@@ -23,18 +24,15 @@ os.environ.update(ENVIRONMENT)  # noqa: F821
 run = load_run(read_recipe(RECIPE, OVERRIDES), FOLDER)  # noqa: F821
 accelerator = make_accelerator(run.recipe)
 rank = accelerator.process_index
-batch = make_batch([run.triplets[rank * HALF + place] for place in range(HALF)], run.adapter, 77)
-found = {"processes": accelerator.num_processes}
+results = {"processes": accelerator.num_processes}
 for negatives in ("gathered", "local"):
     tower = copy.deepcopy(run.tower).requires_grad_(True)
-    settings = Objective(noise_scale=0, negatives=negatives)
-    loss = rtd_objective(
-        objective_inputs(tower, FrozenSide(run.tower, run.projection), batch, 259, settings, torch.Generator())
-    )
+    rows = np.arange(rank * HALF, (rank + 1) * HALF)
+    loss = compute_batch_loss(run, tower, rows, Objective(noise_scale=0, negatives=negatives))
     loss.backward()
     gradients = [accelerator.reduce(parameter.grad, "mean") for parameter in tower.parameters()]
-    found[negatives] = {"loss": accelerator.gather(loss.detach()), "gradients": gradients}
+    results[negatives] = {"loss": accelerator.gather(loss.detach()), "gradients": gradients}
 main = accelerator.is_main_process
-found["weights"] = train(run, accelerator)[0].state_dict()
+results["weights"] = train(run, accelerator, build_engine)[0].state_dict()
 if main:
-    torch.save(found, run.folder / "found.pt")
+    torch.save(results, run.folder / "results.pt")

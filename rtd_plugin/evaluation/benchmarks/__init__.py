@@ -1,4 +1,4 @@
-"""The plugin of the field's benchmarks and of the user's own folders, which are imported when one is asked for."""
+"""The built-in benchmarks as a plugin: those of the field, and a folder of images."""
 
 from __future__ import annotations
 

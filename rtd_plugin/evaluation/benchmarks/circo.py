@@ -10,7 +10,7 @@ from rtd_plugin.evaluation.benchmark import Query, RankedNames
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, check_submission
 
 COCO = "COCO2017_unlabeled"
-RANKED = 50  # images a query in the submission
+RANKED = 50  # images of each query in the submission
 
 
 class _Query(Record):
@@ -32,13 +32,14 @@ class _Images(Record):
 
 
 class CIRCO(FileBenchmark):
-    """Queries with several targets each among all 123,403 unlabelled pictures of COCO 2017.
+    """Queries with several targets among all 123,403 unlabelled images of COCO 2017.
 
     `data` has `annotations/SPLIT.json`, `COCO2017_unlabeled/annotations/image_info_unlabeled2017.json`, and images in
-    `COCO2017_unlabeled/unlabeled2017/`. The reference stays in the ranking. Results are also given by semantic aspect.
+    `COCO2017_unlabeled/unlabeled2017/`. The reference stays in the ranking. Metrics are also computed by
+    semantic aspect.
 
     Attributes:
-        split: "val"; or "test", whose targets only the server at https://circo.micc.unifi.it knows.
+        split: "val", or "test", whose targets are secret (server: https://circo.micc.unifi.it).
     """
 
     name: ClassVar[str] = "circo"
@@ -82,14 +83,14 @@ class CIRCO(FileBenchmark):
 
     def path(self, name: str) -> Path:
         if name not in self._files:
-            raise FileNotFoundError("no image of that id in image_info_unlabeled2017.json")
+            raise FileNotFoundError("no image with this id in image_info_unlabeled2017.json")
         return self.data / COCO / "unlabeled2017" / self._files[name]
 
     def remarks(self) -> Sequence[str]:
         return self.compare_counts(self.split, len(self._queries), len(self._files))
 
     def submissions(self, rankings: Sequence[RankedNames]) -> Mapping[str, Any]:
-        """`circo.json`, in the format of the test server: ids of images, not names."""
+        """Return `circo.json`, in the format of the test server: ids of images, not names."""
         ranked = {each.query.id: [int(name) for name in each.names[:RANKED]] for each in rankings}
         ids = [each.query.id for each in rankings]
         return {"circo.json": check_submission(ranked, ids, set(map(int, self._files)), RANKED, "CIRCO")}

@@ -10,8 +10,8 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query, RankedNames
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, check_submission
 
-RECALL, SUBSET = 50, 3  # images a query in the submissions
-LARGEST = 5_000_000  # bytes that the server takes
+RECALL, SUBSET = 50, 3  # images of each query in the submissions
+LARGEST = 5_000_000  # bytes that the server accepts
 
 
 class _Group(Record):
@@ -27,13 +27,13 @@ class _Pair(Record):
 
 
 class CIRR(FileBenchmark):
-    """Pictures of everyday life, in groups of six that resemble each other.
+    """Photos of everyday life, in groups of six similar ones.
 
-    `data` has `cirr/captions/cap.rc2.SPLIT.json`, `cirr/image_splits/split.rc2.SPLIT.json`, and the images where the
-    latter says. The reference is taken out of each ranking; subset recall is among the other five of its group.
+    `data` has `cirr/captions/cap.rc2.SPLIT.json`, `cirr/image_splits/split.rc2.SPLIT.json`, and the images at the paths
+    in the latter. The reference is left out of each ranking; subset recall is among the other five of its group.
 
     Attributes:
-        split: "val"; or "test1", whose targets only the server at https://cirr.cecs.anu.edu.au knows.
+        split: "val", or "test1", whose targets are secret (server: https://cirr.cecs.anu.edu.au).
     """
 
     name: ClassVar[str] = "cirr"
@@ -78,22 +78,24 @@ class CIRR(FileBenchmark):
 
     def path(self, name: str) -> Path:
         if name not in self._paths:
-            raise FileNotFoundError(f"no image of that name in split.rc2.{self.split}.json")
+            raise FileNotFoundError(f"no image with this name in split.rc2.{self.split}.json")
         return self.data / self._paths[name]
 
     def remarks(self) -> Sequence[str]:
         return self.compare_counts(self.split, len(self._pairs), len(self._paths))
 
     def submissions(self, rankings: Sequence[RankedNames]) -> Mapping[str, Any]:
-        """`recall.json` and `recall_subset.json`, in the format of the test server."""
+        """Return `recall.json` and `recall_subset.json`, in the format of the test server."""
         files = {}
         for metric, length in {"recall": RECALL, "recall_subset": SUBSET}.items():
             ranked = {each.query.id: (each.names if metric == "recall" else each.subset)[:length] for each in rankings}
             ids = [each.query.id for each in rankings]
             check_submission(ranked, ids, set(self._paths), length, "CIRR")
             if any(each.query.reference in ranked[each.query.id] for each in rankings):
-                raise RTDError("the server of CIRR wants rankings without the reference image; nothing was written")
+                raise RTDError(
+                    "the server of CIRR would refuse a ranking with the reference image; nothing was written"
+                )
             files[f"{metric}.json"] = {"version": "rc2", "metric": metric, **ranked}
             if (size := len(json.dumps(files[f"{metric}.json"], separators=(",", ":")))) > LARGEST:
-                raise RTDError(f"the server of CIRR takes {LARGEST} bytes, not {size}; nothing was written")
+                raise RTDError(f"the server of CIRR accepts {LARGEST} bytes, not {size}; nothing was written")
         return files

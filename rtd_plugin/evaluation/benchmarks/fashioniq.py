@@ -20,10 +20,11 @@ class _Pair(Record):
 
 
 class FashionIQ(FileBenchmark):
-    """Clothes in three categories, each with a gallery of its own, and two conditions a query.
+    """Clothes in three categories with separate galleries; each query has two conditions.
 
     `data` has `captions/cap.CATEGORY.val.json` (or `json/…`), `image_splits/split.CATEGORY.val.json`, and
-    `images/ID.jpg` (or `.png`). The reference stays in the ranking. The figures of all are the mean of the categories'.
+    `images/ID.jpg` (or `.png`). The reference stays in the ranking. The metrics of all queries are
+    the means of the categories' metrics.
 
     Attributes:
         split: "val".
@@ -77,7 +78,7 @@ class FashionIQ(FileBenchmark):
         ]
 
     def gallery(self) -> Sequence[str]:
-        """The images of all categories; some are in two."""
+        """Return the images of all categories; some are in two."""
         return list(dict.fromkeys(name for names in self._galleries.values() for name in names))
 
     def path(self, name: str) -> Path:

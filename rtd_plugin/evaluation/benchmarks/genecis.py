@@ -15,7 +15,7 @@ from rtd_plugin.paths import RecipePath
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
 TASKS: tuple[Task, ...] = ("focus_attribute", "change_attribute", "focus_object", "change_object")
-DILATION = 0.7  # of a box, by which the crop around an attribute's object is larger
+DILATION = 0.7  # share of a box's sides that the crop adds on each side
 
 
 class _Whole(Record):
@@ -46,17 +46,18 @@ class _Query(Record, Generic[Picture]):
 
 
 class GeneCIS(FileBenchmark):
-    """Four tasks, each query with a dozen candidates of its own; the condition is one or two words.
+    """Four tasks; each query has about a dozen candidates, and a condition of one or two words.
 
-    A candidate that a query lists twice, as one does its target, is one candidate.
+    A candidate that a query lists twice counts once.
 
     `data` has `TASK.json` for each task, the images of COCO's 2017 validation set in `val2017/`, and those of Visual
-    Genome in `VG_100K/` and `VG_100K_2/`, or all in `VG_100K_all/`. The figures of all are the mean of the tasks'.
+    Genome in `VG_100K/` and `VG_100K_2/`, or all in `VG_100K_all/`. The metrics of all queries are
+    the means of the tasks' metrics.
 
     Attributes:
-        tasks: which of the four.
-        coco: where COCO's images are, if not in `data`.
-        visual_genome: where Visual Genome's images are, in one folder, if not in `data`.
+        tasks: the tasks that are evaluated.
+        coco: folder of COCO's images, if not in `data`.
+        visual_genome: folder of Visual Genome's images, if not in `data`.
     """
 
     name: ClassVar[str] = "genecis"
@@ -67,7 +68,7 @@ class GeneCIS(FileBenchmark):
     averages_groups: ClassVar[bool] = True
     recall_at: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
-    # A query's own candidates stand in the place of a gallery's images.
+    # Queries, and candidates of each.
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"focus_object": (1960, 15), "change_object": (1960, 15)}
 
     tasks: tuple[Task, ...] = Field(TASKS, min_length=1)
@@ -76,12 +77,15 @@ class GeneCIS(FileBenchmark):
 
     @cached_property
     def _queries(self) -> dict[Task, list[_Query[Any]]]:
-        kinds = {task: _Query[_Whole] if task.endswith("object") else _Query[_Crop] for task in self.tasks}
-        return {task: self.read(self.data / f"{task}.json", list[kind], task) for task, kind in kinds.items()}
+        whole, crop = list[_Query[_Whole]], list[_Query[_Crop]]
+        return {
+            task: self.read(self.data / f"{task}.json", whole if task.endswith("object") else crop, task)
+            for task in self.tasks
+        }
 
     @cached_property
     def _pictures(self) -> dict[str, _Whole | _Crop]:
-        """Of all queries, by name; references last, as long as they are no candidates."""
+        """All images by name; candidates first, then references that are not candidates."""
         queries = [query for queries in self._queries.values() for query in queries]
         ranked = [picture for query in queries for picture in (query.target, *query.gallery)]
         return {picture.name: picture for picture in (*ranked, *(query.reference for query in queries))}
@@ -100,7 +104,7 @@ class GeneCIS(FileBenchmark):
         ]
 
     def gallery(self) -> Sequence[str]:
-        """All candidates of all queries."""
+        """Return all candidates of all queries."""
         return list(dict.fromkeys(name for query in self.queries() for name in query.candidates))
 
     def path(self, name: str) -> Path:
@@ -109,9 +113,7 @@ class GeneCIS(FileBenchmark):
             return (self.coco or self.data / "val2017") / f"{name}.jpg"
         folders = [self.data / folder for folder in ("VG_100K_all", "VG_100K", "VG_100K_2")]
         folders = [self.visual_genome] if self.visual_genome else folders
-        files = [
-            folder / f"{picture.image_id}.jpg" for folder in ([self.visual_genome] if self.visual_genome else folders)
-        ]
+        files = [folder / f"{picture.image_id}.jpg" for folder in folders]
         return next((file for file in files if file.exists()), files[0])
 
     def allowed_roots(self) -> Sequence[Path]:
@@ -123,9 +125,9 @@ class GeneCIS(FileBenchmark):
         return f"{super().stamp(name)} {box}"
 
     def image(self, name: str) -> Image.Image:
-        """The whole picture, or what is around an object in it, made square with black."""
+        """Return the whole picture, or a crop around an object in it, padded to a square with black."""
         picture, image = self._pictures[name], super().image(name)
-        return image if isinstance(picture, _Whole) else _around(image, picture.instance_bbox)
+        return image if isinstance(picture, _Whole) else _crop_around(image, picture.instance_bbox)
 
     def remarks(self) -> Sequence[str]:
         return [
@@ -135,8 +137,8 @@ class GeneCIS(FileBenchmark):
         ]
 
 
-def _around(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """A box of the picture with more of it around, in the middle of a black square."""
+def _crop_around(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """Return a box (left, top, width, height) of an image with its surroundings, centered in a black square."""
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     left, top, width, height = box

@@ -1,14 +1,10 @@
-"""Trident turns an image into three pseudo tokens, which stand in the prompt in the place of one `*`."""
+"""Trident turns an image into three pseudo tokens, which replace one `*` of the prompt."""
 
 from pathlib import Path
 
 from torch import nn
 
-from rtd_plugin import hookimpl
-from rtd_plugin.clip.tokens import Prompt
-from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.contract.composition import Composition, CompositionPoint
-from rtd_plugin.errors import RTDError
+from rtd_plugin.contract import Adapter, Composition, CompositionPoint, Prompt, RTDError, hookimpl
 
 
 class Projection(nn.Module):

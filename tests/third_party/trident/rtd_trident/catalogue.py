@@ -4,10 +4,7 @@ import csv
 import hashlib
 from typing import ClassVar
 
-from rtd_plugin import hookimpl
-from rtd_plugin.errors import RTDError
-from rtd_plugin.paths import RecipePath
-from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
+from rtd_plugin.contract import RecipePath, RTDError, Triplet, TripletSet, TripletSource, hookimpl
 
 
 class Catalogue(TripletSource):
@@ -20,7 +17,7 @@ class Catalogue(TripletSource):
             with self.path.open(newline="", encoding="utf-8") as file:
                 triplets = [Triplet(row["item"], row["wish"], row["better"]) for row in csv.DictReader(file)]
         except (OSError, KeyError) as error:
-            raise RTDError(f"{self.path}: no catalogue with item, wish and better: {error}") from error
+            raise RTDError(f"{self.path}: not a catalogue with item, wish and better: {error}") from error
         return TripletSet(triplets, hashlib.sha256(repr(triplets).encode()).hexdigest())
 
 

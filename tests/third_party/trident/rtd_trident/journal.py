@@ -1,6 +1,6 @@
-"""Keeps a journal of each run, and of each host that is patched, in its folder: the place of a tracker of one's own."""
+"""Keep a journal of each run, and of each patched host, in its folder: a stand-in for a lab's own tracker."""
 
-from rtd_plugin import hookimpl
+from rtd_plugin.contract import hookimpl
 
 
 @hookimpl

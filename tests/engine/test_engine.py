@@ -1,0 +1,131 @@
+"""The fast engine trains as the plain one does."""
+
+import numpy as np
+import pytest
+import torch
+
+from rtd_plugin.contract import hookimpl
+from rtd_plugin.contract.plugins import list_recipes, use_plugins
+from rtd_plugin.engine.build import build_engine
+from rtd_plugin.engine.packed_tower import PackedTower
+from rtd_plugin.engine.partial_embedding import PartialEmbedding
+from rtd_plugin.engine.prefetching import AHEAD, PrefetchedBatches
+from rtd_plugin.training.loop import make_accelerator
+from rtd_plugin.training.loss import rtd_loss
+from rtd_plugin.training.plain import build_plain
+from rtd_plugin.training.recipe import read_recipe
+from rtd_plugin.training.run import load_run
+from rtd_plugin.training.trainer import Trainer
+
+
+def make_trainer(run, build):
+    return Trainer(run, make_accelerator(run.recipe), build)
+
+
+@pytest.fixture(scope="module")
+def load_miniature(tmp_path_factory):
+    def load_miniature(adapter, *overrides):
+        recipe = read_recipe(list_recipes()[f"{adapter}-miniature"], ["triplets.0.count=1000", *overrides])
+        return load_run(recipe, tmp_path_factory.mktemp("run"))
+
+    return load_miniature
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["lincir", "searle", "pic2word"])
+def test_twenty_steps_are_those_of_the_plain_engine(load_miniature, adapter):
+    run = load_miniature(adapter)
+    fast, plain = make_trainer(run, build_engine), make_trainer(run, build_plain)
+    for step in range(20):
+        loss, expected = fast.take_step(step, 1e-3).item(), plain.take_step(step, 1e-3).item()
+        assert loss == pytest.approx(expected, rel=1e-5)
+    weights, expected_weights = fast.copy_tower().state_dict(), plain.copy_tower().state_dict()
+    before = run.tower.state_dict()
+    for name, weight in weights.items():
+        if not name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error, which Adam amplifies
+            torch.testing.assert_close(weight, expected_weights[name], rtol=1e-3, atol=1e-4, msg=name)
+        assert not torch.equal(weight, before[name])
+
+
+def test_only_tokens_that_occur_are_trained(load_miniature):
+    embedding = make_trainer(load_miniature("lincir"), build_engine).tower.token_embedding
+    assert isinstance(embedding, PartialEmbedding)
+    assert len(embedding.weight) < 500
+
+
+def test_a_plugins_objective_may_use_any_token(load_miniature):
+    """With the published loss of its own, it gives the same tower: untrained embeddings decay as trained ones do."""
+
+    class Objective:
+        @hookimpl
+        def rtd_objective(self, inputs):
+            tokens = inputs.batch.queries
+            queries = inputs.encode(tokens, inputs.pseudo_tokens, inputs.placeholder)
+            return rtd_loss(queries, inputs.targets, inputs.settings.temperature)
+
+    overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}", "objective.hard_negatives=false")
+    run = load_miniature("lincir", *overrides)
+    partial = make_trainer(run, build_engine)
+    losses = [partial.take_step(step, 1e-3 / (1 + step)).item() for step in range(5)]
+    with use_plugins(Objective()):
+        whole = make_trainer(run, build_engine)
+        assert len(whole.tower.token_embedding.weight) == 49408
+        assert [whole.take_step(step, 1e-3 / (1 + step)).item() for step in range(5)] == pytest.approx(losses, rel=1e-6)
+    weights, expected = partial.copy_tower().state_dict(), whole.copy_tower().state_dict()
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
+    before = run.tower.state_dict()["token_embedding.weight"]
+    moved = (expected["token_embedding.weight"] - before).abs().max(dim=1).values
+    assert (moved[before.abs().max(dim=1).values > 0] > 0).all()  # all decayed
+
+
+def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
+    """Over two epochs ψ₀ is run in the first alone, and the losses are those without a cache."""
+    texts = []
+    forward = PackedTower.forward
+
+    def record(self, packed, *arguments):
+        if not torch.is_grad_enabled():
+            texts.append(len(packed.ends))
+        return forward(self, packed, *arguments)
+
+    monkeypatch.setattr(PackedTower, "forward", record)
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "cache"))
+    run = load_miniature("lincir", "batch_size=500")
+    trainer = make_trainer(run, build_engine)
+    losses = [trainer.take_step(step, 1e-3).item() for step in range(4)]
+    distinct = [len(np.unique(trainer._engine.batches[index].captions)) for index in range(2)]
+    assert texts == distinct
+    again = make_trainer(run, build_engine)
+    assert [again.take_step(step, 1e-3).item() for step in range(4)] == losses
+    assert texts == distinct
+    monkeypatch.setattr("rtd_plugin.engine.caption_features.LIMIT", 0)
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "another"))
+    uncached = make_trainer(load_miniature("lincir", "batch_size=500"), build_engine)
+    assert [uncached.take_step(step, 1e-3).item() for step in range(4)] == pytest.approx(losses, rel=1e-6)
+    assert len(texts) == 6
+
+
+def test_prefetched_batches_are_the_same_in_any_order():
+    made = []
+
+    class Squares:
+        def __getitem__(self, index):
+            made.append(index)
+            return index * index
+
+    batches = PrefetchedBatches(Squares(), lambda batch: batch + 1)
+    assert [batches[index] for index in (0, 1, 2, 7, 8, 3)] == [1, 2, 5, 50, 65, 10]
+    assert made[: 3 + AHEAD - 1] == list(range(3 + AHEAD - 1))
+
+
+def test_a_batch_that_fails_ahead_fails_when_it_is_due():
+    class Failing:
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("the store is gone")
+            return index
+
+    batches = PrefetchedBatches(Failing(), lambda batch: batch)
+    assert [batches[0], batches[1]] == [0, 1]
+    with pytest.raises(OSError, match="the store is gone"):
+        batches[2]
