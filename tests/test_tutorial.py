@@ -102,14 +102,14 @@ def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
     torch.testing.assert_close(after, tower.encode(texts, tokens, 265), rtol=1e-3, atol=1e-3)
 
 
-def test_a_plugin_left_out(shell):
+def test_a_disabled_plugin_is_left_out(shell):
     said = shell("RTD_PLUGIN_DISABLE=trident,trident-journal rtd-plugin adapters --json")
     assert "trident" not in said
     assert "lincir" in said
 
 
 @pytest.mark.slow
-def test_two_packages_with_one_adapter(shell, folder):
+def test_two_packages_with_one_adapter_are_refused(shell, folder):
     """Both packages are named."""
     other = shutil.copytree(PLUGIN, folder.parent / "other")
     project = (other / "pyproject.toml").read_text()

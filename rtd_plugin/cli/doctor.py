@@ -26,7 +26,7 @@ VERDICTS = {
 @click.option("--adapter", help="The host's method, if its code could be that of several.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(host: Path, adapter: str | None, as_json: bool) -> None:
-    """Examine HOST, a checkout of a method's code, in this Python's environment; no weights are needed.
+    """Examine HOST, a checkout of a method's code, in this Python's environment, without weights.
 
     The host's own function composes a few queries with a tiny model, and is compared with an exact encoding. Exit code
     1 if its results would be wrong, or if it fails.
@@ -43,14 +43,14 @@ def command(host: Path, adapter: str | None, as_json: bool) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
     else:
-        out().print("\n".join(_lines(diagnosis)), soft_wrap=True)
+        out().print("\n".join(_format_lines(diagnosis)), soft_wrap=True)
     click.get_current_context().exit(0 if diagnosis.right else 1)
 
 
-def _lines(diagnosis: Diagnosis) -> list[str]:
+def _format_lines(diagnosis: Diagnosis) -> list[str]:
     values = diagnosis.to_dict()
     commit = f", commit {values['commit'][:12]}" if values["commit"] else ""
-    versions = ", ".join(f"{name} {number}" for name, number in diagnosis.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in diagnosis.versions.items())
     lines = [f"Host     {values['host']} ({values['adapter']}{commit})", f"Python   {values['python']} ({versions})"]
     for point in diagnosis.points:
         lines += [f"Point    {point.file}:{point.line}  {point.name}", f"         {_verdict(point)}"]
@@ -65,10 +65,16 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
         advice.append(
             f"install what is missing, as far as the programs you use import it: {', '.join(diagnosis.missing)}"
         )
-    if not diagnosis.right and not advice:
-        advice.append("patched (`rtd-plugin patch`), composed queries do not depend on the host's own function")
+    outcomes = {point.outcome for point in diagnosis.points}
+    if outcomes & {"wrong", "failed"}:
+        advice.append(
+            "patch the host (`rtd-plugin patch`): composed queries then do not call the function that is at fault here"
+            + ("; what fails while the host is imported has to be mended first" if "failed" in outcomes else "")
+        )
     return [*lines, *([""] if advice else []), *(f"Do: {line}" for line in advice)]
 
 
 def _verdict(point: PointReport) -> str:
+    if point.outcome == "wrong" and point.difference is None:
+        return f"WRONG here, without an error: {point.message}"
     return VERDICTS[point.outcome].format(difference=point.difference, message=point.message)

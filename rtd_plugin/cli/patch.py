@@ -56,9 +56,9 @@ def command(
     remove: bool,
     as_json: bool,
 ) -> None:
-    """Put a tuned text encoder under HOST's composed queries without editing HOST, a checkout of a method's code.
+    """Encode HOST's composed queries with a tuned text encoder, without editing HOST, a checkout of a method's code.
 
-    Writes a patch folder with which `rtd-plugin run` and its activation scripts put the text encoder into force.
+    Writes a patch folder, which `rtd-plugin run` and its activation scripts activate.
     HOST is read, never imported, run or written to.
 
     \b
@@ -67,12 +67,12 @@ def command(
       rtd-plugin patch path/to/searle --weights runs/searle-vit-l-14 --output patches/searle
       rtd-plugin patch path/to/searle --remove
     """
-    from rtd_plugin.patching.manifest import default_folder, find_patch
+    from rtd_plugin.patching.manifest import default_folder
 
     if remove:
-        from rtd_plugin.patching.patch_folder import remove_patch
+        from rtd_plugin.patching.patch_folder import find_removable, remove_patch
 
-        folder = output or find_patch(host).folder
+        folder = output or find_removable(host)
         remove_patch(folder)
         if as_json:
             print_json({"removed": str(folder)})
@@ -87,7 +87,7 @@ def command(
     candidates = plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)]
     found = find_host(host, candidates)
     if found.root.parent == found.root:
-        raise UsageError(f"{found.root}: has no place beside it: pass --output")
+        raise UsageError(f"{found.root}: the root of the file system has no folder beside it: pass --output")
     tuned = read_weights(weights if weights is not None else find_newest_run(RUNS))
     folder = output or default_folder(found.root)
     manifest = write_patch(folder, found, tuned, blend=blend, force=force, without_shims=without_shims)

@@ -11,7 +11,7 @@ from rtd_plugin.cli.console import err
 @click.argument("patch", metavar="HOST|PATCH", type=click.Path(path_type=Path))
 @click.argument("command_line", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(patch: Path, command_line: tuple[str, ...]) -> None:
-    """Run COMMAND in the current folder with a patch in force in it and its Python children.
+    """Run COMMAND in the current folder with a patch active in it and in its Python children.
 
     PATCH is a folder that `rtd-plugin patch` wrote; a HOST stands for the one beside it. The exit code is COMMAND's.
     When it ends, a line on stderr says how many composed queries used the tuned text encoder.

@@ -1,6 +1,7 @@
 """Quotes words of the command lines that are printed for copying."""
 
 import re
+from pathlib import Path
 
 
 def quote(text: str) -> str:
@@ -12,3 +13,8 @@ def quote(text: str) -> str:
     if re.fullmatch(r"[\w@%+:,./-]+", text, re.ASCII):
         return text
     return "'" + re.sub(r"[\\']", lambda special: rf"'\{special[0]}'", text) + "'"
+
+
+def quote_path(path: str | Path) -> str:
+    """Return a word for a path, which no command reads as an option."""
+    return quote(f"./{path}" if str(path).startswith("-") else str(path))

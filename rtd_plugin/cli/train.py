@@ -9,7 +9,7 @@ import click
 
 from rtd_plugin.cli.console import announce_loading, out, print_lines, progress, show
 from rtd_plugin.cli.results import comparison_tables
-from rtd_plugin.cli.shell import quote
+from rtd_plugin.cli.shell import quote, quote_path
 from rtd_plugin.errors import RTDError
 
 
@@ -41,7 +41,7 @@ def command(as_json: bool, **options: Any) -> None:
     try:
         result = train(**options, progress=progress)
     except InterruptedRun as error:
-        again = f"rtd-plugin train --resume --output {quote(str(error.folder))}"
+        again = f"rtd-plugin train --resume --output {quote_path(error.folder)}"
         raise RTDError(f"{error}: {again}") from error
     if result is not None:
         show(result.to_dict(), as_json, _show)
@@ -57,8 +57,8 @@ def _show(result: Mapping[str, Any]) -> None:
         f"Wrote {result['text_encoder']} (step {result['step']}).",
         "",
         "Next:",
-        f"  rtd-plugin evaluate --benchmark cirr --data path/to/CIRR --weights {quote(run)}",
-        f"  rtd-plugin patch path/to/your/code --weights {quote(run)}",
-        f"  rtd-plugin export {quote(run)} --layout huggingface text_encoder",
+        f"  rtd-plugin evaluate --benchmark cirr --data path/to/CIRR --weights {quote_path(run)}",
+        f"  rtd-plugin patch path/to/your/code --weights {quote_path(run)}",
+        f"  rtd-plugin export {quote_path(run)} --layout huggingface text_encoder",
         f"  python -c {quote(in_python)}",
     )

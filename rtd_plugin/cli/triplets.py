@@ -7,7 +7,7 @@ from rtd_plugin.cli import triplets_build, triplets_check, triplets_stats
 
 @click.group()
 def command() -> None:
-    """Make text triplets of captions, check them, and see what they are like.
+    """Build text triplets from captions, check them, and describe them.
 
     \b
     Example:

@@ -1,26 +1,29 @@
 """`rtd-plugin triplets build`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, print_json, progress
+from rtd_plugin.cli.console import out, print_json, print_lines, progress
+from rtd_plugin.cli.shell import quote
+from rtd_plugin.printable import count_noun
 
 CAPTIONS = click.argument("captions", type=click.Path(path_type=Path))
 OUTPUT = click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write: JSON lines.")
 COLUMN = click.option("--column", help="The column or key with the captions, in CSV, Parquet or JSON lines.")
-SEED = click.option("--seed", default=0, show_default=True, help="Of all choices.")
+SEED = click.option("--seed", default=0, show_default=True, help="Of all random choices.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
 def command() -> None:
-    """Make text triplets of captions.
+    """Build text triplets from captions.
 
-    CAPTIONS is a text file with a caption a line (or image#number, a tab and a caption, as Flickr8k has them: captions
-    of one image tell which words name one thing); with --column, CSV, Parquet or JSON lines.
+    CAPTIONS is a text file with a caption a line (or image#index, a tab and a caption, as Flickr8k has them: captions
+    of one image show which words name one thing); with --column, CSV, Parquet or JSON lines.
 
     \b
     Example:
@@ -38,30 +41,19 @@ def command() -> None:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes. Default: one for each processor. Triplets do not depend on it.",
+    help="Processes. Default: one per processor. The result does not depend on it.",
 )
-@click.option("--backbone", metavar="MODEL", help="Judge similarity in this open_clip model's text space.")
-@click.option("--pretrained", metavar="TAG", help="open_clip's tag of its weights.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Its weights on this machine instead.")
+@click.option("--backbone", metavar="MODEL", help="Measure similarity in the text space of this open_clip model.")
+@click.option("--pretrained", metavar="TAG", help="The open_clip tag of its weights.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="A file with its weights instead.")
 @SEED
 @JSON
-def rules(
-    captions: Path,
-    output: Path,
-    column: str | None,
-    per_caption: int,
-    workers: int | None,
-    backbone: str | None,
-    pretrained: str | None,
-    checkpoint: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Make triplets by rule, without a language model: English captions only.
+def rules(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Build triplets by rules, without a language model: English captions only.
 
-    What a caption's phrases are replaced by comes from the captions themselves: something of the same kind, seen in the
-    same company, similar but not the same. Without --backbone, the company that words keep says what is similar. A
-    build that was stopped goes on where it was when it is started again.
+    Phrases of a caption are replaced by others from the captions: of the same kind, in the same contexts, similar but
+    not the same. Without --backbone, the contexts of words measure how similar they are. A build that was stopped goes
+    on where it was when it is started again.
 
     \b
     Examples:
@@ -69,48 +61,20 @@ def rules(
       rtd-plugin triplets build rules products.csv --column title --output triplets.jsonl --workers 8
       rtd-plugin triplets build rules captions.txt --output triplets.jsonl --backbone ViT-L-14 --pretrained openai
     """
-    # These bring torch along, which `--help` does not wait for.
-    from rtd_plugin.generation.rules.build import build
-    from rtd_plugin.triplets.parallel import count_processors
-
-    embed, name = None, ""
-    if backbone or checkpoint:
-        from rtd_plugin.clip.backbones import Backbone
-        from rtd_plugin.generation.similarity import embedding
-
-        model = Backbone(backbone, pretrained, checkpoint)
-        embed, name = embedding(model), f"{model.name} {checkpoint or ''}"
-    with progress("Building", shown=not as_json) as advance:
-        built = build(
-            captions,
-            output,
-            column=column,
-            per_caption=per_caption,
-            seed=seed,
-            workers=workers or count_processors(),
-            embed=embed,
-            backbone=name,
-            progress=advance,
-        )
-    result = {
-        "output": str(output),
-        "captions": built.captions,
-        "skipped": built.skipped,
-        "triplets": built.triplets,
-        "edits": dict(sorted(built.kinds.items())),
-        "similarity": {"low": built.band[0], "high": built.band[1]},
-    }
+    result = _build(captions, output, "rules", as_json, **options)
     if as_json:
         print_json(result)
         return
-    table = Table("edit", title=f"{built.triplets:,} triplets of {built.captions:,} captions", title_justify="left")
+    title = f"{count_noun(result['triplets'], 'triplet')} of {count_noun(result['captions'], 'caption')}"
+    table = Table("edit", title=title, title_justify="left")
     table.add_column("triplets with it", justify="right")
-    for kind, number in sorted(built.kinds.items(), key=lambda item: -item[1]):
-        table.add_row(kind, f"{number:,}")
+    for kind, count in sorted(result["edits"].items(), key=lambda item: -item[1]):
+        table.add_row(kind, f"{count:,}")
     out().print(table)
-    if built.skipped:
-        out().print(f"Skipped {built.skipped:,} captions, the first at {built.first_fault}.", soft_wrap=True)
-    _finish(output, built.triplets)
+    if result["skipped"]:
+        skipped = count_noun(result["skipped"], "caption")
+        out().print(f"Skipped {skipped}, the first at {result['first_fault']}.", soft_wrap=True)
+    _print_next(output, result["triplets"])
 
 
 @command.command()
@@ -121,24 +85,23 @@ def rules(
 @click.option("--model", required=True, metavar="NAME", help="The model's name on the server.")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="Requests to send, at most.")
 @click.option("--per-caption", default=2, show_default=True, type=click.IntRange(1, 20), help="Triplets to ask for.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 256), help="Requests at once.")
-@click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
-@click.option("--attempts", default=6, show_default=True, type=click.IntRange(1), help="Times that a request is sent.")
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 256), help="Concurrent requests.")
+@click.option(
+    "--timeout", default=120.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
+)
+@click.option(
+    "--attempts",
+    default=6,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How often a request is sent before it counts as failed.",
+)
 @SEED
 @JSON
-def llm(
-    captions: Path,
-    output: Path,
-    endpoint: str,
-    model: str,
-    timeout: float,
-    attempts: int,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Make triplets with a language model behind any OpenAI-compatible server: vLLM, llama.cpp, Ollama and others.
+def llm(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Build triplets with a language model behind any OpenAI-compatible server: vLLM, llama.cpp, Ollama and others.
 
-    A key, if the server wants one, is taken from the environment: RTD_PLUGIN_API_KEY, or OPENAI_API_KEY. No more than
+    A key, if the server needs one, is read from the environment: RTD_PLUGIN_API_KEY, or OPENAI_API_KEY. No more than
     --limit requests are sent, retries included; the same command again goes on with the captions that are left, as it
     does after any interruption.
 
@@ -147,32 +110,37 @@ def llm(
       rtd-plugin triplets build llm captions.txt --output triplets.jsonl \\
           --endpoint http://localhost:11434/v1 --model qwen2.5 --limit 5000
     """
-    from rtd_plugin.generation.llm import Server, build  # brings torch along
-
-    server = Server(endpoint, model, timeout, attempts)
-    with progress("Asking", shown=not as_json) as advance:
-        sent = build(captions, output, server, progress=advance, **options)
+    result = _build(captions, output, "llm", as_json, **options)
     if as_json:
-        print_json({"output": str(output), **vars(sent)})
+        print_json(result)
         return
-    out().print(
-        f"{sent.done:,} of {sent.captions:,} captions answered, {sent.requests:,} requests now; "
-        f"{sent.rubbish:,} answers were no triplets, {sent.refused:,} triplets were refused.",
-        soft_wrap=True,
+    print_lines(
+        f"{result['done']:,} of {count_noun(result['captions'], 'caption')} answered, "
+        f"{count_noun(result['requests'], 'request')} sent; {count_noun(result['rubbish'], 'answer')} without "
+        f"triplets, {count_noun(result['refused'], 'triplet')} refused.",
     )
-    if sent.unusable:
-        out().print(f"Skipped {sent.unusable:,} captions that are no text.")
-    if sent.left:
-        out().print(f"{sent.left:,} captions are left: the limit is reached. The same command goes on with them.")
-    _finish(output, sent.triplets)
+    if result["unusable"]:
+        print_lines(f"Skipped {count_noun(result['unusable'], 'caption')} that cannot be read.")
+    if result["left"]:
+        print_lines(
+            f"The limit left {count_noun(result['left'], 'caption')} unanswered; the same command goes on with them."
+        )
+    _print_next(output, result["triplets"])
 
 
-def _finish(output: Path, triplets: int) -> None:
-    lines = (
-        f"Wrote {triplets:,} triplets to {output}.",
+def _build(
+    captions: Path, output: Path, method: Literal["rules", "llm"], as_json: bool, **options: Any
+) -> dict[str, Any]:
+    from rtd_plugin.workflows.generate import build_triplets  # imports torch, which `--help` does not wait for
+
+    return build_triplets(captions, output, method, progress=partial(progress, shown=not as_json), **options)
+
+
+def _print_next(output: Path, triplets: int) -> None:
+    print_lines(
+        f"Wrote {count_noun(triplets, 'triplet')} to {output}.",
         "",
         "Next:",
-        f"  rtd-plugin triplets check {output}",
-        f"  rtd-plugin triplets stats {output}",
+        f"  rtd-plugin triplets check {quote(str(output))}",
+        f"  rtd-plugin triplets stats {quote(str(output))}",
     )
-    out().print("\n".join(lines), soft_wrap=True)

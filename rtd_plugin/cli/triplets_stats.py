@@ -1,15 +1,18 @@
 """`rtd-plugin triplets stats`."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, print_json, progress
-from rtd_plugin.cli.triplets_check import COLUMNS, column_names
+from rtd_plugin.cli.console import out, print_lines, progress, show
+from rtd_plugin.cli.triplets_check import COLUMNS, parse_columns
+from rtd_plugin.printable import count_noun
 
-ROWS = 10
+ROWS = 10  # of each table
 
 
 @click.command()
@@ -27,49 +30,29 @@ ROWS = 10
 def command(
     file: Path, columns: tuple[str, ...], real_files: tuple[Path, ...], page: Path | None, as_json: bool
 ) -> None:
-    """Say what the triplets of FILE are like: lengths, openings, edits, and how near to conditions that people wrote.
+    """Describe the triplets of FILE: lengths, openings, edits, and the distance from conditions that people wrote.
 
-    Records that are no triplets are left out; `rtd-plugin triplets check` lists them.
+    Broken records are left out; `rtd-plugin triplets check` lists them.
 
     \b
     Example:
       rtd-plugin triplets stats triplets.jsonl --real cirr/captions/cap.rc2.val.json --page stats.html
     """
-    # These bring torch along, which `--help` does not wait for.
-    from rtd_plugin.generation.statistics import read_conditions, statistics
-    from rtd_plugin.triplets.json_source import ANY
-    from rtd_plugin.triplets.records import records
-    from rtd_plugin.triplets.sources import load_records
+    from rtd_plugin.workflows.generate import describe_triplets  # imports torch, which `--help` does not wait for
 
-    names = column_names(columns, file) or ANY
-    real = {path.name: read_conditions(path) for path in real_files}
-    with progress("Reading", shown=not as_json) as advance:
-        found = load_records(str(file), records(file, names), names, skip_invalid=True)
-        advance(len(found.triplets), len(found.triplets))
-    stats = {"file": str(file), "left_out": found.skipped, **statistics(found.triplets, real)}
-    if page is not None:
-        _write_page(page, file.name, stats)
-        stats["page"] = str(page)
-    if as_json:
-        print_json(stats)
-    else:
-        _show(stats)
+    result = describe_triplets(
+        file,
+        columns=parse_columns(columns),
+        real=real_files,
+        page=page,
+        progress=partial(progress, shown=not as_json),
+    )
+    show(result, as_json, _show)
 
 
-def _write_page(path: Path, name: str, stats: dict[str, Any]) -> None:
-    from importlib.resources import files
-
-    from jinja2 import Environment
-
-    from rtd_plugin.files import write_text
-
-    template = files("rtd_plugin.triplets").joinpath("stats.html").read_text(encoding="utf-8")
-    write_text(path, Environment(autoescape=True).from_string(template).render(name=name, stats=stats))
-
-
-def _show(stats: dict[str, Any]) -> None:
+def _show(stats: Mapping[str, Any]) -> None:
     console = out()
-    table = Table("text", title=f"{stats['triplets']:,} triplets", title_justify="left")
+    table = Table("text", title=count_noun(stats["triplets"], "triplet"), title_justify="left")
     for heading in ("distinct", "tokens: least", "median", "most"):
         table.add_column(heading, justify="right")
     for name, counts in stats["tokens"].items():
@@ -95,15 +78,16 @@ def _show(stats: dict[str, Any]) -> None:
             table.add_row(row["condition"], row["real"], f"{row['similarity']:.2f}")
         console.print(table)
     if stats["left_out"]:
-        console.print(f"Left out {stats['left_out']:,} records that are no triplets.")
+        print_lines(f"Left out {count_noun(stats['left_out'], 'broken record')}.")
     if "page" in stats:
-        console.print(f"Wrote {stats['page']}.", soft_wrap=True)
+        print_lines(f"Wrote {stats['page']}.")
 
 
 def _quantile(counts: dict[int, int], q: float) -> int:
-    left = q * (sum(counts.values()) - 1)
-    for value, number in counts.items():
-        if left < number:
+    """Return a quantile of counted values, which are in ascending order."""
+    remaining = q * (sum(counts.values()) - 1)
+    for value, count in counts.items():
+        if remaining < count:
             return value
-        left -= number
+        remaining -= count
     return 0

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 ENTRY_POINTS = "rtd_plugin"
+REMOVED_SOURCES = {
+    "instructpix2pix": "`source: json` reads its keys",
+    "llm": "run `rtd-plugin triplets build llm` once, and name the file that it writes with `source: json`",
+    "rules": "run `rtd-plugin triplets build rules` once, and name the file that it writes with `source: json`",
+}
 DISABLE = "RTD_PLUGIN_DISABLE"  # names of plugins to leave out, separated by commas
 
 
@@ -176,10 +181,13 @@ def find_triplet_source(name: str) -> type[TripletSource]:
     """Return a class of triplet sources by name.
 
     Raises:
-        UsageError: no triplet source has that name.
+        UsageError: no triplet source has that name; for one of earlier versions the message names its replacement.
         RTDError: a plugin fails, or two register the same name.
     """
-    return _pick(_list_named("rtd_triplet_sources", "triplet source"), name, "triplet source")
+    sources = _list_named("rtd_triplet_sources", "triplet source")
+    if name in REMOVED_SOURCES and name not in sources:
+        raise UsageError(f"the source {name!r} was removed: {REMOVED_SOURCES[name]}")
+    return _pick(sources, name, "triplet source")
 
 
 def find_benchmark(name: str) -> type[Benchmark]:

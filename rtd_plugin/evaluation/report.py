@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from rtd_plugin.evaluation.benchmark import Benchmark
@@ -53,10 +53,10 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     write_text(path, render("report.html", context))
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """Return a page from one of this package's templates; text in it is escaped."""
+def render(template: str, context: Mapping[str, Any], package: str = "rtd_plugin.evaluation") -> str:
+    """Return a page from a package's template, which may extend `page.html` of this one; text in it is escaped."""
     environment = Environment(
-        loader=PackageLoader("rtd_plugin.evaluation", "templates"),
+        loader=ChoiceLoader([PackageLoader(name, "templates") for name in (package, "rtd_plugin.evaluation")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

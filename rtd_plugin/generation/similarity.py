@@ -1,4 +1,4 @@
-"""Words in a backbone's text space."""
+"""The similarity of words in a backbone's text space."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from rtd_plugin.generation.rules.lexicon import Embed
 BATCH = 256
 
 
-def embedding(backbone: Backbone) -> Embed:
-    """A function from words to their features by the backbone's text tower, of unit length and without their mean.
+def build_embedding(backbone: Backbone) -> Embed:
+    """Return a function that maps N words to (N, D) features of the backbone's text tower, centred, of unit length.
 
-    CLIP's features of texts lie in a narrow cone: their cosines tell apart only with the mean taken out.
+    CLIP's text features lie in a narrow cone: without centring, all their cosines are large.
 
     Raises:
         RTDError: the backbone cannot be loaded.

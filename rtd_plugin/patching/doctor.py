@@ -4,9 +4,12 @@ import ast
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,22 +17,25 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from rtd_plugin.patching.detection import FoundPoint, Host
+from rtd_plugin.errors import RTDError
+from rtd_plugin.patching.detection import FoundPoint, Host, parse_source
 from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import MANIFEST_FILE
 from rtd_plugin.patching.usage_log import VARIABLE
 
-SHOWN = ("torch", "transformers", "clip-anytorch", "openai-clip")  # whose versions a report has, if installed
+SHOWN = ("torch", "transformers", "clip-anytorch", "openai-clip")  # packages whose versions a report has
+TIME_LIMIT = 300.0  # seconds for the import of a host and one call of its function
 
 
 @dataclass(frozen=True)
 class PointReport:
-    """How a composition point of a host does here.
+    """The result of a composition point's self-check.
 
     Attributes:
         file, line, name: of the function.
         outcome: "exact", "wrong", "failed", or "unchecked".
-        difference: from an exact causal encoding of the same weights, as a part of the largest feature.
+        difference: from an exact causal encoding of the same weights, relative to the largest feature; None if there is
+            none, or it is not finite.
         message: what failed, or why nothing was checked.
     """
 
@@ -43,7 +49,7 @@ class PointReport:
 
 @dataclass(frozen=True)
 class FaultReport:
-    """A version that is installed here and known to be wrong."""
+    """An installed version that is known to be wrong."""
 
     package: str
     version: str
@@ -53,14 +59,14 @@ class FaultReport:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found.
+    """The state of a host in this environment.
 
     Attributes:
-        host: which was examined.
+        host: the host.
         points: its composition points.
         known_faults: of the versions installed here.
-        missing: packages that the host imports and this Python lacks, each with files that import it.
-        versions: of what composes, as far as installed.
+        missing: packages that the host imports and this Python lacks, each with the files that import it.
+        versions: of the installed packages that compose.
     """
 
     host: Host
@@ -71,12 +77,12 @@ class Diagnosis:
 
     @property
     def right(self) -> bool:
-        """Whether the host itself composes right here; of what is unchecked, whether no fault is known."""
+        """Whether the host itself composes right here; an unchecked point counts as right if no fault is known."""
         outcomes = {point.outcome for point in self.points}
         return not outcomes & {"wrong", "failed"} and not ("unchecked" in outcomes and self.known_faults)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for `--json`."""
+        """Return plain values, for `--json`."""
         return {
             "host": str(self.host.root),
             "adapter": self.host.adapter.name,
@@ -92,36 +98,64 @@ class Diagnosis:
 
 
 def examine(host: Host) -> Diagnosis:
-    """Look at a host with the packages of this Python; its own function runs in a process of its own."""
+    """Examine a host with the packages of this Python; the host's own functions run in separate processes."""
     return Diagnosis(
         host=host,
         points=tuple(_examine_point(host, found) for found in host.points),
-        known_faults=tuple(_known_faults(host)),
-        missing=missing_packages(host.root),
-        versions={package: found for package in SHOWN if (found := _version(package))},
+        known_faults=tuple(_find_known_faults(host)),
+        missing=find_missing_packages(host.root),
+        versions={package: installed for package in SHOWN if (installed := _find_version(package))},
     )
 
 
 def _examine_point(host: Host, found: FoundPoint) -> PointReport:
     point = found.point
     if point.example is None:
-        result = {"outcome": "unchecked", "difference": None, "message": "the adapter has no example for it"}
+        result: dict[str, Any] = {
+            "outcome": "unchecked",
+            "difference": None,
+            "message": "the adapter has no example for it",
+        }
     else:
         names = (str(host.root), point.file, point.modules[0], point.name)
         functions = (format_reference(point.read), format_reference(point.example))
-        command = [sys.executable, "-m", "rtd_plugin.patching.self_check", *names, *functions]
-        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
-        lines = done.stdout.splitlines()
-        if done.returncode or not lines:
-            message = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            result = {"outcome": "failed", "difference": None, "message": message}
-        else:
-            result = json.loads(lines[-1])
+        result = _check_in_process([*names, *functions])
     return PointReport(file=point.file, line=found.line, name=point.name, **result)
 
 
-def _environment() -> dict[str, str]:
-    """That of this process, without patches in force, and so that nothing is written into the host."""
+def _check_in_process(arguments: list[str]) -> dict[str, Any]:
+    """Run `rtd_plugin.patching.self_check` in a process group of its own, which is killed at the time limit."""
+    command = [sys.executable, "-m", "rtd_plugin.patching.self_check", *arguments]
+    # Files, not pipes: a child of the host's that outlives it would keep pipes open.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            env=_make_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            message = f"not finished after {TIME_LIMIT:g} seconds: the import of the host, or its function, waits"
+            return {"outcome": "failed", "difference": None, "message": message}
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        errors.seek(0)
+        lines, error_lines = output.read().splitlines(), errors.read().strip().splitlines()
+    if code or not lines:
+        message = (error_lines or [f"exit code {code}"])[-1]
+        return {"outcome": "failed", "difference": None, "message": message}
+    return json.loads(lines[-1])
+
+
+def _make_environment() -> dict[str, str]:
+    """Return this process's environment without active patches, and with no bytecode written into the host."""
     variables = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     variables.pop(VARIABLE, None)
     paths = variables.pop("PYTHONPATH", "").split(os.pathsep)
@@ -129,50 +163,61 @@ def _environment() -> dict[str, str]:
     return {**variables, "PYTHONPATH": os.pathsep.join(paths)} if paths else variables
 
 
-def _known_faults(host: Host) -> Iterator[FaultReport]:
+def _find_known_faults(host: Host) -> Iterator[FaultReport]:
     for fault in host.adapter.known_faults:
-        installed = _version(fault.package)
+        installed = _find_version(fault.package)
         if installed and SpecifierSet(fault.versions).contains(installed, prereleases=True):
             yield FaultReport(fault.package, installed, fault.effect, fault.remedy)
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def missing_packages(root: Path) -> dict[str, list[str]]:
-    """Modules that a host's sources import and this Python lacks, each with the files that import it.
+def find_missing_packages(root: Path) -> dict[str, list[str]]:
+    """Return the modules that a host's sources import and this Python lacks, each with the files that import it.
 
-    What the host has itself, under whatever folder, is not looked for elsewhere, nor is what it can do without: imports
-    inside `try`.
+    Modules of the host itself, in whatever folder, do not count, nor do imports inside `try`.
     """
-    sources = [path for path in sorted(root.rglob("*.py")) if not _hidden(path.relative_to(root))]
-    own = {part for path in sources for part in path.relative_to(root).with_suffix("").parts}
+    sources = list(_list_sources(root))
+    modules_of_host = {name for path in sources for name in path.relative_to(root).with_suffix("").parts}
     missing: dict[str, list[str]] = {}
     for path in sources:
         try:
-            imported = set(_imports(ast.parse(path.read_bytes()).body))
-        except (SyntaxError, ValueError, OSError):
-            continue  # written for another Python; what cannot be read imports nothing here
-        for name in sorted(imported - own - set(sys.stdlib_module_names)):
-            if importlib.util.find_spec(name) is None:
+            imported = set(_list_imports(parse_source(path).body))
+        except RTDError:
+            continue  # written for another version of Python, for example
+        for name in sorted(imported - modules_of_host - set(sys.stdlib_module_names)):
+            if not _is_importable(name):
                 missing.setdefault(name, []).append(str(path.relative_to(root)))
     return missing
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _list_sources(root: Path) -> Iterator[Path]:
+    """Yield a host's Python files, sorted; not those of hidden folders."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.endswith(".py") and not name.startswith("."):
+                yield Path(folder, name)
 
 
-def _imports(body: Iterable[ast.stmt]) -> Iterator[str]:
-    """Top-level names that statements import, functions' included."""
+def _is_importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # a module without a spec, such as __main__
+        return True
+
+
+def _list_imports(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Yield top-level names that statements import, those in functions too."""
     for node in body:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.split(".")[0]
         elif not isinstance(node, ast.Try):
-            yield from _imports(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+            yield from _list_imports(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))

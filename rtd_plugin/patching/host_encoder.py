@@ -12,12 +12,19 @@ from rtd_plugin.clip.tuned_encoder import check_base
 from rtd_plugin.contract.composition import Composition, compose
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import hash_file, read_checkpoint
-from rtd_plugin.patching.host_model import describe, placement, round_like, settings, sizes, text_tower
+from rtd_plugin.patching.host_model import (
+    copy_text_tower,
+    describe_model,
+    format_sizes,
+    read_placement,
+    read_settings,
+    round_like,
+)
 from rtd_plugin.patching.manifest import Manifest
 
 
 class HostEncoder:
-    """A patch's text encoder, one copy for each device and dtype that the host's models have."""
+    """A patch's text encoder, one copy for each device and dtype of the host's models."""
 
     def __init__(self, manifest: Manifest):
         self._manifest = manifest
@@ -26,47 +33,47 @@ class HostEncoder:
         self._checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def compose(self, composition: Composition) -> Tensor | tuple[Tensor, Tensor]:
-        """What the host's composition point is to return, on its model's device and in its dtype (or autocast's).
+        """Encode a composed query on the device and in the dtype of the host's model, or in autocast's dtype.
 
         Raises:
             RTDError: the weights cannot be loaded, the host's model is not the CLIP that they were tuned from, or the
-                composition makes no sense.
+                composition is invalid.
         """
         with self._lock:
-            tower = self._tower(composition.model)
+            tower = self._get_tower(composition.model)
         return compose(tower, composition)
 
-    # Weights loaded in the host's inference mode could not take part in gradients later, and a probe taken under its
-    # autocast would be another.
+    # Weights loaded in the host's inference mode could not take part in gradients later, and its autocast would change
+    # the probe.
     @torch.inference_mode(False)
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
-    def _tower(self, model: nn.Module) -> TextTower:
-        place = placement(model)
-        if model in self._checked and place in self._towers:
-            return self._towers[place]
-        tuned = self._towers.get(place) or self._load(model)
-        base = self._checked_base(model, tuned)
-        if place not in self._towers:
+    def _get_tower(self, model: nn.Module) -> TextTower:
+        placement = read_placement(model)
+        if model in self._checked and placement in self._towers:
+            return self._towers[placement]
+        tuned = self._towers.get(placement) or self._load(model)
+        base = self._read_base(model, tuned)
+        if placement not in self._towers:
             if base is not None:
                 tuned = tuned.float()
                 if self._manifest.blend != 1:
                     for weight, pretrained in zip(tuned.parameters(), base.parameters(), strict=True):
                         weight.copy_(torch.lerp(pretrained, weight, self._manifest.blend))
                 round_like(tuned, base)
-            device, dtype = place
-            self._towers[place] = tuned.to(device, dtype).eval().requires_grad_(False)
+            device, dtype = placement
+            self._towers[placement] = tuned.to(device, dtype).eval().requires_grad_(False)
         self._checked.add(model)
-        return self._towers[place]
+        return self._towers[placement]
 
     def _load(self, model: nn.Module) -> TextTower:
-        """The tuned tower as it is on disk."""
+        """Load the tuned tower as it is on disk."""
         weights = self._manifest.weights
         path = Path(weights.path)
         state = read_checkpoint(path)
         if hash_file(path) != weights.digest:
             raise RTDError(f"{path}: has changed since the host was patched: patch it again")
-        activation, heads = settings(model)
+        activation, heads = read_settings(model)
         try:
             return TextTower.from_state_dict(
                 state, activation=weights.activation or activation, heads=weights.heads or heads
@@ -74,19 +81,19 @@ class HostEncoder:
         except RTDError as error:
             raise RTDError(f"{path}: {error}") from error
 
-    def _checked_base(self, model: nn.Module, tuned: TextTower) -> TextTower | None:
-        """The host's text tower, which must be that which was tuned; None if it cannot be read and need not be."""
+    def _read_base(self, model: nn.Module, tuned: TextTower) -> TextTower | None:
+        """Return the host's text tower, compared with the base of the tuned one; None if unreadable and not needed."""
         weights, forced = self._manifest.weights, self._manifest.force
         try:
-            base = text_tower(model, weights.activation, weights.heads)
+            base = copy_text_tower(model, weights.activation, weights.heads)
         except RTDError as error:
             if forced and self._manifest.blend == 1:
                 return None
             raise RTDError(
                 f"the host's model cannot be compared with the tuned text encoder's base: {error}"
             ) from error
-        ours = f"{weights.path} was tuned from {weights.base or 'a CLIP'} ({sizes(tuned)})"
-        theirs = f"the host has {describe(model, base)}"
+        ours = f"{weights.path} was tuned from {weights.base or 'a CLIP'} ({format_sizes(tuned)})"
+        theirs = f"the host has {describe_model(model, base)}"
         same_sizes = (base.width, base.features) == (tuned.width, tuned.features)
         blendable = self._manifest.blend == 1 or [p.shape for p in base.parameters()] == [
             p.shape for p in tuned.parameters()

@@ -1,4 +1,4 @@
-"""Runs a command with a patch in force in it and its Python children."""
+"""Runs a command with a patch active in it and in its Python children."""
 
 import os
 import re
@@ -16,11 +16,11 @@ from rtd_plugin.patching.usage_log import VARIABLE, append, create_file, read_ev
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")
 MODULE = "rtd_plugin.patching.bootstrap"
-FORWARDED = (signal.SIGTERM, signal.SIGHUP)  # a terminal sends the interrupt to all by itself
+FORWARDED = (signal.SIGTERM, signal.SIGHUP)  # a terminal sends the interrupt to all processes itself
 
 
 class CommandNotFoundError(RTDError):
-    """There is no such command; the exit code is the one that shells give."""
+    """The command is not found; the exit code is that of shells."""
 
     exit_code = 127
 
@@ -29,22 +29,22 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
     """Run a command in the current folder and wait for it.
 
     Returns:
-        Its exit code, 128 + n if signal n killed it, and the line about composed queries.
+        The exit code, 128 + n if signal n killed it, and the line about composed queries.
 
     Raises:
         RTDError: the host or the weights are gone, the command is not found, or it is a Python without this package.
         UsageError: the patch folder's path cannot be an entry of PYTHONPATH.
     """
     check_python_path(manifest.folder)
-    for path, what in ((manifest.host, "the host that was patched"), (manifest.weights.path, "the tuned text encoder")):
+    for path, role in ((manifest.host, "the host that was patched"), (manifest.weights.path, "the tuned text encoder")):
         if not Path(path).exists():
-            raise RTDError(f"{path}: {what} is gone: patch the host again")
+            raise RTDError(f"{path}: {role} is gone: patch the host again")
     program = shutil.which(command[0])
     if program is None:
         raise CommandNotFoundError(f"{command[0]}: command not found")
     check_interpreter(program)
-    with _usage_file() as file:
-        code = _wait([program, *command[1:]], environment(manifest, {**os.environ, VARIABLE: file}))
+    with _create_usage_file() as file:
+        code = _wait([program, *command[1:]], make_environment(manifest, {**os.environ, VARIABLE: file}))
         events = read_events(file)
         outer = os.environ.get(VARIABLE)
         if outer:  # started by a process that is counted itself
@@ -52,21 +52,21 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
     return code, summarise(events, manifest.host)
 
 
-def environment(manifest: Manifest, outer: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables with which Python takes the patch up."""
-    # An empty entry would be the current folder.
+def make_environment(manifest: Manifest, outer: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables with which Python activates the patch."""
+    # An empty entry would mean the current folder.
     paths = [str(manifest.folder / SITE), *filter(None, outer.get("PYTHONPATH", "").split(os.pathsep))]
     return {**outer, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def check_interpreter(program: str) -> None:
-    """See that a program, if it is Python or a script for it, has this package.
+    """Check that a program, if it is Python or a script for it, has this package.
 
     Raises:
-        RTDError: it has not.
+        RTDError: it lacks the package.
     """
-    python = _interpreter(Path(program))
-    if python is None or _same(python, sys.executable):
+    python = _find_interpreter(Path(program))
+    if python is None or _is_same_python(python, sys.executable):
         return
     done = subprocess.run([python, "-c", f"import {MODULE}"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -77,13 +77,13 @@ def check_interpreter(program: str) -> None:
         )
 
 
-def _same(one: str, other: str) -> bool:
-    """Whether two paths are one Python of one environment: a virtual one is a link to that which it was made from."""
-    return Path(one).parent == Path(other).parent and os.path.realpath(one) == os.path.realpath(other)
+def _is_same_python(first: str, second: str) -> bool:
+    """Whether two paths are one Python of one environment; a virtual environment's Python is a link to its base's."""
+    return Path(first).parent == Path(second).parent and os.path.realpath(first) == os.path.realpath(second)
 
 
-def _interpreter(program: Path) -> str | None:
-    """The Python that a program is, or that the first line of a script names; None if it is neither."""
+def _find_interpreter(program: Path) -> str | None:
+    """Return the Python that a program is or that a script's first line names; None if it is neither."""
     if PYTHON.fullmatch(program.name):
         return str(program)
     try:
@@ -100,7 +100,7 @@ def _interpreter(program: Path) -> str | None:
 
 
 @contextmanager
-def _usage_file() -> Iterator[str]:
+def _create_usage_file() -> Iterator[str]:
     file = create_file()
     try:
         yield file

@@ -1,4 +1,4 @@
-"""The manifest of a patch folder: everything that a host's process has to know of its patch, as JSON."""
+"""The manifest of a patch folder: everything that a host's process needs to know of its patch, as JSON."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from rtd_plugin.errors import RTDError, UsageError
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
-SITE = "site"  # the folder of a patch that goes on PYTHONPATH: it must hold nothing else that can be imported
+SITE = "site"  # the folder of a patch that goes on PYTHONPATH, apart from the other files, which must not be importable
 SUFFIX = "-rtd-patch"  # of a patch folder's name, after that of the host it lies beside
 
 
@@ -68,17 +68,17 @@ class Manifest:
     version: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, without the folder, which the manifest's file lies in."""
+        """Return plain values, without the folder, which is where the manifest lies."""
         values = asdict(self)
         del values["folder"]
         return {"format": FORMAT, **values}
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest of a patch folder.
+    """Read the manifest of a patch folder.
 
     Raises:
-        RTDError: there is none, it is broken, or of a newer format.
+        RTDError: it is missing, broken, or of another format.
     """
     path = Path(folder) / MANIFEST_FILE
     try:
@@ -108,15 +108,15 @@ def _with_tuple(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_folder(host: Path) -> Path:
-    """Where the patch of a host goes unless told otherwise: beside the host's root."""
+    """Return the default patch folder of a host: beside the host's root."""
     return host.with_name(host.name + SUFFIX)
 
 
 def find_patch(path: str | os.PathLike[str]) -> Manifest:
-    """The patch that a path means: that of a patch folder, or the one beside a host, given any folder of the host.
+    """Return the patch of a patch folder, or the one beside a host, given any folder of the host.
 
     Raises:
-        RTDError: there is none.
+        RTDError: no patch is found.
     """
     given = Path(path).absolute()
     if not given.exists():

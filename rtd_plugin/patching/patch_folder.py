@@ -20,6 +20,8 @@ from rtd_plugin.patching.manifest import (
     PatchedPoint,
     PatchedShim,
     check_python_path,
+    default_folder,
+    find_patch,
     read_manifest,
 )
 
@@ -35,7 +37,7 @@ def write_patch(
     force: bool = False,
     without_shims: Iterable[str] = (),
 ) -> Manifest:
-    """Write a patch folder, whole or not at all; one that is there already is replaced.
+    """Write a patch folder atomically; an existing patch folder is replaced.
 
     Args:
         folder: outside the host.
@@ -46,14 +48,20 @@ def write_patch(
         without_shims: names of shims that are switched off.
 
     Raises:
-        RTDError: it cannot be written, or an adapter's function cannot be imported by name.
-        UsageError: the place or one of the settings will not do.
+        RTDError: the folder cannot be written, or an adapter's function cannot be imported by name.
+        UsageError: the folder or one of the settings is invalid.
     """
     folder = folder.absolute()
     if folder.resolve().is_relative_to(host.root):
-        raise UsageError(f"{folder}: lies inside the host, which is to stay as it is: pass another --output")
-    if folder.exists() and not (folder / MANIFEST_FILE).is_file():
-        raise UsageError(f"{folder}: is there and no patch folder: pass another --output")
+        raise UsageError(f"{folder}: lies inside the host, which is never written to: pass another --output")
+    if folder.exists() and not _is_empty(folder):
+        if not (folder / MANIFEST_FILE).is_file():
+            raise UsageError(f"{folder}: exists and is not a patch folder: pass another --output")
+        if foreign := _list_foreign_files(folder):
+            raise UsageError(
+                f"{folder}: would be replaced, but holds {foreign[0]}, which is not part of the patch: move it, or "
+                "pass another --output"
+            )
     check_python_path(folder)
     if not 0 <= blend <= 1:
         raise UsageError(f"a blend of {blend} is not between 0 (the pre-trained text encoder) and 1 (the tuned one)")
@@ -90,19 +98,49 @@ def write_patch(
     return manifest
 
 
-def remove_patch(folder: Path) -> None:
-    """Remove a patch folder; files in it that are no part of the patch stay.
+def find_removable(path: Path) -> Path:
+    """Return the patch folder that `path` means; see `rtd_plugin.patching.manifest.find_patch`.
 
     Raises:
-        RTDError: it is no patch folder, or cannot be removed.
+        RTDError: no patch is found, nor the empty folder that an interrupted removal leaves.
     """
-    read_manifest(folder)
+    host = path.resolve()
+    for folder in (path.absolute(), *([default_folder(host)] if host.name else [])):
+        if _is_empty(folder):
+            return folder
+    return find_patch(path).folder
+
+
+def remove_patch(folder: Path) -> None:
+    """Remove a patch folder but for files that are not part of the patch. An interrupted removal can be repeated.
+
+    Raises:
+        RTDError: it is not a patch folder, or cannot be removed.
+    """
+    if not _is_empty(folder):
+        read_manifest(folder)
     try:
-        shutil.rmtree(folder / SITE)
+        shutil.rmtree(folder / SITE / "__pycache__", ignore_errors=True)
         for name in SCRIPTS:
             (folder / name).unlink(missing_ok=True)
-        (folder / MANIFEST_FILE).unlink()
+        _remove_if_empty(folder / SITE)
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # the last file: until now it is a patch folder
+        _remove_if_empty(folder)
     except OSError as error:
         raise RTDError(f"{folder}: cannot be removed ({error.strerror})") from error
-    with suppress(OSError):  # something else lies in it
+
+
+def _list_foreign_files(folder: Path) -> list[str]:
+    """Return names of files in a patch folder that are not part of the patch."""
+    entries = [*folder.iterdir(), *(folder / SITE).glob("*")]
+    names = {entry.relative_to(folder).as_posix() for entry in entries}
+    return sorted(names - {*SCRIPTS, MANIFEST_FILE, SITE, f"{SITE}/__pycache__"})
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
         folder.rmdir()
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

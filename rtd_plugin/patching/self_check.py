@@ -1,20 +1,21 @@
 """Composes with a host's own function and a tiny model, and compares with an exact encoding: in a process of its own.
 
-`python -m rtd_plugin.patching.self_check ROOT FILE MODULE NAME READ EXAMPLE` prints what came of it as JSON.
+`python -m rtd_plugin.patching.self_check ROOT FILE MODULE NAME READ EXAMPLE` prints the result as JSON.
 """
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from rtd_plugin.contract.composition import compose
 from rtd_plugin.patching.function_reference import import_function
 from rtd_plugin.patching.function_replacement import find_function
-from rtd_plugin.patching.host_model import text_tower
+from rtd_plugin.patching.host_model import copy_text_tower
 from rtd_plugin.testing.fixtures import randomise
 
 TOLERANCE = 1e-3  # of the largest feature
@@ -29,29 +30,43 @@ def check(root: str, file: str, module: str, name: str, read: str, example: str)
         read, example: the adapter's functions, as `module:function`.
 
     Returns:
-        `outcome`: "exact", "wrong", or "failed", with a `message`; and the `difference`, by the largest feature.
+        `outcome`: "exact", "wrong", or "failed", with a `message`; and the `difference`, relative to the largest value,
+        None if it is not a finite number.
     """
     package = Path(file).parents[module.count(".")]  # its modules are imported from here
     sys.path[:0] = [str(Path(root) / package), root]
     try:
         imported = importlib.import_module(module)
         function = find_function(imported, name)
+        if function is None:
+            raise LookupError(f"{module} has no function {name}")
         arguments = import_function(example)(imported)
         composition = import_function(read)(*arguments)
         randomise(composition.model)
         with torch.no_grad():
-            expected = _features(compose(text_tower(composition.model, None, None), composition))
-            features = _features(function(*arguments))
-        difference = ((features - expected).abs().max() / expected.abs().max()).item()
-    except Exception as error:  # whatever a host raises in an environment that it was not written for
+            expected = compose(copy_text_tower(composition.model, None, None), composition)
+            difference = _measure_difference(function(*arguments), expected)
+    except Exception as error:  # a host may raise anything in an environment that it was not written for
         return {"outcome": "failed", "difference": None, "message": f"{type(error).__name__}: {error}"}
-    outcome = "exact" if difference <= TOLERANCE else "wrong"  # also if it is not a number
-    return {"outcome": outcome, "difference": difference, "message": ""}
+    if not math.isfinite(difference):
+        return {"outcome": "wrong", "difference": None, "message": "returns values that are not finite"}
+    return {"outcome": "exact" if difference <= TOLERANCE else "wrong", "difference": difference, "message": ""}
 
 
-def _features(encoding: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Return the features (B, D) of an encoding, which may have hidden states beside them."""
-    return encoding[0] if isinstance(encoding, tuple) else encoding
+def _measure_difference(result: Any, expected: Any) -> float:
+    """Return the largest relative difference of features, and of hidden states where the host returns them.
+
+    Raises:
+        TypeError: the result has another form than expected.
+    """
+    results = result if isinstance(result, tuple) else (result,)
+    expectations = expected if isinstance(expected, tuple) else (expected,)
+    if [getattr(value, "shape", None) for value in results] != [value.shape for value in expectations]:
+        shapes = ", ".join(str(tuple(value.shape)) for value in expectations)
+        raise TypeError(f"returned something else than tensors of the shapes {shapes}")
+    pairs = zip(results, expectations, strict=True)
+    differences = [(value - exact).abs().max() / exact.abs().max() for value, exact in pairs]
+    return torch.stack(differences).max().item()  # not a number if one of them is not
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from rtd_plugin.files import write_text
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
-from rtd_plugin.triplets.source_cache import opened
+from rtd_plugin.triplets.source_cache import open_source
 from rtd_plugin.triplets.token_store import Advance, TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
@@ -90,7 +90,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         RTDError: a part of it is missing, broken, or does not fit the others.
     """
     adapter = plugins.find_adapter(recipe.adapter)
-    sets = [opened(source) for source in recipe.triplets]
+    sets = [open_source(source) for source in recipe.triplets]
     mixture = Mixture([part.count for part in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)

@@ -1,4 +1,4 @@
-"""The plugin of the built-in triplet sources, which are imported when a recipe is read."""
+"""The plugin that registers the built-in triplet sources; they are imported when a recipe is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def rtd_triplet_sources() -> Iterable[type[TripletSource]]:
-    from rtd_plugin.triplets.json_source import InstructPix2PixTriplets, JsonTriplets
+    """Return the sources `json`, `csv`, `parquet` and `datasets`."""
+    from rtd_plugin.triplets.json_source import JsonTriplets
     from rtd_plugin.triplets.sources import CsvTriplets, DatasetTriplets, ParquetSource
 
-    return [JsonTriplets, InstructPix2PixTriplets, CsvTriplets, ParquetSource, DatasetTriplets]
+    return [JsonTriplets, CsvTriplets, ParquetSource, DatasetTriplets]

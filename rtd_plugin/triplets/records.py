@@ -1,6 +1,6 @@
-"""Files of records, read so that no content, however odd, costs more than bounded memory.
+"""Read files of records in bounded memory, whatever they contain.
 
-A record comes with its place in the file, and is either a mapping or a `Fault` that says why it is none.
+A record is a pair of its location in the file and its value: a mapping, or a `Fault` that says why it cannot be read.
 """
 
 import csv
@@ -12,82 +12,82 @@ from typing import BinaryIO
 
 from rtd_plugin.errors import RTDError
 
-LONGEST_LINE = 1 << 20  # bytes; a longer line is no record
-LARGEST_WHOLE = 10**9  # bytes of a JSON file that is no JSON lines, which has to be read whole
+MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
+MAX_JSON_BYTES = 10**9  # of a JSON file other than JSON lines, which is read whole
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-NAMES = ("reference", "condition", "target")
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can spell NUL and half a surrogate pair; UTF-8 lacks the latter
 
-Column = Sequence[str]  # names under which a record may have a text, the first preferred
+Column = Sequence[str]  # the names under which a record may have a text, by precedence
 
 
 class Fault(ValueError):
     """What is wrong with a record."""
 
 
-Record = tuple[str, object]  # where it is, and what: a mapping, a Fault, or nothing that can be used
+Record = tuple[str, object]
 
 
-def lines(file: BinaryIO) -> Iterator[tuple[int, bytes | Fault]]:
-    """The filled lines of a file with their numbers; of one that is too long no more than LONGEST_LINE is ever held."""
-    number = 0
-    while line := file.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+def read_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | Fault]]:
+    """Yield the non-blank lines of a file with their numbers from 1; at most MAX_LINE_BYTES of one are in memory."""
+    line_number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        line_number += 1
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
-                line = file.readline(LONGEST_LINE)
-            yield number, Fault(f"longer than {LONGEST_LINE:,} bytes")
+                line = file.readline(MAX_LINE_BYTES)
+            yield line_number, Fault(f"longer than {MAX_LINE_BYTES:,} bytes")
         elif line := line.rstrip():
-            yield number, line
+            yield line_number, line
 
 
-def records(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a file, by its ending: .csv and .tsv, .parquet, or JSON in any shape.
+def read_records(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
+    """Yield the records of a file: .csv and .tsv, .parquet, or JSON in any shape, by its suffix.
 
     Raises:
-        RTDError: the file cannot be read or is not what its ending says.
+        RTDError: the file cannot be read or is not what its suffix says.
     """
     suffix = path.suffix.lower()
+    names = [column[0] for column in columns]
     if suffix == ".parquet":
-        return parquet_records(path, [column[0] for column in columns])
+        return read_parquet(path, names)
     try:
         file = path.open("rb")
-        file.peek(1)  # a folder opens on some systems, but cannot be read
+        file.peek(1)  # some systems open a folder, but none reads one
     except OSError as error:
         raise RTDError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    with_file = csv_records(file, "\t" if suffix == ".tsv" else ",") if suffix in (".csv", ".tsv") else None
-    return _closing(file, path, with_file or json_records(file, [column[0] for column in columns]))
+    if suffix in (".csv", ".tsv"):
+        return _read_to_end(file, path, read_csv(file, "\t" if suffix == ".tsv" else ","))
+    return _read_to_end(file, path, read_json(file, names))
 
 
-def _closing(file: BinaryIO, path: Path, found: Iterator[Record]) -> Iterator[Record]:
+def _read_to_end(file: BinaryIO, path: Path, records: Iterator[Record]) -> Iterator[Record]:
     with file:
         try:
-            yield from found
+            yield from records
         except OSError as error:
             raise RTDError(f"cannot read {path}: {error.strerror or error}; check the path") from error
         except ValueError as fault:
             raise RTDError(f"{path} is not a file of triplets: {fault}; repair it or name another") from fault
 
 
-def csv_records(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
-    """The rows of a CSV file by the names in its first row.
+def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
+    """Yield the rows of a CSV file as mappings with the keys of its first row.
 
     Raises:
-        ValueError: the file has no first row.
+        ValueError: the first row is missing or broken.
     """
     faults: list[tuple[int, Fault]] = []
 
-    def decoded() -> Iterator[str]:
-        for number, line in lines(file):
+    def decode_lines() -> Iterator[str]:
+        for line_number, line in read_lines(file):
             if isinstance(line, Fault):
-                faults.append((number, line))
+                faults.append((line_number, line))
             else:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
-                yield text + "\n"
+                yield line.decode("utf-8-sig" if line_number == 1 else "utf-8", "surrogateescape") + "\n"
 
-    csv.field_size_limit(LONGEST_LINE)
-    rows = csv.reader(decoded(), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+    csv.field_size_limit(MAX_LINE_BYTES)
+    rows = csv.reader(decode_lines(), delimiter=delimiter, strict=True)
+    header: Sequence[str] | None = None
     count = 0
     while True:
         try:
@@ -95,9 +95,9 @@ def csv_records(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
         except csv.Error as error:
             row = Fault(f"broken CSV: {error}")
         while faults:
-            number, fault = faults.pop(0)
+            line_number, fault = faults.pop(0)
             count += 1
-            yield f"record {count:,} (line {number:,})", fault
+            yield f"record {count:,} (line {line_number:,})", fault
         if row is None:
             break
         if header is None:
@@ -106,87 +106,91 @@ def csv_records(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
             header = row
             continue
         count += 1
-        place = f"record {count:,}"
+        location = f"record {count:,}"
         if isinstance(row, Fault):
-            yield place, row
+            yield location, row
         elif len(row) != len(header):
-            yield place, Fault(f"{len(row)} fields where the first row has {len(header)}")
+            yield location, Fault(f"{len(row)} fields where the first row has {len(header)}")
         else:
-            yield place, dict(zip(header, row, strict=True))
+            yield location, dict(zip(header, row, strict=True))
     if header is None:
-        raise ValueError("it has no first row with the columns' names")
+        raise ValueError("the first row with the column names is missing")
 
 
-def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """The rows of a Parquet file."""
-    from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # pyarrow, which only those wait for who need it
+def read_parquet(path: Path, names: Sequence[str]) -> Iterator[Record]:
+    """Yield the rows of a Parquet file."""
+    from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
 
-    table = ParquetTriplets(path, columns, lambda values: "")
-    for number, values in enumerate(table.rows(), 1):
-        yield f"row {number:,}", dict(zip(columns, values, strict=True))
+    table = ParquetTriplets(path, names, lambda values: "")
+    for row, values in enumerate(table.rows(), 1):
+        yield f"row {row:,}", dict(zip(names, values, strict=True))
 
 
-def json_records(file: BinaryIO, lists: Sequence[str]) -> Iterator[Record]:
-    """The records of a JSON file: one a line, an array, or one object of lists by the names `lists`.
+def read_json(file: BinaryIO, names: Sequence[str]) -> Iterator[Record]:
+    """Yield the records of a JSON file: one a line, an array, or one object of lists with the keys `names`.
 
     Raises:
-        ValueError: the file is no JSON, or not of a known shape.
+        ValueError: the file is not JSON, or not of a known shape.
     """
-    has_lines = _has_lines(file)
+    has_lines = _has_json_lines(file)
     file.seek(0)
     if has_lines:
-        for count, (number, line) in enumerate(lines(file), 1):
-            yield f"record {count:,} (line {number:,})", line if isinstance(line, Fault) else _parsed(line)
+        for count, (line_number, line) in enumerate(read_lines(file), 1):
+            yield f"record {count:,} (line {line_number:,})", line if isinstance(line, Fault) else _parse_line(line)
         return
-    if (size := file.seek(0, 2)) > LARGEST_WHOLE:
+    if (size := file.seek(0, 2)) > MAX_JSON_BYTES:
         raise ValueError(
-            f"{size:,} bytes that are no JSON lines, and no more than {LARGEST_WHOLE:,} are read whole "
+            f"{size:,} bytes that are not JSON lines, and at most {MAX_JSON_BYTES:,} are read whole "
             "(write one record a line)"
         )
     file.seek(0)
     if content := file.read().rstrip():
-        for count, record in enumerate(_split(parse(content), lists), 1):
+        for count, record in enumerate(_split_json(parse_json(content), names), 1):
             yield f"record {count:,}", record
 
 
-def _has_lines(file: BinaryIO) -> bool:
-    """Whether a file is JSON lines, told from its first two filled lines, either of which may be broken."""
-    filled = (line for _, line in lines(file))
-    first, second = next(filled, b""), next(filled, b"")
+def _has_json_lines(file: BinaryIO) -> bool:
+    """Tell JSON lines by the first two lines that are not blank, either of which may be broken."""
+    lines = (line for _, line in read_lines(file))
+    first, second = next(lines, b""), next(lines, b"")
     if not second or (isinstance(first, bytes) and first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")):
         return False
-    if isinstance(second, bytes) and second.lstrip().startswith(b"{"):  # in an object of lists no line begins so
+    if isinstance(second, bytes) and second.lstrip().startswith(b"{"):  # no line of an object of lists begins so
         return True
-    return isinstance(first, bytes) and isinstance(_parsed(first), dict)
+    return isinstance(first, bytes) and isinstance(_parse_line(first), dict)
 
 
-def _split(value: object, lists: Sequence[str]) -> list[object]:
-    """The records of a whole JSON file."""
+def _split_json(value: object, names: Sequence[str]) -> list[object]:
+    """Return the records of a whole JSON file."""
     if isinstance(value, list):
         return value
     if not isinstance(value, dict):
         raise ValueError("neither an object nor an array of records")
-    if not any(isinstance(value.get(key), list) for key in lists):
+    if not any(isinstance(value.get(name), list) for name in names):
         return [value]  # JSON lines with a single record
-    for key in lists:
-        if not isinstance(value.get(key), list):
-            raise ValueError(f"`{key}` is no list")
-    columns = [value[key] for key in lists]
+    for name in names:
+        if not isinstance(value.get(name), list):
+            raise ValueError(f"`{name}` is not a list")
+    columns = [value[name] for name in names]
     if len(set(map(len, columns))) > 1:
-        lengths = ", ".join(f"`{key}` {len(column):,}" for key, column in zip(lists, columns, strict=True))
+        lengths = ", ".join(f"`{name}` {len(column):,}" for name, column in zip(names, columns, strict=True))
         raise ValueError(f"its lists differ in length ({lengths})")
-    return [dict(zip(lists, texts, strict=True)) for texts in zip(*columns, strict=True)]
+    return [dict(zip(names, texts, strict=True)) for texts in zip(*columns, strict=True)]
 
 
-def _parsed(line: bytes) -> object:
+def _parse_line(line: bytes) -> object:
     try:
-        return parse(line)
+        return parse_json(line)
     except ValueError as error:
         return Fault(str(error))
 
 
-def parse(content: bytes) -> object:
-    """A JSON value; ValueError says where it breaks."""
+def parse_json(content: bytes) -> object:
+    """Parse a JSON value.
+
+    Raises:
+        ValueError: the content is broken; the message says where.
+    """
     try:
         return json.loads(content.removeprefix(BYTE_ORDER_MARK).decode())
     except UnicodeDecodeError as error:
@@ -198,50 +202,38 @@ def parse(content: bytes) -> object:
         raise ValueError("JSON nested too deeply") from error
 
 
-def text_of(record: object, column: Column) -> str:
-    """A record's text under the first of its column's names that it has.
+def get_text(record: object, column: Column) -> str:
+    """Return a record's text under the first name of a column that it has.
 
     Raises:
-        Fault: it has none, or what it has is no text, or an empty one.
+        Fault: the text is missing, empty, or not a text.
     """
     if isinstance(record, Fault):
         raise record
-    if not isinstance(record, (dict, Mapping)):  # asking for a dict first takes a tenth of the time
+    if not isinstance(record, (dict, Mapping)):  # `dict` first: checking for a Mapping alone takes ten times as long
         raise Fault("not an object")
-    for key in column:
-        if key in record:
+    for name in column:
+        if name in record:
             break
     else:
         raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing")
-    if fault := text_fault(record[key]):
-        raise Fault(f"`{key}` is {fault}")
-    return record[key]
+    if fault := find_fault(record[name]):
+        raise Fault(f"`{name}` is {fault}")
+    return record[name]
 
 
-def text_fault(text: object) -> str:
-    """What keeps a value from being a caption or a condition, "" for nothing."""
+def find_fault(text: object) -> str:
+    """Say what keeps a value from being a caption or a condition; "" if nothing does."""
     if isinstance(text, str) and text.isascii() and text[:1].isalnum() and "\0" not in text:
-        return ""  # nearly always, and sooner than by what follows
+        return ""  # a fast path for nearly all texts
     if isinstance(text, str) and not _NOT_TEXT.search(text):
-        # Not the text alone: "$" is taken out before training, as `clip.tokens.clean_caption` does.
+        # Training removes "$", as `clip.tokens.clean_caption` does.
         return "" if text.replace("$", "").strip() else "empty"
     if isinstance(text, str) and any("\udc80" <= letter <= "\udcff" for letter in text):
         return "not UTF-8"
     return "null" if text is None else "not text"
 
 
-def columns_of(mapping: Mapping[str, str]) -> list[Column]:
-    """A column for each text of a triplet from the names that a user gives.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
-    for name in mapping:
-        if name not in NAMES:
-            raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
-    return [(mapping.get(name, name),) for name in NAMES]
-
-
-def with_places(found: Iterable[object], what: str = "record") -> Iterator[Record]:
-    """Number records that have no file."""
-    return ((f"{what} {number:,}", record) for number, record in enumerate(found, 1))
+def add_locations(values: Iterable[object], unit: str) -> Iterator[Record]:
+    """Turn values into records that are located by their position, counted in `unit` from 1."""
+    return ((f"{unit} {position:,}", value) for position, value in enumerate(values, 1))

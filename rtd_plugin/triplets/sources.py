@@ -1,164 +1,162 @@
-"""Records to triplet sets, and the sources of other files than JSON: Parquet, CSV and Hugging Face datasets."""
+"""Records to triplet sets, and the sources of tables: CSV, Parquet and Hugging Face datasets."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from rtd_plugin.contract.hookspecs import hookimpl
 from rtd_plugin.errors import RTDError
 from rtd_plugin.paths import RecipePath
-from rtd_plugin.triplets.records import (
-    Column,
-    Fault,
-    Record,
-    columns_of,
-    records,
-    text_fault,
-    text_of,
-    with_places,
-)
+from rtd_plugin.triplets.records import Column, Fault, Record, add_locations, find_fault, get_text, read_records
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
+from rtd_plugin.triplets.triplet_file import TABLE_COLUMNS, rename_columns
 
-DIGESTED = 4096  # triplets whose texts are joined, and digested, at once
+HASHED_TOGETHER = 4096  # triplets whose texts are joined for one update of the digest
 
 
-def load_records(where: str, found: Iterable[Record], columns: Sequence[Column], skip_invalid: bool) -> TripletSet:
-    """The triplets among records.
+def load_triplets(origin: str, records: Iterable[Record], columns: Sequence[Column], skip_invalid: bool) -> TripletSet:
+    """Read all triplets among records.
 
     Args:
-        where: what errors call the place they are from.
-        found: the records.
+        origin: what error messages call the file or data set.
         columns: of reference, condition and target.
-        skip_invalid: leave broken records out and count them, instead of stopping at them.
+        skip_invalid: leave broken records out and count them, instead of raising.
 
     Raises:
-        RTDError: there is no triplet, or a record is broken and skip_invalid is not set.
+        RTDError: there are no triplets, or a record is broken and skip_invalid is not set.
     """
-    from rtd_plugin.triplets.arrow_triplets import collect  # pyarrow, which help must not wait for
+    from rtd_plugin.triplets.arrow_triplets import collect  # imports pyarrow, which `--help` does not need
 
     digest = hashlib.sha256()
     broken, first_fault = 0, ""
     reference, condition, target = columns
 
-    def triplets() -> Iterator[Triplet]:
+    def read() -> Iterator[Triplet]:
         nonlocal broken, first_fault
-        for place, record in found:
+        for location, record in records:
             try:
-                yield Triplet(text_of(record, reference), text_of(record, condition), text_of(record, target))
+                yield Triplet(get_text(record, reference), get_text(record, condition), get_text(record, target))
             except Fault as fault:
-                first_fault = first_fault or f"{place}: {fault}"
+                first_fault = first_fault or f"{location}: {fault}"
                 broken += 1
 
-    def digested(triplets: Iterator[Triplet]) -> Iterator[Triplet]:
-        while some := list(islice(triplets, DIGESTED)):
-            digest.update("\0".join((*chain.from_iterable(some), "")).encode())  # NUL is in no caption
+    def update_digest(triplets: Iterator[Triplet]) -> Iterator[Triplet]:
+        while some := list(islice(triplets, HASHED_TOGETHER)):
+            digest.update("\0".join((*chain.from_iterable(some), "")).encode())  # no caption contains NUL
             yield from some
 
-    kept = collect(digested(triplets()))
-    count = len(kept)
+    triplets = collect(update_digest(read()))
+    count = len(triplets)
     if broken and not (skip_invalid and count):
         remedy = "repair the file" if skip_invalid else "repair the file or set `skip_invalid: true`"
-        raise RTDError(f"{where}, {first_fault} (broken records: {broken:,} of {broken + count:,}); {remedy}")
+        raise RTDError(f"{origin}, {first_fault} (broken records: {broken:,} of {broken + count:,}); {remedy}")
     if not count:
-        raise RTDError(f"{where} holds no triplets; name a file that has some")
-    return TripletSet(kept, digest.hexdigest(), broken)
+        raise RTDError(f"{origin} holds no triplets; name a file that has some")
+    return TripletSet(triplets, digest.hexdigest(), broken)
 
 
-class _Columns(TripletSource):
-    """A source whose columns have to be named.
+class ColumnSource(TripletSource):
+    """A source whose records name their texts.
 
     Attributes:
-        columns: names of the columns `reference`, `condition` and `target`, where they are called otherwise.
-        skip_invalid: leave broken rows out and count them, instead of stopping at them.
+        columns: the names of `reference`, `condition` and `target`, where they differ from the defaults.
+        skip_invalid: leave broken records out and count them, instead of stopping at the first.
     """
+
+    default_columns: ClassVar[tuple[Column, ...]] = TABLE_COLUMNS
 
     columns: dict[str, str] = Field(default_factory=dict)
     skip_invalid: bool = False
 
     @field_validator("columns")
     @classmethod
-    def _known(cls, value: dict[str, str]) -> dict[str, str]:
-        columns_of(value)
-        return value
+    def _check_columns(cls, names: dict[str, str]) -> dict[str, str]:
+        rename_columns(cls.default_columns, names)
+        return names
+
+    @property
+    def named_columns(self) -> tuple[Column, ...]:
+        """The columns of reference, condition and target."""
+        return rename_columns(self.default_columns, self.columns)
 
 
-class CsvTriplets(_Columns):
-    """Triplets of a CSV file (tabs between fields if its name ends in .tsv), UTF-8, with column names in its first row.
+class FileSource(ColumnSource):
+    """Triplets of one file.
 
     Attributes:
         path: the file.
     """
 
-    name: ClassVar[str] = "csv"
-
     path: RecipePath
 
     def load(self) -> TripletSet:
-        columns = columns_of(self.columns)
-        return load_records(str(self.path), records(self.path, columns), columns, self.skip_invalid)
+        """Read all triplets, few into memory, many into a temporary file; texts stay as they are written.
+
+        Returns:
+            The triplets in file order, the SHA-256 of their content in hexadecimal, the number of skipped records.
+
+        Raises:
+            RTDError: the file cannot be read or holds no triplets, or a record is broken and skip_invalid is not set.
+        """
+        columns = self.named_columns
+        return load_triplets(str(self.path), read_records(self.path, columns), columns, self.skip_invalid)
 
     def depends_on(self) -> list[Path]:
-        """The file."""
+        """Return the file."""
         return [self.path]
 
 
-class ParquetSource(_Columns):
-    """Triplets of a Parquet file, which stay there: rows are decoded, and found broken, as they are read.
+class CsvTriplets(FileSource):
+    """Triplets of a CSV file, UTF-8, with column names in its first row; tab-separated if its suffix is .tsv."""
+
+    name: ClassVar[str] = "csv"
+
+
+class ParquetSource(FileSource):
+    """Triplets of a Parquet file, which are not copied: rows are decoded, and found broken, as they are read.
 
     With `skip_invalid` the file is read once when it is opened, to find the broken rows.
-
-    Attributes:
-        path: the file.
     """
 
     name: ClassVar[str] = "parquet"
 
-    path: RecipePath
-
     def load(self) -> TripletSet:
+        """Open the file; its digest is the SHA-256 of the whole file and the column names.
+
+        Raises:
+            RTDError: the file is not Parquet, lacks a column, or holds no triplets.
+        """
         from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
 
-        columns = columns_of(self.columns)
+        columns = self.named_columns
         names = [column[0] for column in columns]
-        table = ParquetTriplets(self.path, names, lambda values: _row_fault(names, values))
+        table = ParquetTriplets(self.path, names, lambda values: _find_row_fault(names, values))
         if self.skip_invalid:
-            found = with_places((dict(zip(names, values, strict=True)) for values in table.rows()), "row")
-            return load_records(str(self.path), found, columns, skip_invalid=True)
+            records = add_locations((dict(zip(names, values, strict=True)) for values in table.rows()), "row")
+            return load_triplets(str(self.path), records, columns, skip_invalid=True)
         if not len(table):
             raise RTDError(f"{self.path} holds no triplets; name a file that has some")
-        return TripletSet(table, self._digest)
+        return TripletSet(table, self._hash_file)
 
-    def depends_on(self) -> list[Path]:
-        """The file."""
-        return [self.path]
-
-    def _digest(self) -> str:
-        """SHA-256 of the whole file and the columns' names."""
+    def _hash_file(self) -> str:
+        content = hashlib.sha256()
         with self.path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+            while block := file.read(1 << 20):
+                content.update(block)
         content.update(repr(sorted(self.columns.items())).encode())
         return content.hexdigest()
 
 
-def _digest(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
-    content = hashlib.sha256()
-    while block := file.read(1 << 20):
-        content.update(block)
-    return content
+def _find_row_fault(names: Sequence[str], values: Sequence[object]) -> str:
+    faults = (f"`{name}` is {fault}" for name, value in zip(names, values, strict=True) if (fault := find_fault(value)))
+    return next(faults, "")
 
 
-def _row_fault(names: Sequence[str], values: Sequence[object]) -> str:
-    return next(
-        (f"`{name}` is {fault}" for name, value in zip(names, values, strict=True) if (fault := text_fault(value))), ""
-    )
-
-
-class DatasetTriplets(_Columns):
-    """Triplets of a data set by its name on Hugging Face, or in a folder, through the library `datasets`.
+class DatasetTriplets(ColumnSource):
+    """Triplets of a data set by its name on Hugging Face, or in a folder, read with the library `datasets`.
 
     Attributes:
         dataset: its name.
@@ -173,31 +171,31 @@ class DatasetTriplets(_Columns):
     split: str = "train"
 
     def load(self) -> TripletSet:
+        """Load the split.
+
+        Raises:
+            RTDError: the library is missing, the data set cannot be loaded or lacks a column, or as `load_triplets`.
+        """
         try:
             import datasets
         except ImportError as error:
             raise RTDError(
                 "the source `datasets` needs the library: install it with `pip install 'rtd-plugin[datasets]'`"
             ) from error
-        columns = columns_of(self.columns)
+        columns = self.named_columns
+        names = [column[0] for column in columns]
         try:
             table = datasets.load_dataset(self.dataset, self.config, split=self.split)
-        except Exception as error:  # each of many loaders fails in its own way
+        except Exception as error:  # the loaders raise errors of many types
             raise RTDError(
                 f"the data set {self.dataset!r} (split {self.split!r}) cannot be loaded: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
-        for column in columns:
-            if column[0] not in table.column_names:
+        for name in names:
+            if name not in table.column_names:
                 raise RTDError(
-                    f"the data set {self.dataset!r} has no column {column[0]!r}, only {', '.join(table.column_names)}: "
+                    f"the data set {self.dataset!r} has no column {name!r}, only {', '.join(table.column_names)}: "
                     "set `columns`"
                 )
-        rows = table.select_columns([column[0] for column in columns])
-        return load_records(f"the data set {self.dataset!r}", with_places(rows, "row"), columns, self.skip_invalid)
-
-
-@hookimpl
-def rtd_triplet_sources() -> list[type[TripletSource]]:
-    """The sources `csv`, `parquet` and `datasets`."""
-    return [CsvTriplets, ParquetSource, DatasetTriplets]
+        records = add_locations(table.select_columns(names), "row")
+        return load_triplets(f"the data set {self.dataset!r}", records, columns, self.skip_invalid)

@@ -135,26 +135,20 @@ def open_token_store(
     Raises:
         WriteError: the cache folder cannot be written.
     """
-    made_from = [
-        FORMAT,
-        version("open_clip_torch"),
-        prompt.placeholder,
-        *((source.digest, source.count) for source in sets),
-    ]
-    folder = build_once("tokens", made_from, lambda draft: _write(draft, sets, prompt, advance))
-    return TokenStore(folder)
+    key = [FORMAT, version("open_clip_torch"), prompt.placeholder, *((source.digest, source.count) for source in sets)]
+    return TokenStore(build_once("tokens", key, partial(_write, sets=sets, prompt=prompt, advance=advance)))
 
 
 def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Advance) -> None:
     """Tokenise triplets chunk by chunk; intern the texts in order, and write those that are new."""
-    from rtd_plugin.triplets.arrow_triplets import by_column
+    from rtd_plugin.triplets.arrow_triplets import iterate_columns
     from rtd_plugin.triplets.interning import Interner
     from rtd_plugin.triplets.tokenisation import tokenise_columns
 
     total, done, end = sum(source.count for source in sets), 0, 0
     interner, used = Interner(), np.zeros(2**16, dtype=bool)
     encode_text("a")  # loads the tokenizer before several threads would at once
-    columns = (columns for source in sets for columns in by_column(source.triplets, CHUNK))
+    columns = (columns for source in sets for columns in iterate_columns(source.triplets, CHUNK))
     with ExitStack() as stack:
         tokens, starts, triplets = (
             stack.enter_context((folder / name).open("wb")) for name in ("tokens.u16", "starts.i64", "triplets.u32")

@@ -1,4 +1,4 @@
-"""What a text triplet is, and what a source of them must offer."""
+"""Text triplets, and the base class of their sources."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Triplet(NamedTuple):
-    """Three texts, raw as their source has them (RTD, section 3.1)."""
+    """A text triplet, unprocessed (RTD, section 3.1).
+
+    Attributes:
+        reference: the caption of the reference image.
+        condition: how the target differs from the reference.
+        target: the caption of the target image.
+    """
 
     reference: str
     condition: str
@@ -18,15 +24,18 @@ class Triplet(NamedTuple):
 
 
 class TripletSet:
-    """The triplets of one source, with what a run has to report about them.
+    """The triplets of one source, with what a run reports about them.
 
     Args:
-        triplets: a sequence that need not be in memory: iterating, and slices in order, are always cheap.
-        digest: of the content: equal digests, equal triplets in equal order.
-        skipped: broken records that were left out.
-        count: how many triplets there are, if that is known without them.
+        triplets: a sequence, in memory or not, or a function that returns it when it is first used. Iteration and
+            slices in order are cheap.
+        digest: of the content, or a function that returns it: equal only for equal triplets in equal order.
+        skipped: number of broken records that were left out.
+        count: number of triplets, if it is known without loading them.
 
-    Of triplets and digest, a function is called when they are first asked for.
+    Example:
+        >>> TripletSet([Triplet("a red dog", "is blue", "a blue dog")], digest="1").count
+        1
     """
 
     def __init__(
@@ -59,13 +68,13 @@ class TripletSet:
 
 
 class TripletSource(BaseModel, ABC):
-    """A kind of triplet source; its fields are the options that a recipe may give it.
+    """The base class of triplet sources; its fields are the options that a recipe may set.
 
     A plugin subclasses it, sets `name` (the recipe's `source:`) and registers the class through the
     hook `rtd_triplet_sources`.
 
     Attributes:
-        weight: the source's share of what a run visits, relative to the others'; None: each triplet counts alike.
+        weight: the source's share of an epoch, relative to the other sources; None: every triplet once.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -76,16 +85,16 @@ class TripletSource(BaseModel, ABC):
 
     @abstractmethod
     def load(self) -> TripletSet:
-        """Open the triplets.
+        """Load the triplets.
 
         Raises:
             RTDError: a file is missing or a record is broken; the message names file and record.
         """
 
     def depends_on(self) -> Iterable[Path] | None:
-        """The files that tell, together with the source's options, which triplets there are.
+        """Return the files that, with the source's options, determine its triplets.
 
-        As long as neither changes, later runs start without loading the triplets. None, if not overridden: something
-        else counts too, and every run loads them.
+        As long as neither changes, later runs start without calling `load`. The default, None, means that other things
+        count too: every run loads the triplets. A subclass that overrides `load` overrides this as well.
         """
         return None

@@ -36,7 +36,7 @@ def test_points_cannot_be_changed():
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: f"{point.file}: {point.name}")
-def test_shipped_points_name_what_a_host_can_import(point):
+def test_shipped_points_name_importable_modules(point):
     *folders, stem = point.file.removesuffix(".py").split("/")
     for module in point.modules:
         names = module.split(".")
@@ -44,13 +44,13 @@ def test_shipped_points_name_what_a_host_can_import(point):
     assert all(name.isidentifier() for name in point.name.split("."))
 
 
-def test_an_adapter_need_not_have_any():
+def test_an_adapter_may_have_no_points():
     assert Adapter.composition_points == ()
 
 
 @pytest.mark.parametrize("hidden_states", [False, True])
 @pytest.mark.parametrize("as_mask", [False, True])
-def test_compose(openai, tokenised, assert_equal, as_mask, hidden_states):
+def test_compose_encodes_as_the_host(openai, tokenised, assert_equal, as_mask, hidden_states):
     """A placeholder's id and its positions say the same; (B, n, W) makes room, as with three tokens for one place."""
     tokens, pseudo = tokenised([[5, 265, 7], [265, 2, 3]]), torch.randn(2, 3, W)
     longer = tokenised([[5, 0, 0, 0, 7], [0, 0, 0, 2, 3]])
@@ -67,7 +67,7 @@ def test_compose(openai, tokenised, assert_equal, as_mask, hidden_states):
     assert_equal(found, expected)
 
 
-def test_an_id_must_be_found(openai, tokenised):
+def test_a_placeholder_id_must_be_in_the_text(openai, tokenised):
     composition = Composition(openai.model, tokenised([[5, 265], [7]]), torch.randn(2, W), 265)
     with pytest.raises(RTDError, match="text 1 of the batch has no placeholder"):
         compose(openai.tower, composition)

@@ -26,13 +26,13 @@ def point(request):
     return request.param
 
 
-def test_it_is_installed():
+def test_the_adapter_is_installed():
     assert type(plugins.find_adapter("lincir")) is LinCIR
 
 
 @pytest.mark.parametrize("hidden_states", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_composition(huggingface, tokenised, assert_equal, point, form, hidden_states):
+def test_compositions_equal_the_hosts(huggingface, tokenised, assert_equal, point, form, hidden_states):
     host, (texts, shape, places) = huggingface, FORMS[form]
     tokens, pseudo = tokenised(texts), torch.randn(shape)
     every_text = tokens.expand(max(len(tokens), len(pseudo)), -1)
@@ -53,7 +53,7 @@ def test_composition(huggingface, tokenised, assert_equal, point, form, hidden_s
     torch.testing.assert_close(torch.cat([states for _, states in alone]), expected[1][: len(alone)], rtol=0, atol=1e-5)
 
 
-def test_hidden_states_right_of_the_end(huggingface, tokenised, point):
+def test_hidden_states_after_the_end_token_equal_the_hosts(huggingface, tokenised, point):
     """Padding is encoded as it is: with end tokens, as Hugging Face's tokenizer pads, and with a `$` among them."""
     tokens, pseudo = tokenised(ONE), torch.randn(3, W)
     tokens[tokens == 0] = 299
@@ -72,12 +72,12 @@ def test_num_tokens_changes_nothing(huggingface, tokenised, point):
 
 
 @pytest.mark.parametrize("shape", [(2, W), (3, 1, W), (3, W + 1)])
-def test_what_cannot_be_composed(huggingface, tokenised, point, shape):
+def test_wrong_arguments_are_refused(huggingface, tokenised, point, shape):
     with pytest.raises(Exception, match=r"size|shape"):
         compose(huggingface.tower, point.read(huggingface.model, tokenised(ONE), torch.randn(shape)))
 
 
-def test_where_it_composes():
+def test_the_composition_points_are_those_of_the_repository():
     root, genecis = ADAPTER.composition_points
     assert (root.file, root.modules) == ("encode_with_pseudo_tokens.py", ("encode_with_pseudo_tokens",))
     assert (genecis.file, genecis.modules) == ("genecis/eval_functions.py", ("eval_functions",))
@@ -86,7 +86,7 @@ def test_where_it_composes():
         assert str(point.signature) == "(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=False)"
 
 
-def test_prompts():
+def test_prompts_are_those_of_the_repository():
     assert ADAPTER.prompt.tokenize(["is red"])[0, :6].tolist() == [49406, 320, 1125, 539, 259, 682]
     assert ADAPTER.prompt.encode(condition="is red") == encode_text("a photo of $ that is red")
     assert ADAPTER.unconditioned_prompt.encode() == encode_text("a photo of $") == [320, 1125, 539, 259]

@@ -65,7 +65,7 @@ DEMO_FORMS = {
 }
 
 
-def test_it_is_installed():
+def test_the_adapter_is_installed():
     assert type(plugins.find_adapter("pic2word")) is Pic2Word
 
 
@@ -80,7 +80,7 @@ def vectors_of(images, places):
     [*((RETRIEVAL, form) for form in FORMS.values()), *((VISUALISATION, form) for form in DEMO_FORMS.values())],
     ids=[*FORMS, *(f"demo: {name}" for name in DEMO_FORMS)],
 )
-def test_composition(openai, tokenised, assert_equal, point, form):
+def test_compositions_equal_the_hosts(openai, tokenised, assert_equal, point, form):
     texts, shapes, arguments, places = form
     arguments = {"split_ind": STAR, **arguments}
     tokens = tokenised(texts)
@@ -95,7 +95,7 @@ def test_composition(openai, tokenised, assert_equal, point, form):
 
 
 @pytest.mark.parametrize("texts", [ONE, ONE[:1]], ids=["own texts", "one text for all"])
-def test_a_batch_is_its_queries_alone(openai, tokenised, assert_equal, texts):
+def test_a_batch_equals_its_queries_encoded_alone(openai, tokenised, assert_equal, texts):
     tokens, images = tokenised(texts), torch.randn(3, W)
     repeat = len(texts) == 1
     with torch.no_grad():
@@ -117,13 +117,13 @@ def test_a_batch_is_its_queries_alone(openai, tokenised, assert_equal, texts):
         (VISUALISATION, [[5, 265], [265, 265]], [(1, W)], r"texts have \[1, 2\] placeholders for 1 pseudo tokens"),
     ],
 )
-def test_what_cannot_be_composed(openai, tokenised, point, texts, shapes, message):
+def test_wrong_arguments_are_refused(openai, tokenised, point, texts, shapes, message):
     images = tuple(map(torch.randn, shapes)) if isinstance(shapes, list) else torch.randn(shapes)
     with pytest.raises(RTDError, match=message):
         compose(openai.tower, point.read(openai.model, tokenised(texts), images, split_ind=STAR))
 
 
-def test_where_it_composes():
+def test_the_composition_points_are_those_of_the_repository():
     for point in (RETRIEVAL, VISUALISATION):
         assert (point.file, point.modules) == ("model/model.py", ("model.model",))
     assert RETRIEVAL.name == "CLIP.encode_text_img_retrieval"
@@ -132,7 +132,7 @@ def test_where_it_composes():
     assert str(VISUALISATION.signature) == "(self, text, img_tokens, split_ind=4)"
 
 
-def test_prompts():
+def test_prompts_are_those_of_the_repository():
     assert ADAPTER.prompt.placeholder_id == ADAPTER.prompt_of_two.placeholder_id == 265
     assert ADAPTER.prompt.encode(condition="is $5") == encode_text("a photo of * , is $5")
     assert ADAPTER.unconditioned_prompt.encode() == encode_text("a photo of *")
@@ -140,7 +140,7 @@ def test_prompts():
     assert not ADAPTER.both_orders
 
 
-def test_a_star_in_a_condition_is_no_placeholder():
+def test_a_star_in_a_condition_is_not_a_placeholder():
     assert ADAPTER.prompt.encode(condition="has a * on it").count(265) == 1
     assert ADAPTER.encode_two("a *", "* b").count(265) == 1
 
@@ -162,7 +162,7 @@ def test_im2text_computes_hidden_layers_and_a_linear_one(randomised):
 
 
 @pytest.mark.parametrize(("hidden", "layers"), [(512, 1), (512, 3), (20, 2), (768, 4)])
-def test_sizes_are_the_state_dicts(randomised, tmp_path, hidden, layers):
+def test_sizes_are_read_from_the_state_dict(randomised, tmp_path, hidden, layers):
     module = randomised(Im2Text(12, 8, hidden, layers))
     torch.save({"state_dict_img2text": module.state_dict()}, tmp_path / "epoch.pt")
     features = torch.randn(3, 12)

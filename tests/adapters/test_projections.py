@@ -72,7 +72,7 @@ OF_PIC2WORD = (*OF_ALL, "one GPU", "module. alone")
     [(name, form) for name in ADAPTERS for form in (OF_PIC2WORD if name == "pic2word" else OF_ALL)],
     indirect=["adapter"],
 )
-def test_checkpoints(adapter, projection, tmp_path, form):
+def test_every_form_of_checkpoint_is_read(adapter, projection, tmp_path, form):
     state, path = projection.state_dict(), tmp_path / "projection.pt"
     if form == "safetensors":
         path = tmp_path / "projection.safetensors"
@@ -88,7 +88,7 @@ def test_checkpoints(adapter, projection, tmp_path, form):
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
 
 
-def test_a_projection_with_weights_that_are_not_finite(adapter, projection, tmp_path):
+def test_weights_that_are_not_finite_are_refused(adapter, projection, tmp_path):
     """It trained and was evaluated without an error, on pseudo tokens of NaN."""
     key = KEYS[adapter.name][0]
     state = projection.state_dict()
@@ -98,14 +98,14 @@ def test_a_projection_with_weights_that_are_not_finite(adapter, projection, tmp_
         load_projection(adapter, tmp_path / "projection.pt", D, W)
 
 
-def test_a_projection_of_another_backbones_features(adapter, projection, tmp_path):
+def test_a_projection_for_other_features_is_refused(adapter, projection, tmp_path):
     torch.save(native(adapter, projection.state_dict()), tmp_path / "projection.pt")
     message = rf"projection\.pt: {re.escape(KEYS[adapter.name][0])} has shape .*, but .* features of size 16 .* needs"
     with pytest.raises(RTDError, match=message):
         load_projection(adapter, tmp_path / "projection.pt", 16, W)
 
 
-def test_a_projection_of_another_backbones_width(adapter, projection, tmp_path):
+def test_a_projection_for_another_token_width_is_refused(adapter, projection, tmp_path):
     torch.save(native(adapter, projection.state_dict()), tmp_path / "projection.pt")
     last = KEYS[adapter.name][2]
     hidden = projection.state_dict()[last].shape[1]
@@ -126,7 +126,7 @@ def test_a_projection_of_another_backbones_width(adapter, projection, tmp_path):
         (lambda state, keys: state.update({keys[2]: torch.tensor(3.0)}), "{keys[2]} has shape (), but a backbone"),
     ],
 )
-def test_state_dicts_that_do_not_fit(adapter, projection, tmp_path, change, says):
+def test_state_dicts_with_wrong_keys_or_shapes_are_refused(adapter, projection, tmp_path, change, says):
     state, keys = dict(projection.state_dict()), KEYS[adapter.name]
     change(state, keys)
     torch.save(native(adapter, state), tmp_path / "projection.pt")
@@ -145,14 +145,14 @@ SOMEONE_ELSES = {
 
 
 @pytest.mark.parametrize("kind", SOMEONE_ELSES)
-def test_what_is_no_checkpoint_of_a_method(adapter, tmp_path, kind):
+def test_files_that_are_not_checkpoints_are_refused(adapter, tmp_path, kind):
     torch.save(SOMEONE_ELSES[kind], tmp_path / "other.pt")
     with pytest.raises(RTDError, match=rf"other\.pt: not a checkpoint of {type(adapter).__name__}: neither"):
         load_projection(adapter, tmp_path / "other.pt", D, W)
 
 
 @pytest.mark.parametrize(("of", "says"), [("pic2word", "LinCIR"), ("pic2word", "SEARLE"), ("lincir", "Pic2Word")])
-def test_another_methods_checkpoint(randomised, tmp_path, of, says):
+def test_a_checkpoint_of_another_method_is_refused(randomised, tmp_path, of, says):
     module = randomised(im2text.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
     path = tmp_path / "other.pt"
     for checkpoint in (native(ADAPTERS[of], module.state_dict()), module.state_dict()):
@@ -170,7 +170,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(adapter, projection, tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_truncated_file(adapter, projection, tmp_path):
+def test_a_truncated_file_is_refused(adapter, projection, tmp_path):
     path = tmp_path / "projection.pt"
     torch.save(native(adapter, projection.state_dict()), path)
     path.write_bytes(path.read_bytes()[:-100])

@@ -56,12 +56,12 @@ FORMS = {
 }
 
 
-def test_it_is_installed():
+def test_the_adapter_is_installed():
     assert type(plugins.find_adapter("searle")) is SEARLE
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_composition(openai, tokenised, assert_equal, form):
+def test_compositions_equal_the_hosts(openai, tokenised, assert_equal, form):
     texts, shape, num_tokens, places = FORMS[form]
     tokens, pseudo = tokenised(texts), torch.randn(shape)
     expected, _ = openai.encode_with(tokens, {place: pseudo[index] for place, index in places.items()})
@@ -76,7 +76,7 @@ def test_composition(openai, tokenised, assert_equal, form):
             assert_equal(torch.cat(alone), expected)
 
 
-def test_what_searle_is_given_is_left_alone(openai, tokenised):
+def test_composing_does_not_change_the_arguments(openai, tokenised):
     tokens, pseudo = tokenised(ONE), torch.randn(3, W)
     before = tokens.clone(), pseudo.clone()
     composition = POINT.read(openai.model, tokens, pseudo)
@@ -97,18 +97,18 @@ def test_what_searle_is_given_is_left_alone(openai, tokenised):
         (ONE, (2, W), 2, "mask is .* of shape"),  # three $ are not enough for two in each of three texts
     ],
 )
-def test_what_cannot_be_composed(openai, tokenised, texts, shape, num_tokens, message):
+def test_wrong_arguments_are_refused(openai, tokenised, texts, shape, num_tokens, message):
     with pytest.raises(RTDError, match=message):
         compose(openai.tower, POINT.read(openai.model, tokenised(texts), torch.randn(shape), num_tokens))
 
 
-def test_where_it_composes():
+def test_the_composition_points_are_those_of_the_repository():
     assert (POINT.file, POINT.name) == ("src/encode_with_pseudo_tokens.py", "encode_with_pseudo_tokens")
     assert POINT.modules == ("encode_with_pseudo_tokens", "src.encode_with_pseudo_tokens")
     assert str(POINT.signature) == "(clip_model, text, pseudo_tokens, num_tokens=1)"
 
 
-def test_prompts():
+def test_prompts_are_those_of_the_repository():
     assert ADAPTER.prompt.encode(condition="is red") == encode_text("a photo of $ that is red")
     assert ADAPTER.unconditioned_prompt.encode() == encode_text("a photo of $")
     assert ADAPTER.encode_two("is red", "has no sleeves") == encode_text("a photo of $ that is red and has no sleeves")

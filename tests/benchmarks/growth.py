@@ -104,7 +104,10 @@ def started(args: argparse.Namespace) -> None:
     def advance(done: int, total: int) -> None:
         found["peak"] = max(found["peak"], memory("RssAnon"))
 
-    module.opened, module.open_token_store = timed("opened", module.opened), timed("tokens", module.open_token_store)
+    module.open_source, module.open_token_store = (
+        timed("opened", module.open_source),
+        timed("tokens", module.open_token_store),
+    )
     run = module.load_run(recipe, folder / "run", advance)
     if args.steps:
         stepper = Stepper(run, make_accelerator(recipe))

@@ -156,3 +156,24 @@ def test_doctor_of_a_host_that_fails(rtd, host, tmp_path):
     assert done.exit_code == 1
     assert "fails here: ModuleNotFoundError: No module named 'no_such_package'" in done.stdout
     assert "Do: install what is missing" in done.stdout
+    assert "Do: patch the host (`rtd-plugin patch`): composed queries then do not call the function" in done.stdout
+
+
+def test_doctor_says_what_helps(rtd, host, tmp_path):
+    """A patch does, where the host's own function is wrong, whatever else the doctor advises."""
+    host("lincir")
+    lines = rtd("doctor", "code").stdout.splitlines()
+    assert lines[-1].startswith("Do: patch the host (`rtd-plugin patch`): composed queries then do not call")
+    assert "while the host is imported" not in lines[-1]
+
+
+def test_doctor_of_a_host_that_waits(rtd, host, tmp_path, monkeypatch):
+    """Its process is ended at the time limit, and does not keep the doctor waiting through a child."""
+    host("searle")
+    file = tmp_path / "code/src/encode_with_pseudo_tokens.py"
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1e6)'])"
+    file.write_text(f"import subprocess, sys, time\n{child}\ntime.sleep(1e6)\n{file.read_text()}")
+    monkeypatch.setattr("rtd_plugin.patching.doctor.TIME_LIMIT", 0.2)
+    done = rtd("doctor", "code")
+    assert done.exit_code == 1
+    assert "fails here: not finished after 0.2 seconds: the import of the host, or its" in done.stdout

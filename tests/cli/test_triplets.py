@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from rtd_plugin.errors import UsageError
+from rtd_plugin.workflows.generate import build_triplets, describe_triplets
+
 GOOD = [
     {"reference_caption": "a red dog runs", "conditioning_caption": "is blue", "target_caption": "a blue dog runs"},
     {"reference_caption": "two cats sit", "conditioning_caption": "only one", "target_caption": "one cat sits"},
@@ -35,9 +38,26 @@ def test_build_by_rule_then_check_then_stats(rtd, tmp_path):
     assert (built["captions"], built["skipped"]) == (54, 0)
     assert built["triplets"] == len((tmp_path / "t.jsonl").read_text().splitlines()) > 54
     assert set(built["edits"]) >= {"attribute", "describe", "noun", "place"}
+    result = build_triplets("captions.txt", "again.jsonl", workers=1)
+    assert result == {**built, "output": "again.jsonl"}
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "t.jsonl").read_bytes()
     assert rtd("triplets", "check", "t.jsonl").exit_code == 0
     done = rtd("triplets", "stats", "t.jsonl", "--json")
+    assert json.loads(done.stdout) == json.loads(json.dumps(describe_triplets("t.jsonl")))
     assert json.loads(done.stdout)["triplets"] == built["triplets"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"endpoint": "http://localhost/v1"}, "endpoint: is not an option of the method 'rules'"),
+        ({"method": "llm", "backbone": "ViT-B-32"}, "backbone: is not an option of the method 'llm'"),
+        ({"method": "llm", "endpoint": "http://localhost/v1"}, "model: is missing"),
+    ],
+)
+def test_options_that_do_not_fit_the_method_are_named(options, says, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        build_triplets(tmp_path / "captions.txt", tmp_path / "t.jsonl", **options)
 
 
 def test_build_in_a_backbone_s_text_space(rtd, files, tmp_path):
@@ -81,9 +101,9 @@ def test_check_names_each_problem(rtd, triplets):
     done = rtd("triplets", "check", path)
     assert done.exit_code == 1
     lines = done.stdout.splitlines()
-    assert lines[0] == f"{path}, record 3 (line 3): the triplet was there before"
+    assert lines[0] == f"{path}, record 3 (line 3): the triplet occurs earlier"
     assert lines[1] == f"{path}, record 4 (line 4): a text holds a placeholder character (condition holds $)"
-    assert lines[2].startswith(f"{path}, record 5 (line 5): no triplet can be read (broken JSON: ")
+    assert lines[2].startswith(f"{path}, record 5 (line 5): the record cannot be read (broken JSON: ")
     assert "5 records, 3 with problems" in done.stdout
     found = json.loads(rtd("triplets", "check", path, "--json").stdout)
     assert found["problems"] == {"broken": 1, "duplicate": 1, "placeholder": 1}
@@ -110,7 +130,7 @@ def test_check_of_a_table(rtd, tmp_path):
     assert found["problems"] == {"empty": 1, "formula": 1}
 
 
-def test_an_empty_file_is_no_sound_one(rtd, triplets):
+def test_an_empty_file_is_a_problem(rtd, triplets):
     assert rtd("triplets", "check", triplets()).exit_code == 1
 
 
@@ -119,9 +139,10 @@ def test_stats_writes_a_page(rtd, triplets, tmp_path):
     odd = {"caption": "a dog", "edit": "<b>show</b> two <script>", "output": "a cat"}
     done = rtd("triplets", "stats", triplets(*GOOD, odd, "{"), "--real", "real.json", "--page", "stats.html")
     assert done.exit_code == 0, done.output
-    assert "Left out 1 records" in done.stdout
+    assert "Left out 1 broken record." in done.stdout
     page = (tmp_path / "stats.html").read_text()
     assert page.count("<svg") == 4
+    assert "prefers-color-scheme: dark" in page  # the frame of the report
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")

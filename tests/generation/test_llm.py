@@ -1,4 +1,4 @@
-"""Triplets by a language model, against a server of our own that answers, lags, fails and returns rubbish."""
+"""Triplets by a language model, from a test server that answers, lags, fails and returns rubbish."""
 
 import json
 import socket
@@ -7,22 +7,26 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from click.testing import CliRunner
 
 from rtd_plugin import printable
+from rtd_plugin.cli.main import main
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.generation import llm
-from rtd_plugin.generation.generated_sources import LlmTriplets
-from rtd_plugin.generation.llm import Server, build, parse_answer
+from rtd_plugin.generation.llm import build as module
+from rtd_plugin.generation.llm.build import build
+from rtd_plugin.generation.llm.prompt import EXAMPLES, parse_answer
+from rtd_plugin.generation.llm.server import Server
 from rtd_plugin.triplets.json_source import JsonTriplets
+from rtd_plugin.workflows.generate import build_triplets
 
 CAPTIONS = [f"a dog, number {number}, on grass" for number in range(12)]
 
 
-def good(caption: str, wanted: int = 2) -> str:
+def good(caption: str, count: int = 2) -> str:
     return json.dumps(
         [
-            {"condition": f"make it {kind}", "target": caption.replace("dog", kind)}
-            for kind in ("a cat", "a cow")[:wanted]
+            {"condition": f"make it {animal}", "target": caption.replace("dog", animal)}
+            for animal in ("a cat", "a cow")[:count]
         ]
     )
 
@@ -40,7 +44,7 @@ class Model(ThreadingHTTPServer):
         self.reply, self.requests, self.lock = reply, [], threading.Lock()
 
     def handle_error(self, *args: object) -> None:
-        """A client that gave up is none of ours."""
+        """Ignore clients that closed the connection."""
 
     @property
     def endpoint(self) -> str:
@@ -68,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *args: object) -> None:
-        """Tests print nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -100,21 +104,21 @@ def server(model: Model, **settings) -> Server:
     return Server(model.endpoint, "tiny", **{"pause": 0.01, "timeout": 5.0, **settings})
 
 
-def conditions_of(path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def read_conditions(path) -> dict[str, list[str]]:
+    conditions: dict[str, list[str]] = {}
     for triplet in JsonTriplets(path=path).load().triplets:
-        found.setdefault(triplet.reference, []).append(triplet.condition)
-    return found
+        conditions.setdefault(triplet.reference, []).append(triplet.condition)
+    return conditions
 
 
 WHOLE = {caption: ["make it a cat", "make it a cow"] for caption in CAPTIONS}
 
 
-def test_a_server_that_answers(serve, captions, tmp_path):
+def test_answers_become_triplets(serve, captions, tmp_path):
     model = serve()
     sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
     assert (sent.captions, sent.done, sent.requests, sent.triplets, sent.left) == (12, 12, 12, 24, 0)
-    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
     path, _, headers, body = model.requests[0]
     assert path == "/v1/chat/completions"
     assert "Authorization" not in headers
@@ -123,8 +127,18 @@ def test_a_server_that_answers(serve, captions, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.txt", "t.jsonl"]
 
 
+def test_python_builds_what_the_command_does(serve, captions, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = serve()
+    options = ["--endpoint", model.endpoint, "--model", "tiny", "--limit", "100", "--json"]
+    done = CliRunner().invoke(main, ["triplets", "build", "llm", "captions.txt", "--output", "command.jsonl", *options])
+    result = build_triplets("captions.txt", "python.jsonl", "llm", endpoint=model.endpoint, model="tiny", limit=100)
+    assert result == {**json.loads(done.stdout), "output": "python.jsonl"}
+    assert (tmp_path / "python.jsonl").read_bytes() == (tmp_path / "command.jsonl").read_bytes()
+
+
 def test_the_prompt_s_examples_are_answers_that_parse():
-    for caption, answers in llm.EXAMPLES:
+    for caption, answers in EXAMPLES:
         answer = json.dumps([{"condition": condition, "target": target} for condition, target in answers])
         assert len(parse_answer(caption, answer, 9)[0]) == len(answers)
 
@@ -153,14 +167,14 @@ def test_a_key_comes_from_the_environment(serve, captions, tmp_path, monkeypatch
         None,
     ],
 )
-def test_faults_that_pass_are_tried_again(serve, captions, tmp_path, fault):
+def test_requests_that_fail_for_a_while_are_sent_again(serve, captions, tmp_path, fault):
     model = serve(lambda caption, number: fault if number % 2 else good(caption))
     sent = build(captions, tmp_path / "t.jsonl", server(model), limit=200, workers=1)
-    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
     assert sent.requests == 24
 
 
-def test_a_server_that_lags(serve, captions, tmp_path):
+def test_a_slow_request_is_sent_again(serve, captions, tmp_path):
     """The first request is answered only once the client has given up and asked again."""
     lagging, asked_again = [], threading.Event()
 
@@ -174,13 +188,13 @@ def test_a_server_that_lags(serve, captions, tmp_path):
 
     model = serve(reply)
     sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.3, attempts=1000), limit=100)
-    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
     assert sent.requests >= 13
 
 
-def test_pauses_grow_and_heed_the_server(serve, captions, tmp_path, monkeypatch):
+def test_pauses_grow_and_follow_the_server(serve, captions, tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr(llm.time, "sleep", slept.append)
+    monkeypatch.setattr(module.time, "sleep", slept.append)
     replies = [(500, {}, b""), (500, {}, b""), (429, {"Retry-After": "7"}, b""), (429, {"Retry-After": "9999"}, b"")]
     model = serve(lambda caption, number: replies[number - 1] if number <= 4 else good(caption))
     build(captions, tmp_path / "t.jsonl", server(model, pause=1.0), limit=100, workers=1)
@@ -203,11 +217,11 @@ RUBBISH = {
 
 
 @pytest.mark.parametrize("answer", RUBBISH.values(), ids=RUBBISH)
-def test_rubbish_is_asked_again_and_then_given_up(serve, captions, tmp_path, answer):
+def test_captions_with_rubbish_answers_are_asked_again_and_then_skipped(serve, captions, tmp_path, answer):
     model = serve(lambda caption, number: answer if caption == CAPTIONS[3] else good(caption))
     sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
     assert (sent.rubbish, sent.done, sent.requests) == (3, 12, 14)
-    assert conditions_of(tmp_path / "t.jsonl") == {c: rows for c, rows in WHOLE.items() if c != CAPTIONS[3]}
+    assert read_conditions(tmp_path / "t.jsonl") == {c: rows for c, rows in WHOLE.items() if c != CAPTIONS[3]}
 
 
 def test_an_answer_is_parsed_strictly():
@@ -227,7 +241,7 @@ def test_an_answer_is_parsed_strictly():
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "set RTD_PLUGIN_API_KEY"), (404, "no such model"), (302, "302")])
-def test_what_no_other_attempt_mends_stops_at_once(serve, captions, tmp_path, status, says):
+def test_permanent_errors_stop_at_once(serve, captions, tmp_path, status, says):
     model = serve(lambda caption, number: (status, {"Location": "http://127.0.0.1:9/elsewhere"}, b"no such model"))
     with pytest.raises(RTDError, match=says):
         build(captions, tmp_path / "t.jsonl", server(model), limit=100, workers=1)
@@ -235,7 +249,7 @@ def test_what_no_other_attempt_mends_stops_at_once(serve, captions, tmp_path, st
     assert not (tmp_path / "t.jsonl").exists()
 
 
-def test_a_server_that_fails_for_good_loses_nothing(serve, captions, tmp_path):
+def test_answers_are_kept_when_the_server_fails(serve, captions, tmp_path):
     model = serve(lambda caption, number: good(caption) if number <= 5 else (500, {}, b""))
     with pytest.raises(RTDError, match=r"failed 3 times in a row: HTTP 500 \(captions answered so far: 5"):
         build(captions, tmp_path / "t.jsonl", server(model, attempts=3), limit=100, workers=1)
@@ -244,10 +258,10 @@ def test_a_server_that_fails_for_good_loses_nothing(serve, captions, tmp_path):
     sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
     assert sent.requests == 7
     assert not asked & {caption for _, caption, _, _ in model.requests}
-    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
 
 
-def test_nobody_listens(captions, tmp_path):
+def test_a_closed_port_is_an_error(captions, tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
@@ -259,13 +273,13 @@ def test_no_more_than_the_limit_is_sent(serve, captions, tmp_path):
     model = serve()
     sent = build(captions, tmp_path / "t.jsonl", server(model), limit=5)
     assert (sent.requests, sent.done, sent.left, len(model.requests)) == (5, 5, 7, 5)
-    assert len(conditions_of(tmp_path / "t.jsonl")) == 5
+    assert len(read_conditions(tmp_path / "t.jsonl")) == 5
     sent = build(captions, tmp_path / "t.jsonl", server(model), limit=100)
     assert (sent.requests, sent.done, sent.left) == (7, 12, 0)
-    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
 
 
-def test_retries_count(serve, captions, tmp_path):
+def test_retries_count_towards_the_limit(serve, captions, tmp_path):
     model = serve(lambda caption, number: (500, {}, b""))
     sent = build(captions, tmp_path / "t.jsonl", server(model, attempts=99), limit=4, workers=1)
     assert (sent.requests, sent.done, len(model.requests)) == (4, 0, 4)
@@ -277,20 +291,12 @@ def test_an_answer_that_was_cut_off_on_disk_is_asked_again(serve, captions, tmp_
     kept.write_bytes(kept.read_bytes()[:-20])
     sent = build(captions, tmp_path / "t.jsonl", server(serve()), limit=100)
     assert sent.requests == 8
-    assert conditions_of(tmp_path / "t.jsonl") == WHOLE
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
 
 
 @pytest.mark.parametrize(
     "endpoint", ["localhost:8000", "ftp://a/b", "http://user:pass@host/v1", "http://h/v1?key=k", ""]
 )
-def test_addresses_that_are_none_or_hold_secrets(endpoint):
+def test_bad_addresses_and_addresses_with_secrets_are_errors(endpoint):
     with pytest.raises(UsageError, match="--endpoint"):
         Server(endpoint, "m")
-
-
-def test_the_source_asks_for_what_is_missing(serve, captions, tmp_path):
-    model = serve()
-    source = LlmTriplets(captions=captions, output=tmp_path / "t.jsonl", endpoint=model.endpoint, model="m", limit=99)
-    assert len(source.load().triplets) == 24
-    assert len(source.load().triplets) == 24
-    assert len(model.requests) == 12

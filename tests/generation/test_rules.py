@@ -1,6 +1,5 @@
-"""Triplets by rule: what may change in a caption, that grammar holds, and builds that are the same however made."""
+"""Triplets by rules: what may change in a caption, correct grammar, and builds that can be repeated."""
 
-import json
 import random
 import re
 import shutil
@@ -11,19 +10,16 @@ import numpy as np
 import pytest
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.generation.generated_sources import RuleTriplets
 from rtd_plugin.generation.rules import build as module
 from rtd_plugin.generation.rules import parsing
-from rtd_plugin.generation.rules.build import build, triplets_of
-from rtd_plugin.generation.rules.edits import edits
-from rtd_plugin.generation.rules.lexicon import Lexicon, Similarity, count
+from rtd_plugin.generation.rules.build import build
+from rtd_plugin.generation.rules.conditions import FRAMES, MOODS, find_mood, write_condition
+from rtd_plugin.generation.rules.edits import find_edits, make_triplets
+from rtd_plugin.generation.rules.lexicon import Lexicon, Similarity, count_words
 from rtd_plugin.generation.rules.phrasings import PATTERNS
-from rtd_plugin.generation.rules.scene import render, with_article
-from rtd_plugin.generation.rules.wording import FRAMES, MOODS, condition, mood
-from rtd_plugin.generation.rules.words import may_be_same, may_be_same_action, other_values
-from rtd_plugin.triplets.checks import check
-from rtd_plugin.triplets.json_source import ANY
-from rtd_plugin.triplets.records import records
+from rtd_plugin.generation.rules.scene import add_article, render
+from rtd_plugin.generation.rules.word_classes import find_other_values, may_be_same_action, may_be_same_thing
+from rtd_plugin.workflows.check import check_triplets
 
 ANIMALS, PEOPLE = ("dog", "cat", "horse"), ("man", "woman", "boy")
 PLACES = ("on the beach", "on the grass", "on a bench", "in the snow", "near a fence")
@@ -56,48 +52,48 @@ def docs():
 
 @pytest.fixture(scope="module")
 def lexicon(docs):
-    """With everything similar to everything: what qualifies is up to the other rules."""
-    return Lexicon(count(docs, [None] * len(docs)), lambda words: np.ones((len(words), 1), np.float32))
+    """A lexicon in which all words are similar, so that the other rules decide."""
+    return Lexicon(count_words(docs, [None] * len(docs)), lambda words: np.ones((len(words), 1), np.float32))
 
 
 @pytest.fixture(scope="module")
-def edited(lexicon):
-    """Edits of a caption, by kind, each as (reference, target, edit)."""
+def edit_caption(lexicon):
+    """A function from a caption to its edits by kind, each as (reference, target, edit)."""
 
-    def edited(text: str) -> dict[str, list]:
+    def edit_caption(text: str) -> dict[str, list]:
         (doc,) = parsing.parse([text])
         found: dict[str, list] = {}
         for seed in range(8):
-            for edit in edits(doc, lexicon, random.Random(seed)):
+            for edit in find_edits(doc, lexicon, random.Random(seed)):
                 pair = (render(doc, edit.reference), render(doc, edit.target), edit)
                 if pair[:2] not in [known[:2] for known in found.setdefault(edit.kind, [])]:
                     found[edit.kind].append(pair)
         return found
 
-    return edited
+    return edit_caption
 
 
 def targets(found: list) -> set[str]:
     return {target for _, target, _ in found}
 
 
-def test_nouns_change_within_their_kind(edited):
-    found = edited("A black dog is running on the beach .")
+def test_nouns_change_within_their_kind(edit_caption):
+    found = edit_caption("A black dog is running on the beach .")
     others = {"cat", "horse", "grass"}
     assert {tuple(sorted(set(text.split()) & others)) for text in targets(found["noun"])} == {
         (word,) for word in others
     }
 
 
-def test_articles_follow_what_comes_after(edited):
-    found = edited("A young woman is sitting on a bench .")
+def test_articles_follow_what_comes_after(edit_caption):
+    found = edit_caption("A young woman is sitting on a bench .")
     assert "An old woman is sitting on a bench ." in targets(found["attribute"])
-    assert with_article("hour") == "an hour"
-    assert with_article("unicorn") == "a unicorn"
+    assert add_article("hour") == "an hour"
+    assert add_article("unicorn") == "a unicorn"
 
 
-def test_numbers_keep_nouns_and_verbs_in_agreement(edited):
-    found = edited("A black dog is running on the beach .")["number"]
+def test_numbers_keep_nouns_and_verbs_in_agreement(edit_caption):
+    found = edit_caption("A black dog is running on the beach .")["number"]
     pairs = {pair[:2] for pair in found}
     one = "A black dog is running on the beach ."
     assert pairs <= {
@@ -107,26 +103,26 @@ def test_numbers_keep_nouns_and_verbs_in_agreement(edited):
         for pair in ((one, many), (many, one))
     }
     assert {edit.fields["old_number"] == "one" for *_, edit in found} == {True, False}
-    found = edited("Three dogs sleeping on the grass .")["number"]
+    found = edit_caption("Three dogs sleeping on the grass .")["number"]
     assert {"Two dogs sleeping on the grass .", "Five dogs sleeping on the grass ."} <= targets(found)
 
 
-def test_pronouns_change_with_their_noun(edited):
-    found = targets(edited("A man is sitting on a bench with his dog .").get("noun", []))
+def test_pronouns_change_with_their_noun(edit_caption):
+    found = targets(edit_caption("A man is sitting on a bench with his dog .").get("noun", []))
     assert any("woman is sitting on a bench with her dog" in text for text in found)
     assert not any("woman" in text and "his" in text for text in found)
 
 
-def test_things_are_removed_and_added(edited):
-    found = edited("A man wearing a red hat is running on the beach .")
+def test_things_are_removed_and_added(edit_caption):
+    found = edit_caption("A man wearing a red hat is running on the beach .")
     without, caption = "A man is running on the beach .", "A man wearing a red hat is running on the beach ."
     assert [pair[:2] for pair in found["remove"]] == [(caption, without)]
     assert [pair[:2] for pair in found["add"]] == [(without, caption)]
     assert found["add"][0][2].fields["a_thing"] == "a red hat"
 
 
-def test_places_and_actions(edited):
-    found = edited("A white dog is sleeping on the beach .")
+def test_places_and_actions(edit_caption):
+    found = edit_caption("A white dog is sleeping on the beach .")
     assert "A white dog is running on the beach ." in targets(found["action"])
     assert targets(found["place"]) & {f"A white dog is sleeping {place} ." for place in PLACES[1:]}
     assert ("A white dog is sleeping .", "A white dog is sleeping on the beach .") in [p[:2] for p in found["locate"]]
@@ -138,37 +134,38 @@ def test_places_and_actions(edited):
 @pytest.mark.parametrize(
     "text", ["dog", "A dog ( brown ) runs fast", 'He says " a dog " is on the grass', "Dogs: 1; cats: 2; horses: 3"]
 )
-def test_captions_that_are_not_understood_are_left_alone(edited, text):
-    assert edited(text) == {}
+def test_captions_that_the_parser_may_not_understand_are_not_edited(edit_caption, text):
+    assert edit_caption(text) == {}
 
 
 @pytest.mark.slow
-def test_two_edits_of_one_caption_do_not_meet(docs, lexicon):
+def test_triplets_have_one_or_two_edits(docs, lexicon):
     for row, doc in enumerate(docs):
-        for triplet, kinds in triplets_of(doc, lexicon, random.Random(row), 5):
+        for triplet, kinds in make_triplets(doc, lexicon, random.Random(row), 5):
             assert 1 <= len(kinds) <= 2
             assert triplet.reference != triplet.target
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
 def test_every_pattern_is_used_and_ends_in_words(docs, lexicon, kind):
-    """No pattern asks for a field that no edit of its kind has."""
-    from rtd_plugin.generation.rules.wording import _fields_of
+    """Each pattern names fields that some edit of its kind has."""
+    from rtd_plugin.generation.rules.conditions import _parse_fields
 
     assert len(PATTERNS[kind]) == len(set(PATTERNS[kind]))
-    having = [edit.fields.keys() for doc in docs for edit in edits(doc, lexicon, random.Random(0)) if edit.kind == kind]
-    unused = [pattern for pattern in PATTERNS[kind] if not any(_fields_of(pattern) <= fields for fields in having)]
-    # Ways through places, and things held or carried, are in none of these few captions.
+    edits = [edit for doc in docs for edit in find_edits(doc, lexicon, random.Random(0))]
+    having = [edit.fields.keys() for edit in edits if edit.kind == kind]
+    unused = [pattern for pattern in PATTERNS[kind] if not any(_parse_fields(pattern) <= fields for fields in having)]
+    # These captions lack paths, and things that are held or carried.
     assert len(unused) <= 0.35 * len(PATTERNS[kind]), unused
 
 
-def test_only_guards_are_glued_to_what_follows(docs, lexicon):
+def test_only_empty_fields_touch_the_next_word(docs, lexicon):
     """A field that has text would run into the next word."""
     glued = {name for texts in PATTERNS.values() for text in texts for name in re.findall(r"\{(\w+)\}(?=[\w{])", text)}
     values = {
         value
         for doc in docs
-        for edit in edits(doc, lexicon, random.Random(0))
+        for edit in find_edits(doc, lexicon, random.Random(0))
         for name, value in edit.fields.items()
         if name in glued
     }
@@ -177,16 +174,17 @@ def test_only_guards_are_glued_to_what_follows(docs, lexicon):
 
 def test_conditions_are_varied_and_whole(docs, lexicon):
     rng = random.Random(0)
-    made = [condition([edit], rng) for doc in docs for edit in edits(doc, lexicon, random.Random(0)) for _ in range(3)]
-    assert not [text for text in made if "{" in text or "  " in text or text != text.strip() or "None" in text]
-    assert len(set(made)) > 0.5 * len(made)
-    moods = Counter(mood(text[0].lower() + text[1:]) for text in made)
+    edits = [edit for doc in docs for edit in find_edits(doc, lexicon, random.Random(0))]
+    conditions = [write_condition([edit], rng) for edit in edits for _ in range(3)]
+    assert not [text for text in conditions if "{" in text or "  " in text or text != text.strip() or "None" in text]
+    assert len(set(conditions)) > 0.5 * len(conditions)
+    moods = Counter(find_mood(text[0].lower() + text[1:]) for text in conditions)
     assert set(moods) == set(MOODS) == set(FRAMES)
-    assert min(moods.values()) > 0.02 * len(made)
+    assert min(moods.values()) > 0.02 * len(conditions)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "second", "same"),
     [
         ("man", "guy", True),
         ("man", "woman", False),
@@ -198,27 +196,27 @@ def test_conditions_are_varied_and_whole(docs, lexicon):
         ("dog", "cat", False),
     ],
 )
-def test_what_may_be_one_thing(one, other, same):
-    assert may_be_same(one, other) is may_be_same(other, one) is same
+def test_which_nouns_may_name_one_thing(first, second, same):
+    assert may_be_same_thing(first, second) is may_be_same_thing(second, first) is same
 
 
 def test_other_values_are_of_the_same_kind():
-    assert "blue" in other_values("red")
-    assert {"grey", "tall"}.isdisjoint(other_values("gray"))
-    assert "large" in other_values("little")
-    assert "tiny" not in other_values("little")
-    assert other_values("wonderful") == {}
+    assert "blue" in find_other_values("red")
+    assert {"grey", "tall"}.isdisjoint(find_other_values("gray"))
+    assert "large" in find_other_values("little")
+    assert "tiny" not in find_other_values("little")
+    assert find_other_values("wonderful") == {}
     assert may_be_same_action("jumping", "leaping")
     assert not may_be_same_action("jumping", "sleeping")
 
 
-def test_captions_of_one_image_tell_what_is_one_thing():
+def test_captions_of_one_image_show_which_nouns_name_one_thing():
     texts = ["A pup is running on the beach .", "A zebra is running on the beach ."] * 6
     texts += ["A cow is running on the beach ."] * 30
     images = [*(str(number // 2) for number in range(12)), *(f"x{number}" for number in range(30))]
-    lexicon = Lexicon(count(parsing.parse(texts), images))
-    assert lexicon.same_thing("pup", "zebra")
-    assert not lexicon.same_thing("pup", "cow")
+    lexicon = Lexicon(count_words(parsing.parse(texts), images))
+    assert lexicon.may_name_same_thing("pup", "zebra")
+    assert not lexicon.may_name_same_thing("pup", "cow")
 
 
 def test_the_band_is_between_quantiles():
@@ -234,47 +232,50 @@ def test_the_band_is_between_quantiles():
     assert not similarity.in_band("w00", "unknown")
 
 
-def test_company_makes_nouns_similar(docs):
-    things = Lexicon(count(docs, [None] * len(docs))).things
+def test_shared_contexts_make_nouns_similar(docs):
+    things = Lexicon(count_words(docs, [None] * len(docs))).things
     assert things.cosine("hat", "jacket") > things.cosine("hat", "dog")
 
 
 @pytest.fixture
 def captions(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PART", 30)
+    monkeypatch.setattr(module, "CHUNK", 30)
     path = tmp_path / "captions.txt"
     path.write_text("".join(f"{text}\n" for text in corpus()), encoding="utf-8")
     return path
 
 
-def test_a_build_is_the_same_again_and_has_no_problems(captions, tmp_path):
+@pytest.mark.slow
+def test_a_build_can_be_repeated_and_has_no_problems(captions, tmp_path):
     first, again, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
     built = build(captions, first)
     build(captions, again)
     build(captions, other, seed=1)
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
     assert built.triplets == len(first.read_text().splitlines()) > built.captions
-    *_, (_, _, _, summary) = check(records(first, ANY), ANY, lambda text: None)
-    assert (summary.records, dict(summary.kinds)) == (built.triplets, {})
+    checked = check_triplets(first)
+    assert (checked["records"], checked["problems"]) == (built.triplets, {})
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_two_processes_make_what_one_does(captions, tmp_path):
+@pytest.mark.slow
+def test_two_processes_build_what_one_does(captions, tmp_path):
     build(captions, tmp_path / "one.jsonl")
     build(captions, tmp_path / "two.jsonl", workers=2)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_build_goes_on(captions, tmp_path, monkeypatch):
     output = tmp_path / "t.jsonl"
     build(captions, tmp_path / "whole.jsonl")
 
-    def stopped(done, total, note):
+    def stop(done, total, note):
         if total and done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(captions, output, progress=stopped)
+        build(captions, output, advance=stop)
     kept = tmp_path / "t.jsonl.parts"
     assert not output.exists()
     assert len(list(kept.glob("*.spacy"))) == 8
@@ -285,14 +286,15 @@ def test_a_stopped_build_goes_on(captions, tmp_path, monkeypatch):
     assert not kept.exists()
 
 
-def test_parts_of_other_captions_are_not_taken(captions, tmp_path):
+@pytest.mark.slow
+def test_chunks_of_other_captions_are_not_used(captions, tmp_path):
     output = tmp_path / "t.jsonl"
 
-    def stopped(done, total, note):
+    def stop(done, total, note):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(captions, output, progress=stopped)
+        build(captions, output, advance=stop)
     texts = captions.read_text().splitlines()
     captions.write_text("".join(f"{text}\n" for text in texts[::-1]))
     build(captions, output)
@@ -316,7 +318,7 @@ def test_captions_that_cannot_be_used_are_counted(captions, tmp_path):
         ("le chien court\n", "none of 1 captions could be edited"),
     ],
 )
-def test_nothing_to_build_of(tmp_path, content, says):
+def test_captions_without_triplets_are_an_error(tmp_path, content, says):
     (tmp_path / "c.txt").write_text(content)
     with pytest.raises(RTDError) as raised:
         build(tmp_path / "c.txt", tmp_path / "t.jsonl")
@@ -324,16 +326,9 @@ def test_nothing_to_build_of(tmp_path, content, says):
     assert not (tmp_path / "t.jsonl").exists()
 
 
-def test_the_parser_is_missing(monkeypatch):
+def test_a_missing_parser_is_an_error(monkeypatch):
     parsing.load_parser.cache_clear()
     monkeypatch.setattr(parsing, "MODELS", ("no_such_model",))
     with pytest.raises(RTDError, match=r"pip install 'rtd-plugin\[triplets\]'"):
         parsing.load_parser()
     parsing.load_parser.cache_clear()
-
-
-def test_the_source_makes_what_the_command_does(captions, tmp_path):
-    build(captions, tmp_path / "t.jsonl")
-    found = RuleTriplets(captions=captions).load()
-    rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
-    assert [tuple(row.values()) for row in rows] == list(found.triplets)

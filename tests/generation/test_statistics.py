@@ -1,4 +1,4 @@
-"""Figures about triplets, each against a case worked by hand."""
+"""Statistics of triplets, compared with cases worked by hand."""
 
 import json
 import random
@@ -8,13 +8,13 @@ import pytest
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.generation.statistics import (
-    changes,
-    distance,
-    divergence,
-    nearest,
-    profile,
+    compute_divergence,
+    compute_profile,
+    compute_statistics,
+    find_changes,
+    find_nearest,
+    measure_distance,
     read_conditions,
-    statistics,
 )
 from rtd_plugin.triplets.triplet import Triplet
 
@@ -25,8 +25,8 @@ TRIPLETS = [
 ]
 
 
-def test_figures_of_three_triplets():
-    found = statistics(TRIPLETS, {"real": ["is blue", "is red"]})
+def test_statistics_of_three_triplets():
+    found = compute_statistics(TRIPLETS, {"real": ["is blue", "is red"]})
     assert found["triplets"] == 3
     assert found["distinct"] == {"reference": 2, "condition": 3, "target": 3}
     assert found["tokens"]["condition"] == {4: 1, 5: 1, 7: 1}  # with start and end, and the full stop
@@ -39,28 +39,28 @@ def test_figures_of_three_triplets():
 
 
 def test_changes_are_runs_of_words():
-    assert changes("A dog, on grass", "a cat on the grass .") == [("dog", "cat"), ("", "the")]
-    assert changes("a dog", "a dog") == []
+    assert find_changes("A dog, on grass", "a cat on the grass .") == [("dog", "cat"), ("", "the")]
+    assert find_changes("a dog", "a dog") == []
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "bits"),
+    ("first", "second", "bits"),
     [("aabb", "ab", 0.0), ("a", "b", 1.0), ("ab", "a", 0.311278), ("", "a", 1.0), ("", "", 0.0)],
 )
-def test_divergence(one, other, bits):
-    assert divergence(Counter(one), Counter(other)) == pytest.approx(bits, abs=1e-6)
-    assert divergence(Counter(other), Counter(one)) == pytest.approx(bits, abs=1e-6)
+def test_divergence(first, second, bits):
+    assert compute_divergence(Counter(first), Counter(second)) == pytest.approx(bits, abs=1e-6)
+    assert compute_divergence(Counter(second), Counter(first)) == pytest.approx(bits, abs=1e-6)
 
 
-def test_conditions_are_at_no_distance_from_themselves():
+def test_the_distance_of_conditions_from_themselves_is_zero():
     texts = ["is red", "show two dogs", "is on grass"]
-    found = distance(profile(texts), texts)
+    found = measure_distance(compute_profile(texts), texts)
     assert (found["length"], found["openings"], found["vocabulary"], found["words_known"]) == (0, 0, 0, 1)
 
 
 def test_nearest_is_the_best_of_all():
     real = ["make the dog red", "a red dog", "two cats", "is more colorful"]
-    found = nearest(["make the dog blue", "two red cats", "zzz"], real, random.Random(0))
+    found = find_nearest(["make the dog blue", "two red cats", "zzz"], real, random.Random(0))
     assert {row["condition"]: row["real"] for row in found} == {
         "make the dog blue": "make the dog red",
         "two red cats": "two cats",

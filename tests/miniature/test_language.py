@@ -37,7 +37,7 @@ def edited():
     return [(scene, random_edit(scene, rng)) for scene in (random_scene(rng) for _ in range(1000))]
 
 
-def test_same_seed_same_words(edited):
+def test_texts_are_reproducible(edited):
     def words(seed):
         rng = random.Random(seed)
         return [(caption(scene, rng), noisy_caption(scene, rng), condition(edit, scene, rng)) for scene, edit in edited]
@@ -61,7 +61,7 @@ def test_caption_is_complete():
 
 
 @pytest.mark.parametrize("group", ["seen", "unseen"])
-def test_condition_says_what_is_new(edited, group):
+def test_condition_names_the_new_value(edited, group):
     rng = random.Random(0)
     for scene, edit in edited:
         text = condition(edit, scene, rng, group)
@@ -79,7 +79,7 @@ def test_condition_says_what_is_new(edited, group):
 
 
 @pytest.mark.parametrize("group", ["seen", "unseen"])
-def test_condition_tells_which_of_two_things_is_meant(edited, group):
+def test_condition_identifies_one_of_two_things(edited, group):
     """Where one condition fits two edits of a scene, the wrong target would be as right as the right one."""
     rng = random.Random(0)
     for scene, edit in edited:
@@ -101,7 +101,7 @@ def test_phrasings_are_disjoint_and_many():
     assert set(WRAPPERS["seen"]) & set(WRAPPERS["unseen"]) == {"{}"}
 
 
-def test_unseen_phrasings_have_words_that_training_never_meets():
+def test_unseen_phrasings_have_words_that_training_never_uses():
     def words(group):
         patterns = (p for patterns in PATTERNS[group].values() for p in patterns)
         texts = (*patterns, *WRAPPERS[group], *REFERENTS[group])
@@ -134,11 +134,11 @@ def test_patterns_name_known_fields():
                       "at_place", "background", "old_background"}  # fmt: skip
 
 
-def test_article():
+def test_articles_fit_the_next_letter():
     assert with_article("orange circle") == "an orange circle"
     assert with_article("red circle") == "a red circle"
 
 
-def test_caption_of_one_scene():
+def test_a_caption_names_all_attributes_of_a_thing():
     scene = Scene.parse("grey+small-plain-red-circle-left")
     assert caption(scene, random.Random(4)) == "there is a small red circle on the left on grey"

@@ -51,7 +51,7 @@ def test_a_few_steps_give_a_projection_of_the_method(make, method, tower):
 
 
 @pytest.mark.parametrize("method", PROGRAMS)
-def test_nothing_reserved_is_shown(make, monkeypatch, method):
+def test_training_uses_no_reserved_scene(make, monkeypatch, method):
     """Pictures and captions are of training scenes alone: no program makes a scene in another way."""
     shown = []
 
@@ -71,7 +71,7 @@ def test_nothing_reserved_is_shown(make, monkeypatch, method):
     assert bool(pictured) == (method != "lincir")
 
 
-def test_concepts_are_no_held_out_pairs():
+def test_concepts_are_not_held_out_pairs():
     assert len(make_searle.CONCEPTS) == 30
     assert not {f"{colour} {shape}" for colour, shape in HELD_OUT} & set(make_searle.CONCEPTS)
 
@@ -100,7 +100,7 @@ def test_nearest_concepts_are_those_that_a_picture_shows(tower):
     assert (nearest == torch.tensor(shown).unsqueeze(1)).any(dim=1).float().mean() > 0.9
 
 
-def test_inversion_comes_nearer_to_the_pictures(tower, monkeypatch):
+def test_inversion_reduces_the_distance_to_the_pictures(tower, monkeypatch):
     monkeypatch.setattr(make_searle, "REGULARISER", 0)
     sentences = make_searle.Sentences(tower, random.Random(0))
     scenes = splits.draw_training_scenes(random.Random(0))

@@ -66,7 +66,7 @@ def test_every_target_has_a_distractor_one_edit_away(benchmark):
         assert any(one_edit_apart(target, scene) for scene in gallery)
 
 
-def test_both_phrasings_of_one_reference(benchmark):
+def test_each_reference_has_a_query_in_each_phrasing(benchmark):
     queries = benchmark.queries()
     assert [query.groups for query in queries] == [("seen",), ("unseen",)] * 500
     assert [query.reference for query in queries[::2]] == [query.reference for query in queries[1::2]]
@@ -77,12 +77,12 @@ def test_no_two_pictures_of_the_gallery_are_equal(benchmark):
     assert len(pictures) == len(benchmark.gallery())
 
 
-def test_image_of_a_name(benchmark):
+def test_an_image_is_the_picture_of_its_name(benchmark):
     name = benchmark.queries()[0].reference
     assert benchmark.image(name).tobytes() == picture(Scene.parse(name)).tobytes()
 
 
-def test_held_out_pairs_are_asked_for():
+def test_queries_include_held_out_pairs():
     targets = [Scene.parse(query.targets[0]) for query in MiniatureBenchmark().queries()]
     pairs = {(thing.colour, thing.shape) for scene in targets for thing in scene.things}
     assert pairs >= HELD_OUT
@@ -128,7 +128,7 @@ def test_triplets_are_reproducible():
     assert first.skipped == 0
 
 
-def test_interface_is_quick_to_import():
+def test_importing_the_miniature_imports_no_torch():
     """The command line lists plugins without waiting for torch."""
     import subprocess
     import sys

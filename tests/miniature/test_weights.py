@@ -35,20 +35,20 @@ def clip():
 
 
 @pytest.mark.parametrize("name", ["clip", "lincir", "pic2word", "searle"])
-def test_files_are_half_precision_and_say_their_format(name):
+def test_files_are_half_precision_with_a_format_version(name):
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
         assert file.metadata()["format_version"] == "1"
         dtypes = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118
     assert dtypes <= {torch.float16, torch.int64}
 
 
-def test_clip_has_about_a_million_parameters_besides_its_words(clip):
+def test_clip_has_about_a_million_parameters_without_token_embeddings(clip):
     model, _ = clip
     parameters = sum(p.numel() for p in model.parameters()) - model.token_embedding.weight.numel()
     assert 0.5e6 < parameters < 1.5e6
 
 
-def test_words_that_no_caption_has_are_zero(clip):
+def test_embeddings_of_unused_words_are_zero(clip):
     model, _ = clip
     weight = model.token_embedding.weight
     tokenizer = open_clip.get_tokenizer("rtd-miniature")
@@ -74,7 +74,7 @@ def test_clip_finds_pictures_by_their_captions(clip):
     assert hits.float().mean() > 0.8
 
 
-def test_both_kinds_of_feature_are_equally_long(clip):
+def test_image_and_text_features_have_equal_norms(clip):
     model, _ = clip
     rng = random.Random(0)
     scenes = draw_training_scenes(rng)
@@ -97,7 +97,7 @@ def test_projection_fits_the_tower(name):
     assert tower.context_length == configuration["text_cfg"]["context_length"] == 77
 
 
-def test_pretraining_batch_is_what_the_transform_gives(clip):
+def test_pretraining_batches_equal_the_transforms(clip):
     _, preprocess = clip
     rng = random.Random(0)
     scenes = [random_scene(rng) for _ in range(8)]
@@ -105,6 +105,6 @@ def test_pretraining_batch_is_what_the_transform_gives(clip):
     assert torch.allclose(image_batch(scenes), expected, atol=1e-6)
 
 
-def test_mask_keywords():
+def test_runs_of_keywords_become_one_placeholder():
     masked = mask_keywords("a photo of a small striped red circle on the left side against a green background")
     assert masked == "a photo of a $ on the $ side against a $ background"

@@ -23,13 +23,13 @@ def pixels(scene):
     return np.asarray(picture(scene)).astype(int)
 
 
-def test_scene_is_its_name(edited):
+def test_a_scene_is_parsed_from_its_name(edited):
     for scene, edit in edited:
         assert Scene.parse(str(scene)) == scene
         assert Scene.parse(str(edit.apply(scene))) == edit.apply(scene)
 
 
-def test_edit_changes_what_its_kind_says_and_nothing_else(edited):
+def test_an_edit_changes_only_its_kind(edited):
     for scene, edit in edited:
         after = edit.apply(scene)
         assert after.is_valid
@@ -64,7 +64,7 @@ def test_a_sixth_of_the_pairs_is_held_out():
     assert {shape for _, shape in HELD_OUT} == set(SHAPES)
 
 
-def test_picture_depends_on_the_scene_alone():
+def test_a_picture_depends_only_on_the_scene():
     scene = Scene.parse("pink+large-striped-red-heart-left+small-dotted-blue-star-top")
     first = picture(scene)
     for _ in range(3):
@@ -75,7 +75,7 @@ def test_picture_depends_on_the_scene_alone():
     assert hashlib.sha256(first.tobytes()).hexdigest()[:16] == "7d4c95d9fb078307"
 
 
-def test_every_edit_shows(edited):
+def test_every_edit_changes_the_picture(edited):
     for scene, edit in edited:
         changed = np.abs(pixels(scene) - pixels(edit.apply(scene))).max(axis=2) > 40
         assert changed.sum() >= 8, (scene, edit)

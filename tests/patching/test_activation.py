@@ -19,7 +19,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.composition import compose
 from rtd_plugin.errors import RTDError
 from rtd_plugin.patching.function_replacement import find_function
-from rtd_plugin.patching.host_model import text_tower
+from rtd_plugin.patching.host_model import copy_text_tower
 
 # What is done in order, and whether a patch is in force after it.
 ORDERINGS = {
@@ -69,7 +69,7 @@ def case(host, patched, request, tmp_path, randomised):
             with torch.no_grad():
                 self.own = self.function()(*self.arguments)
             self.composition = self.point.read(*self.arguments)
-            tuned = text_tower(self.composition.model, None, None)
+            tuned = copy_text_tower(self.composition.model, None, None)
             randomised(tuned, seed=5)
             save_file(tuned.state_dict(), tmp_path / "tuned.safetensors")
             heads = tuned.heads

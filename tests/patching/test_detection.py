@@ -1,5 +1,6 @@
 """Hosts are recognised by their composition points, from their sources alone."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -10,7 +11,8 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.patching.detection import find_host
+from rtd_plugin.patching.detection import LARGEST_SOURCE, find_host
+from rtd_plugin.patching.doctor import find_missing_packages
 
 
 def find(folder, *names):
@@ -51,7 +53,7 @@ def test_git_says_where_a_checkout_ends_and_which_commit_it_is(host):
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert find(root / "genecis").commit == head.strip()
     (root / "inner/.git").mkdir(parents=True)
-    with pytest.raises(RTDError, match="no host of"):
+    with pytest.raises(RTDError, match="not a host of"):
         find(root / "inner")
 
 
@@ -75,7 +77,7 @@ def test_none(host, tmp_path):
     with pytest.raises(RTDError) as error:
         find(root)
     message = str(error.value)
-    assert "no host of lincir, pic2word, searle: looked for" in message
+    assert "not a host of lincir, pic2word, searle: looked for" in message
     assert "encode_with_pseudo_tokens in src/encode_with_pseudo_tokens.py" in message
     assert f"found {file} has encode" in message
     (tmp_path / "empty").mkdir()
@@ -147,7 +149,7 @@ def test_third_parties(host, tmp_path):
 
     adapters: Iterable[Adapter] = [Without(), Other()]
     assert find_host(tmp_path / "fork", adapters).points[0].line == 3
-    with pytest.raises(RTDError, match="no host of other"):
+    with pytest.raises(RTDError, match="not a host of other"):
         find_host(host("searle"), adapters)
 
 
@@ -158,3 +160,25 @@ def test_shims_of_functions_that_a_host_lacks_are_left_out(host):
     (root / "src/params.py").unlink()
     assert [shim.name for shim in find(root).shims] == ["gallery-names"]
     assert [shim.name for shim in find(host("lincir")).shims] == ["causal-mask"]
+
+
+def test_a_pipe_is_not_a_source(host):
+    """Nothing is read from it, which would wait for a writer."""
+    root = host("searle")
+    os.mkfifo(root / "src/pipe.py")
+    (root / "src/other.py").write_text("import no_such_package\n")
+    assert find_missing_packages(root) == {"no_such_package": ["src/other.py"]}
+    (root / "src/encode_with_pseudo_tokens.py").unlink()
+    os.mkfifo(root / "src/encode_with_pseudo_tokens.py")
+    with pytest.raises(RTDError, match="not a host of searle"):
+        find(root, "searle")
+
+
+def test_a_huge_source(host):
+    root = host("searle")
+    with (root / "src/encode_with_pseudo_tokens.py").open("r+") as file:
+        file.truncate(3 * 2**30)  # a file with a hole, which takes no disk
+    assert LARGEST_SOURCE < 2**25
+    with pytest.raises(RTDError, match=r"encode_with_pseudo_tokens\.py: larger than 4 MiB, not read as Python source"):
+        find(root)
+    assert find_missing_packages(root) == {}

@@ -13,7 +13,7 @@ from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import default_folder, find_patch, read_manifest
-from rtd_plugin.patching.patch_folder import remove_patch
+from rtd_plugin.patching.patch_folder import find_removable, remove_patch
 
 
 def names(folder: Path) -> list[str]:
@@ -47,10 +47,10 @@ def test_a_patch_is_replaced_and_nothing_else_is(patched, host, tmp_path):
     assert patched(root, blend=0.5).blend == read_manifest(tmp_path / "patch").blend == 0.5
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
-    with pytest.raises(UsageError, match="mine: is there and no patch folder"):
+    with pytest.raises(UsageError, match="mine: exists and is not a patch folder"):
         patched(root, folder="mine")
     assert names(tmp_path / "mine") == ["notes.txt"]
-    with pytest.raises(UsageError, match="lies inside the host, which is to stay as it is"):
+    with pytest.raises(UsageError, match="lies inside the host, which is never written to"):
         patched(root, folder=f"{root.name}/patch")
 
 
@@ -71,6 +71,45 @@ def test_removing(patched, tmp_path):
     folder = patched("searle", folder="other").folder
     remove_patch(folder)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("interrupted_at", range(6))
+def test_an_interrupted_removal_can_be_repeated(patched, tmp_path, monkeypatch, interrupted_at):
+    """Also when nothing but the empty folder is left of it."""
+    manifest = patched("searle", folder="checkout 0-rtd-patch")
+    steps = iter(range(100))
+
+    def interrupt(step):
+        def run(path, *args, **kwargs):
+            if next(steps) == interrupted_at:
+                raise KeyboardInterrupt
+            return step(path, *args, **kwargs)
+
+        return run
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "unlink", interrupt(Path.unlink))
+        patches.setattr(Path, "rmdir", interrupt(Path.rmdir))
+        with pytest.raises(KeyboardInterrupt):
+            remove_patch(manifest.folder)
+    assert manifest.folder.exists()
+    assert find_removable(Path(manifest.host)) == find_removable(manifest.folder) == manifest.folder
+    remove_patch(manifest.folder)
+    assert not manifest.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "site/notes.txt"])
+def test_a_patch_folder_with_files_of_the_user_is_not_replaced(patched, host, name):
+    root = host("searle")
+    folder = patched(root).folder
+    (folder / "site/__pycache__").mkdir()
+    patched(root)
+    (folder / name).touch()
+    before = names(folder)
+    with pytest.raises(UsageError, match=f"would be replaced, but holds {name}, which is not part of the patch"):
+        patched(root, blend=0.5)
+    assert names(folder) == before
+    assert read_manifest(folder).blend == 1
 
 
 def test_a_host_means_the_patch_beside_it(patched, host, tmp_path):

@@ -1,45 +1,47 @@
-"""The comparison of a host's function with an exact encoding, on a tiny host."""
-
-import sys
+"""The comparison of a host's own function with an exact encoding."""
 
 import pytest
 
 from rtd_plugin.patching.self_check import check
 
 HOST = """
-import torch
-from clip.model import CLIP
-from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract import Composition
+from rtd_adapters.lincir import example as plain_example
+from rtd_adapters.lincir import read_composition
+from rtd_plugin.contract.composition import compose
+from rtd_plugin.patching.host_model import copy_text_tower
 
-def encode(model, text, tokens):
-    tower = TextTower.from_state_dict(model.state_dict())
-    features, states = tower.encode_with_hidden_states(text, tokens, 5)
-    return RESULT
-
-def read(model, text, tokens):
-    return Composition(model, text, tokens, placeholder=5, hidden_states=True)
 
 def example(module):
-    texts = torch.tensor([[298, 5, 7, 299, 0, 0, 0, 0]])
-    return CLIP(32, 16, 1, 64, 16, 8, 300, 64, 1, 2).eval(), texts, torch.randn(1, 64)
+    return (*plain_example(module), 1, True)
+
+
+def encode(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=False):
+    composition = read_composition(clip_model, text, pseudo_tokens, num_tokens, return_last_states)
+    features, states = compose(copy_text_tower(clip_model, None, None), composition)
+    return RESULT
 """
 
 
 @pytest.mark.parametrize(
-    ("result", "outcome"),
+    ("result", "outcome", "message"),
     [
-        ("(features, states)", "exact"),
-        ("(-features, states)", "wrong"),
-        ("features", "exact"),
-        ("None", "failed"),
-        ("features[:, :3]", "failed"),
+        ("features, states", "exact", ""),
+        ("features, states.flip(1)", "wrong", ""),
+        ("features + 1, states", "wrong", ""),
+        ("features, states / 0", "wrong", "returns values that are not finite"),
+        ("features", "failed", "TypeError: returned something else than tensors of the shapes (2, 64), (2, 77, 64)"),
+        ("None", "failed", "TypeError: returned something else than tensors of the shapes (2, 64), (2, 77, 64)"),
     ],
 )
-def test_a_point_that_returns_hidden_states(tmp_path, monkeypatch, result, outcome):
-    name = f"host_{abs(hash(result))}"
-    (tmp_path / f"{name}.py").write_text(HOST.replace("RESULT", result))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    report = check(str(tmp_path), f"{name}.py", name, "encode", f"{name}:read", f"{name}:example")
-    assert report["outcome"] == outcome, report
-    assert bool(report["message"]) == (outcome == "failed")
+def test_a_function_that_returns_hidden_states(tmp_path, monkeypatch, result, outcome, message):
+    (tmp_path / "composing.py").write_text(HOST.replace("RESULT", result))
+    monkeypatch.syspath_prepend(tmp_path)
+    read = "rtd_adapters.lincir:read_composition"
+    found = check(str(tmp_path), "composing.py", "composing", "encode", read, "composing:example")
+    assert (found["outcome"], found["message"]) == (outcome, message)
+
+
+def test_a_function_that_is_missing(tmp_path):
+    (tmp_path / "empty.py").touch()
+    found = check(str(tmp_path), "empty.py", "empty", "encode", "", "")
+    assert (found["outcome"], found["message"]) == ("failed", "LookupError: empty has no function encode")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtd_plugin.cli.shell import quote
+from rtd_plugin.cli.shell import quote, quote_path
 from rtd_plugin.errors import UsageError
 from rtd_plugin.patching.manifest import find_patch
 
@@ -40,9 +40,8 @@ NAMES = [
 ]
 PRINT = 'printf "%s\\0" "$PYTHONPATH"'
 CHILD = "python -c 'import sys; from rtd_plugin.patching.bootstrap import _waiting; print(len(_waiting), end=chr(0))'"
-# Activated twice, then undone: PYTHONPATH, and how many patches a child has, each ends with NUL.
-SHOW = f"{PRINT}; {CHILD}"
-LINES = f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {SHOW}; rtd_deactivate; {SHOW}'
+# Activated twice, then undone: PYTHONPATH then ends with NUL, both times.
+LINES = f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {PRINT}; rtd_deactivate; {PRINT}'
 
 
 def script(shell: str, text: str = LINES) -> str:
@@ -75,16 +74,28 @@ def rename(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_never_code(patched, start, tmp_path, shell, name):
-    """Whether the patch was written there or moved there later."""
-    for folder in (patched("searle", folder=name).folder, rename(patched("searle", folder="other").folder, name)):
-        done = start(shell, script(shell), folder, PYTHONPATH="/before:/other")
-        assert (done.stderr, done.returncode) == (b"", 0)
-        with_site, patches, without, after, end = done.stdout.split(b"\0")
+def test_a_name_is_never_code(patched, start, tmp_path, shell):
+    """All names in one process of a shell; the folders are copies of one patch."""
+    written = patched("searle").folder
+    folders = [shutil.copytree(written, tmp_path / "names" / name) for name in NAMES]
+    environment = {f"PATCH{index}": str(folder) for index, folder in enumerate(folders)}
+    lines = [script(shell, LINES).replace("$PATCH", f"$PATCH{index}") for index in range(len(folders))]
+    done = start(shell, "\n".join(lines), tmp_path, PYTHONPATH="/before:/other", **environment)
+    assert (done.stderr, done.returncode) == (b"", 0)
+    *values, end = done.stdout.split(b"\0")
+    assert end == b""
+    assert len(values) == 2 * len(folders)
+    for folder, with_site, without in zip(folders, values[::2], values[1::2], strict=True):
         assert os.path.normpath(os.fsdecode(with_site)) == f"{folder}/site:/before:/other"
-        assert (patches, without, after, end) == (b"1", b"/before:/other", b"0", b"")
-        assert not list(tmp_path.rglob("ran")), "the name was run"
+        assert without == b"/before:/other"
+    assert not list(tmp_path.rglob("ran")), "a name was run"
+
+
+@pytest.mark.parametrize("name", ["line\nbreak\n", os.fsdecode(b"caf\xe9 \xff"), "it's $(touch ran)"])
+def test_a_python_finds_the_patch_under_any_name(patched, start, tmp_path, name):
+    folder = patched("searle", folder=name).folder
+    done = start("bash", f'source "$PATCH/activate"; {CHILD}; rtd_deactivate; {CHILD}', folder)
+    assert (done.stdout, done.stderr) == (b"1\0000\0", b"")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -147,3 +158,17 @@ def test_printed_words_are_read_back(start, tmp_path, shell):
         assert (done.stdout, done.stderr) == (os.fsencode(name), b"")
     assert not list(tmp_path.rglob("ran"))
     assert quote("runs/a-b_1.x") == "runs/a-b_1.x"
+    assert quote_path("-x") == "./-x"
+    assert quote_path(Path("-x y")) == "'./-x y'"
+    assert quote_path("/a") == "/a"
+
+
+def test_names_that_no_terminal_can_show(host, rtd, files, tmp_path):
+    """Bytes that are not UTF-8 and line breaks are shown as escapes, whatever the encoding."""
+    host("searle").rename(tmp_path / os.fsdecode(b"caf\xe9 \xfc\n"))
+    for encoding in ("ascii", "utf-8"):
+        name = os.fsdecode(b"caf\xe9 \xfc\n")
+        done = rtd("patch", name, "--weights", files.run, PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert r"caf\udce9 \udcfc" in done.stdout
+        assert (tmp_path / f"{name}-rtd-patch/manifest.json").is_file()

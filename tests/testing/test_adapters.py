@@ -47,7 +47,7 @@ class Threefold(LinCIR):
 
 
 @pytest.mark.parametrize("adapter", [LinCIR(), SEARLE(), Pic2Word(), Threefold()], ids=lambda adapter: adapter.name)
-def test_adapters_that_are_right(adapter):
+def test_correct_adapters_pass(adapter):
     check_adapter(adapter)
 
 
@@ -221,14 +221,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_adapters_that_are_broken(broken):
+def test_a_broken_adapter_is_reported(broken):
     with pytest.raises(AssertionError) as error:
         check_adapter(broken())
     assert str(error.value).startswith(f"the adapter {broken.name!r} does not pass ")
     assert f"\n- {BROKEN[broken]}" in str(error.value)
 
 
-def test_what_is_no_adapter():
+def test_objects_that_are_not_adapters_are_refused():
     for other in (LinCIR, "lincir", None):
         with pytest.raises(
             AssertionError, match=r"is not an adapter: pass an instance of a subclass of rtd_plugin\.contract"
@@ -246,7 +246,7 @@ def test_every_fault_is_listed():
     assert found == ["name", "two conditions", "checkpoints", "bad checkpoints"]
 
 
-def test_the_written_out_encoder_reads_the_end_token():
+def test_the_reference_encoder_reads_the_end_token():
     tower = build_small_tower()
     text = [49406, 320, 259, 736, 49407]
     whole = encode_slowly(tower, [*text, 0, 7])
@@ -262,7 +262,7 @@ def pytest_of(*args, folder):
 
 
 @pytest.mark.slow
-def test_every_check_is_a_test_of_its_own(tmp_path):
+def test_pytest_runs_every_check_as_a_separate_test(tmp_path):
     done = pytest_of("--rtd-adapter", "lincir", "-v", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rtd-adapter::lincir::bad checkpoints PASSED" in done.stdout
@@ -270,7 +270,7 @@ def test_every_check_is_a_test_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_check_that_fails_says_why(tmp_path):
+def test_pytest_shows_why_a_check_fails(tmp_path):
     (tmp_path / "conftest.py").write_text(
         "from rtd_adapters.lincir import LinCIR\n"
         "from rtd_plugin.contract import plugins\n"
@@ -284,13 +284,13 @@ def test_a_check_that_fails_says_why(tmp_path):
 
 
 @pytest.mark.slow
-def test_pytest_knows_no_such_adapter(tmp_path):
+def test_pytest_refuses_an_unknown_adapter(tmp_path):
     done = pytest_of("--rtd-adapter", "nobody", folder=tmp_path)
     assert done.returncode == 4
     assert "there is no adapter 'nobody': installed are lincir" in done.stderr
 
 
-def test_pytest_without_the_option_does_not_wait_for_torch(tmp_path):
+def test_pytest_without_the_option_does_not_import_torch(tmp_path):
     (tmp_path / "test_nothing.py").write_text("import sys\ndef test(): assert 'torch' not in sys.modules\n")
     done = pytest_of("-p", "no:hypothesispytest", folder=tmp_path)
     assert "1 passed" in done.stdout, done.stdout

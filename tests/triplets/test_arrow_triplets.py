@@ -1,4 +1,4 @@
-"""Triplets in Parquet, CSV and data sets: every form gives the same, rows stay on disk, broken ones are named."""
+"""Parquet, CSV and data sets give the same triplets; rows stay on disk, and errors name broken ones."""
 
 import csv
 import hashlib
@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets import arrow_triplets as tables
 from rtd_plugin.triplets.arrow_triplets import ArrowTriplets, ParquetTriplets, collect
@@ -22,8 +21,9 @@ COLUMNS = dict(zip(Triplet._fields, NAMES, strict=True))
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """Three rows are as many as 65,536 usually are."""
-    monkeypatch.setattr(tables, "BATCH", 4)
+    """Make four rows too many for memory."""
+    monkeypatch.setattr(tables, "MAX_ROWS_IN_MEMORY", 4)
+    monkeypatch.setattr(tables, "BATCH", 1)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_tabs_and_a_byte_order_mark(tmp_path):
     assert list(CsvTriplets(path=tmp_path / "t.tsv").load().triplets) == [("a, b", "c", "d")]
 
 
-def test_parquet_in_order_and_by_number(parquet, small_batches):
+def test_parquet_is_read_in_order_and_by_index(parquet, small_batches):
     triplets = ParquetTriplets(parquet(row_group_size=5), NAMES, lambda values: "")
     assert len(triplets) == 23
     assert list(triplets) == TRIPLETS
@@ -149,7 +149,7 @@ def test_dictionary_columns(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", None])
-def test_what_is_no_parquet_is_said(tmp_path, content):
+def test_a_file_that_is_not_parquet_is_an_error(tmp_path, content):
     path = tmp_path / "x.parquet"
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(RTDError, match=r"x\.parquet: not a readable Parquet file"):
@@ -186,7 +186,7 @@ def test_csv_that_is_not_utf8(tmp_path):
 
 def test_an_empty_csv(tmp_path):
     (tmp_path / "e.csv").write_text("")
-    with pytest.raises(RTDError, match="no first row"):
+    with pytest.raises(RTDError, match="the first row with the column names is missing"):
         CsvTriplets(path=tmp_path / "e.csv").load()
 
 
@@ -196,14 +196,9 @@ def test_a_data_set_in_a_folder(parquet, tmp_path):
     assert list(found.triplets) == TRIPLETS
 
 
-def test_a_data_set_that_is_not_there(tmp_path, parquet):
+def test_a_missing_data_set_is_an_error(tmp_path, parquet):
     with pytest.raises(RTDError, match=r"the data set '.*none' \(split 'train'\) cannot be loaded"):
         DatasetTriplets(dataset=str(tmp_path / "none")).load()
     parquet()
     with pytest.raises(RTDError, match="has no column 'reference', only before, edit, after: set `columns`"):
         DatasetTriplets(dataset=str(tmp_path)).load()
-
-
-@pytest.mark.parametrize("name", ["json", "instructpix2pix", "csv", "parquet", "datasets", "rules", "llm"])
-def test_sources_are_found_by_name(name):
-    assert plugins.find_triplet_source(name).name == name

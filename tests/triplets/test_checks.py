@@ -1,4 +1,4 @@
-"""Every kind of problem is found, named and mended where it can be."""
+"""Every problem is found and named, and repaired where that is possible."""
 
 import json
 
@@ -6,17 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtd_plugin.triplets.checks import (
-    KINDS,
-    Problem,
-    check,
-    language_of,
-    problems_of,
-    repaired,
-)
-from rtd_plugin.triplets.json_source import ANY
-from rtd_plugin.triplets.records import Fault, records, with_places
+from rtd_plugin.triplets.checks import PROBLEMS, Checker, Problem, detect_language, find_problems, repair
+from rtd_plugin.triplets.records import Fault, add_locations, read_records
 from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
 
 GOOD = Triplet("a red dog runs", "is blue", "a blue dog runs")
 LONG = " ".join(["dog"] * 80)
@@ -40,7 +33,7 @@ LONG = " ".join(["dog"] * 80)
     ],
 )  # fmt: skip
 def test_problems_of_a_triplet(triplet, problems):
-    assert problems_of(triplet) == [Problem(*problem) for problem in problems]
+    assert find_problems(triplet) == [Problem(*problem) for problem in problems]
 
 
 FORMULAS = [
@@ -81,26 +74,26 @@ CAPTIONS = [
 
 @pytest.mark.parametrize("text", FORMULAS)
 @pytest.mark.parametrize("space", ["", " ", "\t", "\r", "\r\n"])
-def test_formulas(text, space):
-    assert Problem("formula", "condition") in problems_of(GOOD._replace(condition=space + text))
+def test_formulas_are_found(text, space):
+    assert Problem("formula", "condition") in find_problems(GOOD._replace(condition=space + text))
 
 
 @pytest.mark.parametrize("text", CAPTIONS)
-def test_captions_that_are_no_formulas(text):
-    assert problems_of(GOOD._replace(condition=text)) == []
+def test_captions_are_not_formulas(text):
+    assert find_problems(GOOD._replace(condition=text)) == []
 
 
 @given(st.sampled_from("+-@"), st.lists(st.from_regex("[a-z]{2,8}", fullmatch=True), min_size=1))
-def test_words_after_a_sign_are_no_formula(sign, words):
-    assert "formula" not in {p.kind for p in problems_of(GOOD._replace(condition=f"{sign} {' '.join(words)}"))}
+def test_words_after_a_sign_are_not_a_formula(sign, words):
+    assert "formula" not in {p.name for p in find_problems(GOOD._replace(condition=f"{sign} {' '.join(words)}"))}
 
 
 @given(st.sampled_from("=+-@"), st.from_regex("[a-z][a-z0-9.]{0,8}", fullmatch=True), st.text(max_size=9))
 def test_calls_are_formulas(sign, name, argument):
-    assert "formula" in {p.kind for p in problems_of(GOOD._replace(condition=f"{sign}{name}({argument})"))}
+    assert "formula" in {p.name for p in find_problems(GOOD._replace(condition=f"{sign}{name}({argument})"))}
 
 
-def test_every_kind_of_problem_is_found_in_a_file(tmp_path):
+def test_every_problem_is_found_in_a_file(tmp_path):
     rows = [
         {"caption": "a red dog runs", "edit": "is blue", "output": "a blue dog runs"},
         {"caption": "A red dog runs.", "edit": "Is blue", "output": "a blue dog runs"},
@@ -113,8 +106,12 @@ def test_every_kind_of_problem_is_found_in_a_file(tmp_path):
     path = tmp_path / "t.jsonl"
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.write_bytes(content + b'{"caption": "caf\xe9"}\n{"caption"\n')
-    found = [(place, {p.kind for p in problems}) for place, _, problems, _ in check(records(path, ANY), ANY, str)]
-    assert found == [
+    checker = Checker(JSON_COLUMNS, str)
+    names = {
+        checked.location: {problem.name for problem in checked.problems}
+        for checked in checker.check(read_records(path, JSON_COLUMNS))
+    }
+    assert list(names.items()) == [
         ("record 1 (line 1)", set()),
         ("record 2 (line 2)", {"duplicate"}),
         ("record 3 (line 3)", {"missing"}),
@@ -125,35 +122,35 @@ def test_every_kind_of_problem_is_found_in_a_file(tmp_path):
         ("record 8 (line 8)", {"encoding"}),
         ("record 9 (line 9)", {"broken"}),
     ]
-    *_, (_, _, _, summary) = check(records(path, ANY), ANY, str)
-    assert (summary.records, summary.sound) == (9, 1)
-    assert set(summary.kinds) < set(KINDS)
+    assert (checker.summary.records, checker.summary.sound) == (9, 1)
+    assert set(checker.summary.problems) < set(PROBLEMS)
 
 
-def test_placeholders_are_taken_out_and_the_rest_is_left_out():
+def test_placeholders_are_removed_and_other_problems_remain():
     odd = GOOD._replace(condition="is  $blue$ *")
-    assert repaired(odd, problems_of(odd)) == GOOD
+    assert repair(odd, find_problems(odd)) == GOOD
     for broken in (
         GOOD._replace(condition="*"),
         GOOD._replace(target=GOOD.reference),
         GOOD._replace(target="a red $ dog runs"),
     ):
-        assert repaired(broken, problems_of(broken)) is None
-    assert repaired(GOOD, [Problem("duplicate", "")]) is None
+        assert repair(broken, find_problems(broken)) is None
+    assert repair(GOOD, [Problem("duplicate", "")]) is None
 
 
-def test_languages():
+def test_languages_are_counted():
     rows = [
         {"caption": "a brown dog runs over the green grass", "edit": "b", "output": "c"},
         {"caption": "ein brauner Hund läuft über das grüne Gras", "edit": "b", "output": "c"},
         {"caption": "un chien brun court sur l'herbe verte", "edit": "b", "output": "c"},
         {"caption": "grass", "edit": "b", "output": "c"},
     ]
-    *_, (_, _, _, summary) = check(with_places(rows), ANY, language_of)
-    assert (summary.english, summary.other) == (1, 2)
+    checker = Checker(JSON_COLUMNS, detect_language)
+    list(checker.check(add_locations(rows, "record")))
+    assert (checker.summary.english, checker.summary.other_languages) == (1, 2)
 
 
 def test_a_fault_is_a_broken_record():
-    ((_, triplet, problems, _),) = check(iter([("line 1", Fault("longer than 3 bytes"))]), ANY, str)
+    ((_, triplet, problems),) = Checker(JSON_COLUMNS, str).check([("line 1", Fault("longer than 3 bytes"))])
     assert triplet is None
     assert problems == [Problem("broken", "longer than 3 bytes")]

@@ -1,4 +1,4 @@
-"""The triplet source `json`: every shape it reads, and what it says of files it cannot use."""
+"""The source `json` reads every shape, and names what is wrong with other files."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.json_source import InstructPix2PixTriplets, JsonTriplets, rtd_triplet_sources
+from rtd_plugin.triplets.json_source import JsonTriplets
 from rtd_plugin.triplets.triplet import Triplet
 
 TRIPLETS = [
@@ -76,7 +76,21 @@ def test_a_single_record_is_a_set_of_one(write, indent):
     assert list(write(json.dumps(PIX2PIX[1], indent=indent)).load().triplets) == TRIPLETS[1:2]
 
 
-def test_the_digest_tells_content_and_order_apart(write):
+def test_columns_name_other_keys(write):
+    keys = ("original_caption", "edit_prompt", "edited_caption")
+    records = [dict(zip(keys, triplet, strict=True)) for triplet in TRIPLETS]
+    columns = dict(zip(Triplet._fields, keys, strict=True))
+    lists = {key: [record[key] for record in records] for key in keys}
+    for content in (lines(records), json.dumps(records), json.dumps(lists)):
+        assert list(write(content, columns=columns).load().triplets) == TRIPLETS
+    partly = [{**record, "edit": record["edit_prompt"]} for record in records]
+    some = {name: key for name, key in columns.items() if name != "condition"}
+    assert list(write(lines(partly), columns=some).load().triplets) == TRIPLETS
+    with pytest.raises(RTDError, match=r"record 1 .*`original_caption` is missing"):
+        write(lines(RECORDS), columns=columns).load()
+
+
+def test_the_digest_depends_on_content_and_order(write):
     moved = Triplet(TRIPLETS[0].reference + TRIPLETS[0].condition[:4], *TRIPLETS[0][1:])
     sets = [TRIPLETS, TRIPLETS[::-1], TRIPLETS[:2], [moved, *TRIPLETS[1:]]]
     records = [[dict(zip(INPUT[0], triplet, strict=True)) for triplet in triplets] for triplets in sets]
@@ -165,8 +179,8 @@ UNREADABLE = {
     json.dumps({**COLUMNS, "target_caption": ["a"]}): (
         "its lists differ in length (`reference_caption` 3, `conditioning_caption` 3, `target_caption` 1)"
     ),
-    json.dumps({**COLUMNS, "target_caption": "a"}): "`target_caption` is no list",
-    json.dumps({"reference_caption": ["a"], "target_caption": ["a"]}): "`conditioning_caption` is no list",
+    json.dumps({**COLUMNS, "target_caption": "a"}): "`target_caption` is not a list",
+    json.dumps({"reference_caption": ["a"], "target_caption": ["a"]}): "`conditioning_caption` is not a list",
     '{"caption": "a"}\n{"edit": "b"}\n': "record 1 (line 1): `conditioning_caption` or `edit` is missing",
     "\0" * 100: "is not a file of triplets: broken JSON",
 }
@@ -190,7 +204,6 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         assert str(raised.value) == f"cannot read {path}: {says}; check the path"
 
 
-def test_the_source_is_registered_without_importing_torch():
-    assert rtd_triplet_sources() == [JsonTriplets, InstructPix2PixTriplets]
+def test_the_source_imports_no_torch():
     code = "import sys, rtd_plugin.triplets.json_source; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

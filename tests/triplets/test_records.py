@@ -1,22 +1,23 @@
-"""Hostile files: whatever is in them costs bounded memory and ends in a clear error or a counted skip."""
+"""Hostile files are read in bounded memory, and end in a clear error or a counted skip."""
 
 import io
 import tracemalloc
 
-import pyarrow  # noqa: F401 (its import is not what is bounded)
+import pyarrow  # noqa: F401 (its import is not part of the bound)
 import pytest
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.generation.captions import Caption, parts, read_captions
+from rtd_plugin.generation.captions import Caption, read_captions, split_captions
 from rtd_plugin.triplets import records as reading
-from rtd_plugin.triplets.json_source import ANY, JsonTriplets
-from rtd_plugin.triplets.records import Fault, csv_records, lines, records
+from rtd_plugin.triplets.json_source import JsonTriplets
+from rtd_plugin.triplets.records import Fault, read_csv, read_lines, read_records
+from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
 
 GOOD = b'{"caption": "a dog", "edit": "a cat", "output": "the cat"}\n'
 
 
 def sparse(path, size: int, before: bytes = b"", after: bytes = b"") -> None:
-    """A file with a run of NUL bytes that takes no room."""
+    """Write a file with a run of NUL bytes that takes no space on the disk."""
     with path.open("wb") as file:
         file.write(before)
         file.truncate(len(before) + size)
@@ -26,7 +27,7 @@ def sparse(path, size: int, before: bytes = b"", after: bytes = b"") -> None:
 
 @pytest.fixture
 def bounded():
-    """Fails a test that ever holds more than a fifth of its 100 MB."""
+    """Fail a test that allocates more than a fifth of its file of 100 MB."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]
@@ -44,10 +45,10 @@ def test_a_line_that_does_not_end_is_skipped(tmp_path, bounded):
 
 
 def test_a_file_of_one_line_that_does_not_end(tmp_path, bounded, monkeypatch):
-    monkeypatch.setattr(reading, "LARGEST_WHOLE", 10**7)
+    monkeypatch.setattr(reading, "MAX_JSON_BYTES", 10**7)
     path = tmp_path / "t.json"
     sparse(path, 10**8, b'{"caption": "')
-    with pytest.raises(RTDError, match=r"100,000,013 bytes that are no JSON lines"):
+    with pytest.raises(RTDError, match=r"100,000,013 bytes that are not JSON lines"):
         JsonTriplets(path=path).load()
 
 
@@ -61,16 +62,16 @@ def test_captions_on_a_line_that_does_not_end(tmp_path, bounded):
 
 def test_a_field_of_csv_that_never_ends():
     content = b'reference,condition,target\n"a' + b"b,c\n" * 300_000
-    found = [record for _, record in csv_records(io.BytesIO(content))]
+    found = [record for _, record in read_csv(io.BytesIO(content))]
     assert "broken CSV" in str(found[0])
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_lines_at_the_limit(end):
-    longest = b"a" * reading.LONGEST_LINE
-    (line,) = lines(io.BytesIO(longest + end))
+    longest = b"a" * reading.MAX_LINE_BYTES
+    (line,) = read_lines(io.BytesIO(longest + end))
     assert line == (1, longest)
-    (number, fault), (_, after) = lines(io.BytesIO(longest + b"a\nb" + end))
+    (number, fault), (_, after) = read_lines(io.BytesIO(longest + b"a\nb" + end))
     assert (number, after) == (1, b"b")
     assert isinstance(fault, Fault)
 
@@ -85,17 +86,17 @@ def test_lines_at_the_limit(end):
         (b"PK\x03\x04 a zip file", "broken JSON"),
     ],
 )
-def test_files_that_are_no_json(tmp_path, content, says):
+def test_files_that_are_not_json(tmp_path, content, says):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(RTDError, match=says):
-        list(records(tmp_path / "x.json", ANY))
+        list(read_records(tmp_path / "x.json", JSON_COLUMNS))
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.csv", "x.parquet", "captions.txt"])
 def test_a_folder_in_a_file_s_place(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(RTDError, match=f"{name}"):
-        list(read_captions(tmp_path / name) if name.endswith("txt") else records(tmp_path / name, ANY))
+        list(read_captions(tmp_path / name) if name.endswith("txt") else read_records(tmp_path / name, JSON_COLUMNS))
 
 
 def test_captions_with_and_without_images(tmp_path):
@@ -122,7 +123,7 @@ def test_captions_in_a_column(tmp_path):
         list(read_captions(path))
 
 
-def test_parts_do_not_cut_an_image():
+def test_captions_of_one_image_are_not_split():
     captions = [Caption(str(n), image) for n, image in enumerate("aaabbbbcd")]
-    assert [len(part) for part in parts(captions, 2)] == [3, 4, 2]
-    assert [len(part) for part in parts([Caption("x")] * 5, 2)] == [2, 2, 1]
+    assert [len(chunk) for chunk in split_captions(captions, 2)] == [3, 4, 2]
+    assert [len(chunk) for chunk in split_captions([Caption("x")] * 5, 2)] == [2, 2, 1]

@@ -1,4 +1,4 @@
-"""Files that were read before are not read again, unless anything about them has changed."""
+"""Files are read again only if they have changed."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import pytest
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets import source_cache as known
-from rtd_plugin.triplets.json_source import InstructPix2PixTriplets, JsonTriplets
-from rtd_plugin.triplets.source_cache import opened
+from rtd_plugin.triplets import source_cache
+from rtd_plugin.triplets.json_source import JsonTriplets
+from rtd_plugin.triplets.source_cache import open_source
 from rtd_plugin.triplets.sources import CsvTriplets, ParquetSource
 from rtd_plugin.triplets.token_store import open_token_store
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
@@ -24,16 +24,16 @@ PROMPT = Prompt("a photo of $ that {condition}")
 OPENED: list[str] | None = None  # paths, while it is a list
 
 
-def _noted(event, arguments):
+def _record_open(event, arguments):
     if OPENED is not None and event == "open":
         OPENED.append(str(arguments[0]))
 
 
-sys.addaudithook(_noted)  # there for good: Python has no way to take one out
+sys.addaudithook(_record_open)  # it stays: Python cannot remove an audit hook
 
 
 @pytest.fixture
-def files_opened(monkeypatch):
+def opened_files(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "OPENED", [])
     return OPENED
 
@@ -46,8 +46,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def settled(monkeypatch):
-    """Files that were written a moment ago are as good as old ones."""
-    monkeypatch.setattr(known, "TICK", -(10**12))
+    """Trust the times of files that were just written."""
+    monkeypatch.setattr(source_cache, "TICK", -(10**12))
 
 
 @pytest.fixture
@@ -78,19 +78,19 @@ def parquet_source(folder):
     return ParquetSource(path=folder / "t.parquet")
 
 
-def same(one: TripletSet, other: TripletSet) -> bool:
-    return (one.digest, one.count, one.skipped) == (other.digest, other.count, other.skipped)
+def are_equal(first: TripletSet, second: TripletSet) -> bool:
+    return (first.digest, first.count, first.skipped) == (second.digest, second.count, second.skipped)
 
 
 @pytest.mark.parametrize("make", [json_source, csv_source, parquet_source])
-def test_a_second_start_reads_nothing(make, tmp_path, settled, loads, files_opened):
+def test_a_second_start_reads_nothing(make, tmp_path, settled, loads, opened_files):
     source = make(tmp_path)
-    first = opened(source)
+    first = open_source(source)
     store = open_token_store([first], PROMPT)
     assert loads == [source.path]
     OPENED.clear()
-    again = opened(type(source).model_validate(source.model_dump()))
-    assert same(again, first)
+    again = open_source(type(source).model_validate(source.model_dump()))
+    assert are_equal(again, first)
     assert list(open_token_store([again], PROMPT)) == list(store)
     assert loads == [source.path]
     assert str(cache_file(tmp_path)) in OPENED
@@ -102,10 +102,10 @@ def cache_file(folder: Path) -> Path:
     return file
 
 
-def test_triplets_are_there_when_they_are_asked_for(tmp_path, settled, loads):
+def test_triplets_are_loaded_when_they_are_used(tmp_path, settled, loads):
     source = json_source(tmp_path)
-    opened(source)
-    again = opened(source)
+    open_source(source)
+    again = open_source(source)
     assert loads == [source.path]
     assert again.triplets == TRIPLETS
     assert again.triplets is again.triplets
@@ -114,35 +114,35 @@ def test_triplets_are_there_when_they_are_asked_for(tmp_path, settled, loads):
 
 def test_skipped_records_are_remembered(tmp_path, settled, loads):
     source = json_source(tmp_path, broken=True, skip_invalid=True)
-    assert [opened(source).skipped for _ in range(2)] == [1, 1]
+    assert [open_source(source).skipped for _ in range(2)] == [1, 1]
     assert len(loads) == 1
 
 
-def test_what_is_broken_is_said_every_time(tmp_path, settled):
+def test_a_broken_file_is_an_error_every_time(tmp_path, settled):
     source = json_source(tmp_path, broken=True)
     for _ in range(2):
         with pytest.raises(RTDError, match=r"record 6 \(line 6\): .* is missing"):
-            opened(source)
+            open_source(source)
 
 
-def test_weight_is_no_matter_and_options_are(tmp_path, settled, loads):
+def test_the_weight_does_not_count_and_other_options_do(tmp_path, settled, loads):
     source = json_source(tmp_path)
-    opened(source)
-    opened(JsonTriplets(path=source.path, weight=3))
+    open_source(source)
+    open_source(JsonTriplets(path=source.path, weight=3))
     assert len(loads) == 1
-    opened(JsonTriplets(path=source.path, skip_invalid=True))
-    opened(InstructPix2PixTriplets(path=source.path))
+    open_source(JsonTriplets(path=source.path, skip_invalid=True))
+    open_source(JsonTriplets(path=source.path, columns={"target": "output"}))
     assert len(loads) == 3
 
 
 def test_a_file_that_changed_is_read(tmp_path, settled, loads):
     source = json_source(tmp_path)
-    first, times = opened(source), source.path.stat()
+    first, times = open_source(source), source.path.stat()
     content = source.path.read_text()
-    time.sleep(0.02)  # a tick of Linux's file systems
-    source.path.write_text(content.replace("dog", "cow"))  # as long
-    os.utime(source.path, ns=(times.st_atime_ns, times.st_mtime_ns))  # and as old as before, to those who look at that
-    second = opened(source)
+    time.sleep(0.02)  # the resolution of times in Linux's file systems
+    source.path.write_text(content.replace("dog", "cow"))  # the same size
+    os.utime(source.path, ns=(times.st_atime_ns, times.st_mtime_ns))  # and the same modification time
+    second = open_source(source)
     assert second.digest != first.digest
     assert second.triplets[0].reference == "a cow, number 0"
     assert len(loads) == 2
@@ -150,24 +150,24 @@ def test_a_file_that_changed_is_read(tmp_path, settled, loads):
 
 def test_another_file_in_its_place_is_read(tmp_path, settled, loads):
     source = json_source(tmp_path)
-    opened(source)
+    open_source(source)
     (tmp_path / "other").write_text(source.path.read_text().replace("dog", "cow"))
     os.replace(tmp_path / "other", source.path)
-    assert opened(source).triplets[0].reference == "a cow, number 0"
+    assert open_source(source).triplets[0].reference == "a cow, number 0"
 
 
 def test_the_same_content_has_the_same_store(tmp_path, settled, loads):
     source = json_source(tmp_path)
-    store = open_token_store([opened(source)], PROMPT)
+    store = open_token_store([open_source(source)], PROMPT)
     os.utime(source.path, (1, 1))
-    assert open_token_store([opened(source)], PROMPT).key == store.key
+    assert open_token_store([open_source(source)], PROMPT).key == store.key
     assert len(loads) == 2
 
 
 def test_a_file_that_was_just_written_is_read_again(tmp_path, loads):
-    """It could be written once more without its times telling."""
+    """Another change could leave the same times."""
     source = json_source(tmp_path)
-    assert same(opened(source), opened(source))
+    assert are_equal(open_source(source), open_source(source))
     assert len(loads) == 2
     assert list(tmp_path.glob("cache/sources/*.json")) == []
 
@@ -182,35 +182,35 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, settled, monkeypatch):
         return found
 
     monkeypatch.setattr(JsonTriplets, "load", changing)
-    opened(source)
+    open_source(source)
     assert list(tmp_path.glob("cache/sources/*.json")) == []
 
 
-def test_a_file_that_changes_before_its_triplets_are_asked_for(tmp_path, settled):
+def test_a_file_that_changes_before_its_triplets_are_used(tmp_path, settled):
     source = json_source(tmp_path)
-    opened(source)
-    again = opened(source)
+    open_source(source)
+    again = open_source(source)
     source.path.write_text(source.path.read_text().replace("dog", "cow"))
-    with pytest.raises(RTDError, match=r"the triplets of the source `json` changed just now; start again"):
+    with pytest.raises(RTDError, match=r"the triplets of the source `json` changed during start-up; start again"):
         open_token_store([again], PROMPT)
 
 
-def test_a_missing_file_is_said(tmp_path, settled):
+def test_a_missing_file_is_an_error(tmp_path, settled):
     source = json_source(tmp_path)
-    opened(source)
+    open_source(source)
     source.path.unlink()
     with pytest.raises(RTDError, match=r"cannot read .*t\.jsonl"):
-        opened(source)
+        open_source(source)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", "null"])
-def test_a_broken_record_is_made_anew(content, tmp_path, settled, loads):
+def test_a_broken_record_is_replaced(content, tmp_path, settled, loads):
     source = json_source(tmp_path)
-    first = opened(source)
+    first = open_source(source)
     cache_file(tmp_path).write_text(content)
-    assert same(opened(source), first)
+    assert are_equal(open_source(source), first)
     assert len(loads) == 2
-    assert same(opened(source), first)
+    assert are_equal(open_source(source), first)
     assert len(loads) == 2
 
 
@@ -218,27 +218,25 @@ def test_a_cache_that_cannot_be_written(tmp_path, settled, loads, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "file"))
     source = json_source(tmp_path)
-    assert opened(source).triplets == TRIPLETS
+    assert open_source(source).triplets == TRIPLETS
     assert len(loads) == 1
 
 
-def test_a_subclass_with_a_load_of_its_own_tells_for_itself(tmp_path, settled, loads):
-    class Some(JsonTriplets):
+def test_a_subclass_says_what_its_load_depends_on(tmp_path, settled, loads):
+    class Uncached(JsonTriplets):
         def load(self):
             return super().load()
 
-    class Told(Some):
         def depends_on(self):
-            return [self.path]
+            return None
 
     path = json_source(tmp_path).path
-    for kind, times in ((Some, 2), (Told, 3)):
-        opened(kind(path=path))
-        opened(kind(path=path))
-        assert len(loads) == times
+    for _ in range(2):
+        open_source(Uncached(path=path))
+    assert len(loads) == 2
 
 
-def test_sources_that_cannot_tell_are_loaded(cache):
+def test_sources_without_files_are_loaded_every_time(cache):
     class Endless(TripletSource):
         name = "endless"
 
@@ -247,5 +245,5 @@ def test_sources_that_cannot_tell_are_loaded(cache):
             return TripletSet(list(made), str(len(made)))
 
     made = []
-    assert [opened(Endless()).count for _ in range(3)] == [1, 2, 3]
+    assert [open_source(Endless()).count for _ in range(3)] == [1, 2, 3]
     assert not cache.exists()

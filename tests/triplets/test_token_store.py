@@ -130,7 +130,8 @@ def test_a_store_does_not_depend_on_threads_and_on_where_triplets_are(threads, k
     monkeypatch.setattr(module, "count_processors", lambda: threads)
     monkeypatch.setattr(module, "MAX_THREADS", 5)
     monkeypatch.setattr(module, "CHUNK", 23)
-    monkeypatch.setattr(tables, "BATCH", 128)
+    monkeypatch.setattr(tables, "MAX_ROWS_IN_MEMORY", 128)
+    monkeypatch.setattr(tables, "BATCH", 32)
     if kind == "list":
         part = as_set(triplets)
     elif kind == "arrow":
@@ -195,7 +196,7 @@ def test_other_triplets_and_placeholders_have_stores_of_their_own(sets, prompt):
 def test_several_at_once_make_one(monkeypatch):
     made = []
     write = module._write
-    monkeypatch.setattr(module, "_write", lambda *arguments: made.append(1) or write(*arguments))
+    monkeypatch.setattr(module, "_write", lambda *arguments, **options: made.append(1) or write(*arguments, **options))
     with ThreadPoolExecutor(4) as pool:
         stores = list(pool.map(lambda _: open_token_store([as_set(TRIPLETS * 500)], PROMPT), range(4)))
     assert sum(made) == 1

@@ -1,1 +1,1 @@
-"""Text triplets out of captions by rule: parse, edit, phrase."""
+"""Text triplets from captions by rules: parse, edit, phrase."""

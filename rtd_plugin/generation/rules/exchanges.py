@@ -1,10 +1,16 @@
-"""One thing, look, number, place or action for another."""
+"""Edits that exchange a thing, an attribute, a number, a place or an action for another."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rtd_plugin.generation.rules import words as table
-from rtd_plugin.generation.rules.phrases import NounPhrase, complements, contexts, followers, place_of, subject_of
+from rtd_plugin.generation.rules.phrases import (
+    NounPhrase,
+    find_complements,
+    find_contexts,
+    find_followers,
+    find_place,
+    find_subject,
+)
 from rtd_plugin.generation.rules.scene import (
     KEPT_DETERMINERS,
     LOCATIVE,
@@ -17,11 +23,21 @@ from rtd_plugin.generation.rules.scene import (
     Change,
     Edit,
     Scene,
-    plural_of,
-    setting,
-    some,
-    span,
-    with_article,
+    add_article,
+    choose_some,
+    describe_role,
+    describe_setting,
+    to_plural,
+    token_span,
+)
+from rtd_plugin.generation.rules.word_classes import (
+    COMPARATIVES,
+    FEMALE,
+    FIXED,
+    MALE,
+    NUMBERS,
+    PEOPLE,
+    find_other_values,
 )
 
 if TYPE_CHECKING:
@@ -30,39 +46,39 @@ if TYPE_CHECKING:
 _SWAPPED = {"he": "she", "him": "her", "his": "her", "himself": "herself", "she": "he", "herself": "himself"}
 
 
-def exchanged_nouns(scene: Scene) -> Iterator[Edit]:
-    """One thing for another."""
+def exchange_nouns(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange one thing for another."""
     for phrase in scene.phrases:
-        if phrase.noun in table.FIXED or not scene.is_unique(phrase) or phrase.determiner not in KEPT_DETERMINERS:
+        if phrase.noun in FIXED or not scene.is_unique(phrase) or phrase.determiner not in KEPT_DETERMINERS:
             continue
         if phrase.determiner == "" and not phrase.plural and not scene.lexicon.takes_no_article(phrase.term):
             continue
-        cores = scene.lexicon.substitutes(phrase, contexts(phrase.head))
+        cores = scene.lexicon.find_substitutes(phrase, find_contexts(phrase.head))
         taken = {token.lemma_.lower() for token in scene.doc}
         cores = [core for core in cores if core.split()[-1] not in taken and not set(core.split()) & UNCLEAR]
-        for core in some(cores, scene.rng, 2):
-            pronouns = _pronoun_changes(scene, phrase, core)
+        for core in choose_some(cores, scene.rng, 2):
+            pronouns = _change_pronouns(scene, phrase, core)
             if pronouns is None:
                 continue
             changes = ((phrase.first, phrase.end, core), *pronouns)
-            fields = _things(scene, phrase, phrase.core, core)
-            yield Edit("noun", fields, span(phrase), target=changes)
+            fields = _describe_exchange(scene, phrase, phrase.core, core)
+            yield Edit("noun", fields, token_span(phrase), target=changes)
 
 
-def _pronoun_changes(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Change, ...] | None:
-    """Changes of pronouns that a new noun asks for; None if it cannot be told which are its own."""
+def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Change, ...] | None:
+    """Return the changes of pronouns that a new noun requires; None if it is unclear which refer to it."""
     pronouns = [token for token in scene.doc if token.tag_ in ("PRP", "PRP$") and token.lower_ in PRONOUNS]
     if not pronouns:
         return ()
-    new, old = _sex(core.split()[-1]), _sex(phrase.noun)
+    new, old = _find_sex(core.split()[-1]), _find_sex(phrase.noun)
     subject = ("nsubj", "ROOT", "attr", "nsubjpass")
     if phrase.head.dep_ not in subject:
-        # The pronouns are the subject's, if there is one: what is done to other things does not concern them.
+        # The pronouns refer to the subject if there is one, so the exchange of another noun leaves them alone.
         has_subject = any(token.dep_ in subject and token.tag_ == "NN" for token in scene.doc)
         return () if has_subject and old == new else None
-    if new == old and (old or (phrase.noun not in table.PEOPLE and core.split()[-1] not in table.PEOPLE)):
+    if new == old and (old or (phrase.noun not in PEOPLE and core.split()[-1] not in PEOPLE)):
         return ()
-    people = [p for p in scene.phrases if p.noun in table.PEOPLE]
+    people = [candidate for candidate in scene.phrases if candidate.noun in PEOPLE]
     if not (old and new) or len(people) != 1 or phrase.plural:
         return None
     if any(token.lower_ not in ("he", "him", "his", "himself", "she", "herself", "her") for token in pronouns):
@@ -76,28 +92,28 @@ def _pronoun_changes(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Chang
     return tuple(changes)
 
 
-def _sex(noun: str) -> str:
-    return "male" if noun in table.MALE else "female" if noun in table.FEMALE else ""
+def _find_sex(noun: str) -> str:
+    return "male" if noun in MALE else "female" if noun in FEMALE else ""
 
 
-def _things(scene: Scene, phrase: NounPhrase, old: str, new: str) -> dict[str, str]:
-    """What can be said about one thing in another's place."""
+def _describe_exchange(scene: Scene, phrase: NounPhrase, old: str, new: str) -> dict[str, str]:
+    """Return the fields for one thing in place of another."""
     plural = phrase.plural
     fields = {
         "old": old,
         "new": new,
-        "a_old": scene.indefinite(phrase, old),
-        "a_new": scene.indefinite(phrase, new),
+        "a_old": scene.to_indefinite(phrase, old),
+        "a_new": scene.to_indefinite(phrase, new),
         "the_old": f"the {old}",
         "the_new": f"the {new}",
         "is": "are" if plural else "is",
         "is_old": "are" if plural else "is",
     }
-    return fields | setting(scene, phrase, fields["a_new"], fields["a_old"])
+    return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
 
 
-def exchanged_attributes(scene: Scene) -> Iterator[Edit]:
-    """Another colour, size, material …"""
+def exchange_attributes(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange a colour, size, material, …"""
     for phrase in scene.phrases:
         if not scene.is_unique(phrase):
             continue
@@ -106,21 +122,30 @@ def exchanged_attributes(scene: Scene) -> Iterator[Edit]:
                 continue
             values = [
                 (value, kind)
-                for value in scene.lexicon.values(token.lower_, phrase.noun)
-                for kind in [table.other_values(token.lower_)[value]]
-                if not (kind == "colour" and phrase.noun in table.PEOPLE) and value not in phrase.core
+                for value in scene.lexicon.find_attributes(token.lower_, phrase.noun)
+                for kind in [find_other_values(token.lower_)[value]]
+                if not (kind == "colour" and phrase.noun in PEOPLE) and value not in phrase.core
             ]
-            for value, kind in some(values, scene.rng, 2):
+            for value, kind in choose_some(values, scene.rng, 2):
                 yield Edit(
                     "attribute",
-                    valued(scene, phrase, token, token.lower_, value, kind),
-                    span(phrase),
+                    describe_attribute(scene, phrase, token, token.lower_, value, kind),
+                    token_span(phrase),
                     target=((token.i, token.i + 1, value),),
                 )
 
 
-def valued(scene: Scene, phrase: NounPhrase, token: "Token", old: str, new: str, kind: str) -> dict[str, str]:
-    noun = " ".join(t.lower_ for t in scene.doc[token.i + 1 : phrase.end])
+def describe_attribute(
+    scene: Scene, phrase: NounPhrase, token: "Token", old: str, new: str, kind: str
+) -> dict[str, str]:
+    """Return the fields for one attribute in place of another.
+
+    Args:
+        token: the attribute in the caption.
+        old, new: the attributes.
+        kind: of the attribute.
+    """
+    noun = " ".join(following.lower_ for following in scene.doc[token.i + 1 : phrase.end])
     fields = {
         "kind": kind,
         "old_value": old,
@@ -128,64 +153,66 @@ def valued(scene: Scene, phrase: NounPhrase, token: "Token", old: str, new: str,
         "noun": noun,
         "the_noun": f"the {noun}",
         "the_old": f"the {old} {noun}",
-        "a_new": scene.indefinite(phrase, f"{new} {noun}"),
-        "a_old": scene.indefinite(phrase, f"{old} {noun}"),
+        "a_new": scene.to_indefinite(phrase, f"{new} {noun}"),
+        "a_old": scene.to_indefinite(phrase, f"{old} {noun}"),
         "new": f"{new} {noun}",
         "old": f"{old} {noun}",
         "is": "are" if phrase.plural else "is",
-        "a_new_one": f"{new} ones" if phrase.plural else with_article(f"{new} one"),
+        "a_new_one": f"{new} ones" if phrase.plural else add_article(f"{new} one"),
     }
     if kind in ("colour", "size", "pattern", "brightness", "fit", "length", "material", "state", "age", "height"):
         fields["predicative"] = ""
     if kind == "colour":
         fields["colour"] = ""
-    if new in table.COMPARATIVES and kind in ("size", "height", "age", "length", "brightness", "fit"):
-        fields["comparative"] = table.COMPARATIVES[new]
-    return fields | setting(scene, phrase, fields["a_new"], fields["a_old"])
+    if new in COMPARATIVES and kind in ("size", "height", "age", "length", "brightness", "fit"):
+        fields["comparative"] = COMPARATIVES[new]
+    return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
 
 
-def exchanged_numbers(scene: Scene) -> Iterator[Edit]:
-    """More or fewer of the same."""
+def exchange_numbers(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange a number of things for another number."""
     if any(token.lower_ in PAIRED for token in scene.doc):
         return
     for phrase in scene.phrases:
         token = scene.doc[phrase.start]
-        if token.lower_ not in table.NUMBERS[1:] or not phrase.plural or not scene.is_unique(phrase):
+        if token.lower_ not in NUMBERS[1:] or not phrase.plural or not scene.is_unique(phrase):
             continue
-        old = table.NUMBERS.index(token.lower_) + 1
-        choices = [number for number in (old - 2, old - 1, old + 1, old + 2) if 2 <= number <= 6]
-        for number in some(choices, scene.rng, 2):
-            fields = _counted(scene, phrase, old, number, phrase.core, phrase.core)
-            yield Edit("number", fields, span(phrase), target=((token.i, token.i + 1, table.NUMBERS[number - 1]),))
+        old = NUMBERS.index(token.lower_) + 1
+        counts = [count for count in (old - 2, old - 1, old + 1, old + 2) if 2 <= count <= 6]
+        for new in choose_some(counts, scene.rng, 2):
+            fields = _describe_number(scene, phrase, old, new, phrase.core, phrase.core)
+            change = (token.i, token.i + 1, NUMBERS[new - 1])
+            yield Edit("number", fields, token_span(phrase), target=(change,))
 
 
-def multiplied(scene: Scene) -> Iterator[Edit]:
-    """Several instead of one, or one instead of several; verbs agree."""
+def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange one thing for several, or several for one; verbs agree."""
     if any(token.lower_ in PAIRED or token.lower_ in PRONOUNS for token in scene.doc):
         return
     for phrase in scene.phrases:
         head = phrase.head
-        if phrase.determiner != "a" or head.tag_ != "NN" or not scene.is_unique(phrase) or phrase.noun in table.FIXED:
+        if phrase.determiner != "a" or head.tag_ != "NN" or not scene.is_unique(phrase) or phrase.noun in FIXED:
             continue
-        if any(token.lemma_.lower() in OWN for token in (head.head, *head.rights)) or followers(head):
+        if any(token.lemma_.lower() in OWN for token in (head.head, *head.rights)) or find_followers(head):
             continue
-        agreeing = _agreement(head)
-        plural = plural_of(head.lower_)
-        if agreeing is None or not scene.lexicon.is_sure(plural, "noun") or not scene.lexicon.is_counted(phrase.term):
+        verbs = _make_verbs_plural(head)
+        plural = to_plural(head.lower_)
+        if verbs is None or not scene.lexicon.is_sure(plural, "noun") or not scene.lexicon.is_countable(phrase.term):
             continue
         core = " ".join([*phrase.core.split()[:-1], plural])
-        number = scene.rng.choice((2, 2, 3, 4))
-        word = table.NUMBERS[number - 1]
-        changes = ((phrase.start, phrase.end, f"{word} {core}"), *agreeing)
+        several = scene.rng.choice((2, 2, 3, 4))
+        word = NUMBERS[several - 1]
+        changes = ((phrase.start, phrase.end, f"{word} {core}"), *verbs)
         if scene.rng.random() < 0.5:
-            yield Edit("number", _counted(scene, phrase, 1, number, phrase.core, core), span(phrase), target=changes)
+            fields = _describe_number(scene, phrase, 1, several, phrase.core, core)
+            yield Edit("number", fields, token_span(phrase), target=changes)
         else:
-            fields = _counted(scene, phrase, number, 1, core, phrase.core)
-            yield Edit("number", fields, span(phrase), reference=changes)
+            fields = _describe_number(scene, phrase, several, 1, core, phrase.core)
+            yield Edit("number", fields, token_span(phrase), reference=changes)
 
 
-def _agreement(head: "Token") -> tuple[Change, ...] | None:
-    """Changes of the verbs that agree with a noun in the singular when it becomes plural; None where it is unclear."""
+def _make_verbs_plural(head: "Token") -> tuple[Change, ...] | None:
+    """Return the changes of verbs when a singular noun becomes plural; None if it is unclear which verbs agree."""
     if head.dep_ in ("dobj", "pobj"):
         return () if not any(token.dep_ in ("relcl", "conj", "appos") for token in head.rights) else None
     if head.dep_ not in ("nsubj", "ROOT") or any(
@@ -205,13 +232,15 @@ def _agreement(head: "Token") -> tuple[Change, ...] | None:
     return tuple(changes)
 
 
-def _counted(scene: Scene, phrase: NounPhrase, old: int, new: int, old_core: str, new_core: str) -> dict[str, str]:
+def _describe_number(
+    scene: Scene, phrase: NounPhrase, old: int, new: int, old_core: str, new_core: str
+) -> dict[str, str]:
     fields = {
-        "old_number": table.NUMBERS[old - 1],
-        "new_number": table.NUMBERS[new - 1],
+        "old_number": NUMBERS[old - 1],
+        "new_number": NUMBERS[new - 1],
         "nouns": old_core if old > 1 else new_core,
-        "a_new": f"{table.NUMBERS[new - 1]} {new_core}",
-        "a_old": f"{table.NUMBERS[old - 1]} {old_core}",
+        "a_new": f"{NUMBERS[new - 1]} {new_core}",
+        "a_old": f"{NUMBERS[old - 1]} {old_core}",
         "is": "is" if new == 1 else "are",
         "more" if new > old else "fewer": "",
     }
@@ -221,85 +250,80 @@ def _counted(scene: Scene, phrase: NounPhrase, old: int, new: int, old_core: str
         fields["one_more"] = ""
     if old - new == 1:
         fields["one_less"] = ""
-    return fields | setting(scene, phrase, fields["a_new"], fields["a_old"])
+    return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
 
 
-def exchanged_places(scene: Scene) -> Iterator[Edit]:
-    """Somewhere else."""
+def exchange_places(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange a place or a spatial relation."""
     for token in scene.doc:
-        place = place_of(token) if token.dep_ == "prep" and token.head.pos_ == "VERB" else None
-        if place is None or place.determiner == "poss" or place.noun in table.FIXED or token.lower_ not in LOCATIVE:
+        place = find_place(token) if token.dep_ == "prep" and token.head.pos_ == "VERB" else None
+        if place is None or place.determiner == "poss" or place.noun in FIXED or token.lower_ not in LOCATIVE:
             continue
-        subject = scene.phrase_of(subject_of(token.head))
-        if subject is None or not scene.is_unique(subject) or list(place.head.rights) or subject.noun in table.FIXED:
+        subject = scene.find_phrase(find_subject(token.head))
+        if subject is None or not scene.is_unique(subject) or list(place.head.rights) or subject.noun in FIXED:
             continue
         if token.head.lemma_.lower() in NEEDS_PLACE:
             continue
-        taken = {t.lemma_.lower() for t in scene.doc}
+        taken = {other.lemma_.lower() for other in scene.doc}
         places = [
             text
-            for preposition, text in scene.lexicon.places(token.head.lemma_.lower(), place.noun)
+            for preposition, text in scene.lexicon.find_places(token.head.lemma_.lower(), place.noun)
             if text.split()[-1] not in taken and not set(text.split()) & UNCLEAR
         ]
-        for text in some(places, scene.rng, 2):
+        for text in choose_some(places, scene.rng, 2):
             old = scene.doc[token.i : place.end].text.lower()
-            fields = located(scene, token.head, subject, text) | {"old_place": old}
+            fields = describe_place(scene, token.head, subject, text) | {"old_place": old}
             if "new_path" in fields and "verb" not in fields:
                 continue
-            anchors = span(place) | span(subject) | {token.i}
+            anchors = token_span(place) | token_span(subject) | {token.i}
             yield Edit("place", fields, anchors, target=((token.i, place.end, text),))
         noun_phrase = scene.doc[place.start : place.end].text
-        for preposition in some(scene.lexicon.relations(token.lower_, place.noun), scene.rng, 1):
-            fields = located(scene, token.head, subject, f"{preposition} {noun_phrase.lower()}")
+        for preposition in choose_some(scene.lexicon.find_prepositions(token.lower_, place.noun), scene.rng, 1):
+            fields = describe_place(scene, token.head, subject, f"{preposition} {noun_phrase.lower()}")
             fields["old_place"] = scene.doc[token.i : place.end].text.lower()
-            anchors = span(place) | span(subject) | {token.i}
+            anchors = token_span(place) | token_span(subject) | {token.i}
             yield Edit("place", fields, anchors, target=((token.i, token.i + 1, preposition),))
 
 
-def located(scene: Scene, verb: "Token", subject: NounPhrase, place: str) -> dict[str, str]:
+def describe_place(scene: Scene, verb: "Token", subject: NounPhrase, place: str) -> dict[str, str]:
+    """Return the fields for a new place of a subject and its action."""
     fields = {
         "new_place" if place.split()[0] in STATIC else "new_path": place,
         "the_subject": f"the {subject.head.lower_}",
         "is": "are" if subject.plural else "is",
+        **describe_role(scene, subject),
     }
-    if scene.is_main(subject):
-        fields["main"] = ""
-        if not subject.plural:
-            fields["sole"] = ""
-    if verb.tag_ == "VBG" and not any(t.dep_ in ("dobj", "prt", "xcomp", "ccomp") for t in verb.rights):
+    if verb.tag_ == "VBG" and not any(token.dep_ in ("dobj", "prt", "xcomp", "ccomp") for token in verb.rights):
         fields["verb"] = verb.lower_
     return fields
 
 
-def exchanged_actions(scene: Scene) -> Iterator[Edit]:
-    """The same doing something else."""
+def exchange_actions(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange an action."""
     for verb in scene.doc:
         if verb.tag_ != "VBG" or verb.dep_ not in ("ROOT", "acl"):
             continue
-        subject = scene.phrase_of(subject_of(verb))
-        around = complements(verb)
+        subject = scene.find_phrase(find_subject(verb))
+        complements = find_complements(verb)
         if (
             subject is None
-            or subject.noun in table.FIXED
-            or "?" in around
+            or subject.noun in FIXED
+            or "?" in complements
             or not scene.is_unique(subject)
             or not scene.lexicon.is_sure(verb.lower_, "verb")
         ):
             continue
-        actions = scene.lexicon.other_actions(verb.lower_, [f"{subject.noun} <", *around])
-        for action in some(actions, scene.rng, 2):
+        actions = scene.lexicon.find_actions(verb.lower_, [f"{subject.noun} <", *complements])
+        for action in choose_some(actions, scene.rng, 2):
             fields = {
                 "old_verb": verb.lower_,
                 "new_verb": action,
                 "the_subject": f"the {subject.head.lower_}",
-                "a_subject": scene.indefinite(subject),
+                "a_subject": scene.to_indefinite(subject),
                 "is": "are" if subject.plural else "is",
+                **describe_role(scene, subject),
             }
-            if scene.is_main(subject):
-                fields["main"] = ""
-                if not subject.plural:
-                    fields["sole"] = ""
             after = next(iter(verb.rights), None)
-            if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := place_of(after)):
+            if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := find_place(after)):
                 fields["where"] = scene.doc[after.i : place.end].text.lower()
-            yield Edit("action", fields, span(subject) | {verb.i}, target=((verb.i, verb.i + 1, action),))
+            yield Edit("action", fields, token_span(subject) | {verb.i}, target=((verb.i, verb.i + 1, action),))

@@ -1,4 +1,4 @@
-"""What captions hold: nouns, attributes, places and actions, what goes with what, and what is similar to what."""
+"""Statistics of captions: their nouns, attributes, places and actions, the contexts of each, and what is similar."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtd_plugin.generation.rules.phrases import NounPhrase, complements, contexts, noun_phrases, place_of, subject_of
-from rtd_plugin.generation.rules.words import FIXED, NUMBERS, PEOPLE, may_be_same, may_be_same_action, other_values
+from rtd_plugin.generation.rules.phrases import (
+    NounPhrase,
+    find_complements,
+    find_contexts,
+    find_noun_phrases,
+    find_place,
+    find_subject,
+)
+from rtd_plugin.generation.rules.word_classes import (
+    FIXED,
+    NUMBERS,
+    PEOPLE,
+    find_other_values,
+    may_be_same_action,
+    may_be_same_thing,
+)
 
 if TYPE_CHECKING:
-    from spacy.tokens import Doc
+    from spacy.tokens import Doc, Token
 
-Embed = Callable[[Sequence[str]], np.ndarray]  # words to rows of unit length
+Embed = Callable[[Sequence[str]], np.ndarray]  # N words to (N, D) rows of unit length
 
-KINDS_OF_TAGS = {
+WORD_CLASSES = {
     "NN": "noun",
     "NNS": "noun",
     "VBG": "verb",
@@ -25,12 +39,12 @@ KINDS_OF_TAGS = {
     "VB": "verb",
     "JJ": "adjective",
 }
-COMMON = 5  # a word is used as a substitute from so many occurrences on
-RARELY = 0.01  # of a noun's occurrences are in a context: that may be the parser's mistake
-SURE = 0.8  # of a word's occurrences are tagged alike, or its tags are not trusted
-MOST_CONTEXTS = 4000
+COMMON = 5  # occurrences that make a word a substitute
+RARE = 0.01  # a smaller share of a noun's occurrences in a context may be an error of the parser
+SURE = 0.8  # a word's tag is trusted if at least this share of its occurrences has it
+MAX_CONTEXTS = 4000  # columns of the table of words and contexts
 POSSESSIVES = frozenset(["my", "your", "his", "her", "its", "our", "their"])
-# Prepositions of place; those of one number mean nearly the same.
+# Prepositions of place; those with the same value mean nearly the same.
 RELATIONS = {
     "on": 0,
     "under": 1,
@@ -44,22 +58,23 @@ RELATIONS = {
     "around": 7,
 }
 PLACES = frozenset((*RELATIONS, "in", "at", "through", "across", "along", "over", "down"))
-LIFT = 4.0  # two nouns that so often stand for each other in captions of one image are one thing
+LIFT = 4.0  # nouns that replace each other in captions of one image this much more often than by chance are one thing
 
 
 @dataclass
 class Counts:
-    """What is counted in a part of the captions; parts add up.
+    """Counts over some captions; those of several chunks add up.
 
     Attributes:
-        tags: (form, "noun" | "verb" | "adjective" | "other").
-        phrases: (term, plural, determiner) to the phrases' cores.
-        nouns: (noun's term, context).
-        attributes: (attribute, noun).
-        places: (verb, preposition, place's noun) to the whole phrase.
-        actions: (progressive form, context), the context a subject, a place or an adverb.
-        images: nouns by the number of images with it; exchanged: pairs of nouns that stood for each other in two
-            captions of one image.
+        tags: occurrences of (form, "noun" | "verb" | "adjective" | "other").
+        phrases: (term, plural, determiner) to occurrences of each core.
+        nouns: occurrences of (term, context).
+        attributes: occurrences of (attribute, noun).
+        places: (verb, preposition, noun) to occurrences of each whole phrase.
+        actions: occurrences of (progressive form, context), the context a subject, a place or an adverb.
+        images: the number of images with each noun.
+        exchanged: pairs of nouns that replace each other in two captions of one image.
+        groups: the number of images.
     """
 
     tags: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -73,6 +88,7 @@ class Counts:
     groups: int = 0
 
     def add(self, other: "Counts") -> None:
+        """Add the counts of other captions."""
         for name in ("tags", "nouns", "attributes", "actions", "images", "exchanged"):
             getattr(self, name).update(getattr(other, name))
         for name in ("phrases", "places"):
@@ -81,31 +97,31 @@ class Counts:
         self.groups += other.groups
 
 
-def count(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
-    """Count parsed captions.
+def count_words(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
+    """Count the words of parsed captions.
 
     Args:
-        docs: the captions.
-        groups: one a caption: equal for captions of one image, None where that is not known.
+        docs: N captions.
+        groups: N names of images, equal for captions of one image; None if it is unknown.
     """
     counts = Counts()
     images: dict[str, list[set[str]]] = {}
     for doc, group in zip(docs, groups, strict=True):
-        nouns = set()
+        nouns: set[str] = set()
         for token in doc:
-            counts.tags[token.lower_, KINDS_OF_TAGS.get(token.tag_, "other")] += 1
+            counts.tags[token.lower_, WORD_CLASSES.get(token.tag_, "other")] += 1
             if token.tag_ in ("NN", "NNS"):
                 nouns.add(token.lemma_.lower())
             if token.tag_ == "VBG":
                 _count_action(token, counts)
-        for phrase in noun_phrases(doc):
+        for phrase in find_noun_phrases(doc):
             counts.phrases[phrase.term, phrase.plural, phrase.determiner][phrase.core] += 1
-            counts.nouns.update((phrase.term, context) for context in contexts(phrase.head))
+            counts.nouns.update((phrase.term, context) for context in find_contexts(phrase.head))
             for token in phrase.head.lefts:
                 if token.dep_ == "amod":
                     counts.attributes[token.lower_, phrase.noun] += 1
         for token in doc:
-            if token.dep_ == "prep" and token.head.pos_ == "VERB" and (place := place_of(token)):
+            if token.dep_ == "prep" and token.head.pos_ == "VERB" and (place := find_place(token)):
                 text = doc[token.i : place.end].text.lower()
                 counts.places[token.head.lemma_.lower(), token.lower_, place.noun][text] += 1
         if group is not None:
@@ -114,27 +130,29 @@ def count(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
         counts.groups += 1
         counts.images.update(set().union(*captions))
         counts.exchanged.update(
-            {(a, b) for one, two in product(captions, captions) for a in one - two for b in two - one}
+            {(a, b) for first, second in product(captions, captions) for a in first - second for b in second - first}
         )
     return counts
 
 
-def _count_action(verb, counts: Counts) -> None:
+def _count_action(verb: "Token", counts: Counts) -> None:
     if any(token.dep_ in ("dobj", "prt", "xcomp", "ccomp") for token in verb.rights):
         return
-    subject = subject_of(verb)
+    subject = find_subject(verb)
     if subject is not None:
         counts.actions[verb.lower_, f"{subject.lemma_.lower()} <"] += 1
-    counts.actions.update((verb.lower_, context) for context in complements(verb))
+    counts.actions.update((verb.lower_, context) for context in find_complements(verb))
 
 
 class Lexicon:
-    """What the captions offer instead of a word.
+    """Finds what the captions have in place of a word.
 
     Args:
         counts: of all captions.
-        embed: words to vectors whose cosine says how similar they are; None compares the company that words keep in the
-            captions.
+        embed: maps words to vectors whose cosine is their similarity; None compares the contexts of words.
+
+    Attributes:
+        things, actions: the similarity of nouns, and of verbs.
     """
 
     def __init__(self, counts: Counts, embed: Embed | None = None) -> None:
@@ -146,46 +164,45 @@ class Lexicon:
             self._plurals[term] += is_plural * sum(cores.values())
         self._terms = total
         self._nouns_in: dict[str, set[str]] = defaultdict(set)
-        for (term, context), number in counts.nouns.items():
-            if number > 1 and number > RARELY * total[term]:
+        for (term, context), count in counts.nouns.items():
+            if count > 1 and count > RARE * total[term]:
                 self._nouns_in[context].add(term)
         self._actions_in: dict[str, set[str]] = defaultdict(set)
-        for (verb, context), number in counts.actions.items():
-            if number > 1:
+        for (verb, context), count in counts.actions.items():
+            if count > 1:
                 self._actions_in[context].add(verb)
         self._places_of: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for (verb, preposition, noun), texts in counts.places.items():
-            for text, number in texts.items():
-                if number > 2 and not POSSESSIVES & set(text.split()):
+            for text, count in texts.items():
+                if count > 2 and not POSSESSIVES & set(text.split()):
                     self._places_of[verb].append((preposition, noun, text))
-        self._stands: Counter[tuple[str, str]] = Counter()
+        self._relations: Counter[tuple[str, str]] = Counter()
         for (_, preposition, noun), texts in counts.places.items():
-            self._stands[preposition, noun] += sum(texts.values())
-        uses = Counter()
-        for (word, _kind), number in counts.tags.items():
-            uses[word] += number
-        self._uses = uses
-        self.things = Similarity(_company(counts.nouns, self._terms), embed)
+            self._relations[preposition, noun] += sum(texts.values())
+        self._uses: Counter[str] = Counter()
+        for (word, _), count in counts.tags.items():
+            self._uses[word] += count
+        self.things = Similarity(_group_contexts(counts.nouns, self._terms), embed)
         actions = Counter(verb for verb, _ in counts.actions.elements())
-        self.actions = Similarity(_company(counts.actions, actions), embed, low=0.9)
+        self.actions = Similarity(_group_contexts(counts.actions, actions), embed, low=0.9)
 
-    def is_sure(self, form: str, kind: str) -> bool:
-        """Whether nearly all occurrences of a form are tagged as nouns (or verbs, adjectives)."""
-        return self._uses[form] >= COMMON and self.counts.tags[form, kind] >= SURE * self._uses[form]
+    def is_sure(self, form: str, word_class: str) -> bool:
+        """Return whether nearly all occurrences of a form are of a class: "noun", "verb" or "adjective"."""
+        return self._uses[form] >= COMMON and self.counts.tags[form, word_class] >= SURE * self._uses[form]
 
-    def substitutes(self, phrase: "NounPhrase", places: Sequence[str]) -> list[str]:
-        """Cores of other nouns for a noun phrase, each as often as the captions have it.
+    def find_substitutes(self, phrase: "NounPhrase", contexts: Sequence[str]) -> list[str]:
+        """Return cores of other nouns for a noun phrase.
 
-        Another noun qualifies if the captions have it in the same number, after the same determiner, and in every one
-        of `places`, the contexts it would stand in; if it cannot be the same thing; and if it is similar.
+        The captions have such a noun in the same number, after the same determiner and in all of `contexts`; it is
+        similar, and cannot be the same thing.
         """
-        if not places or phrase.term not in self.things.number or "?" in places:
+        if not contexts or phrase.term not in self.things.index or "?" in contexts:
             return []
-        terms = set.intersection(*(self._nouns_in.get(place, set()) for place in places))
-        found: list[str] = []
+        terms = set.intersection(*(self._nouns_in.get(context, set()) for context in contexts))
+        substitutes: list[str] = []
         for term in sorted(terms):
             noun = term.split()[-1]
-            if self._terms[term] < COMMON or noun in FIXED or self.same_thing(phrase.noun, noun):
+            if self._terms[term] < COMMON or noun in FIXED or self.may_name_same_thing(phrase.noun, noun):
                 continue
             if (noun in PEOPLE) != (phrase.noun in PEOPLE) or self.takes_no_article(term) != self.takes_no_article(
                 phrase.term
@@ -195,76 +212,76 @@ class Lexicon:
                 continue
             if phrase.plural and self._always_plural(term) != self._always_plural(phrase.term):
                 continue
-            cores = self.counts.phrases.get((term, phrase.plural, phrase.determiner), {})
+            cores = self.counts.phrases.get((term, phrase.plural, phrase.determiner), Counter())
             if sum(cores.values()) < 0.05 * self._terms[term]:
                 continue
-            found += [core for core, number in sorted(cores.items()) if number > 1 and self._is_plain(core)]
-        return found
+            substitutes += [core for core, count in sorted(cores.items()) if count > 1 and self._is_plain(core)]
+        return substitutes
 
     def takes_no_article(self, term: str) -> bool:
-        """Whether a noun in the singular mostly stands alone, as "water" does."""
+        """Return whether a singular noun mostly has no determiner, such as "water"."""
         return self.article(term) == ""
 
     def _always_plural(self, term: str) -> bool:
-        """Whether a noun is one thing in the plural, as trousers are."""
+        """Return whether a noun is nearly always plural, such as "trousers"."""
         return self._plurals[term] > SURE * self._terms[term]
 
     def article(self, term: str) -> str:
-        """What a noun in the singular mostly has before it: "a", "the" or ""."""
+        """Return the most frequent determiner of a singular noun: "a", "the" or ""."""
         counts = {d: sum(self.counts.phrases.get((term, False, d), {}).values()) for d in ("a", "the", "")}
         return max(counts, key=lambda determiner: counts[determiner])
 
     def is_mass(self, term: str) -> bool:
-        """Whether a noun in the singular stands alone more often than after "a"."""
+        """Return whether a singular noun has no determiner more often than "a"."""
         alone, counted = (sum(self.counts.phrases.get((term, False, d), {}).values()) for d in ("", "a"))
         return alone > counted
 
-    def is_counted(self, term: str) -> bool:
-        """Whether the captions have a noun after a number."""
-        return any(self.counts.phrases.get((term, True, number)) for number in NUMBERS[1:4])
+    def is_countable(self, term: str) -> bool:
+        """Return whether the captions have a noun after a number."""
+        return any(self.counts.phrases.get((term, True, word)) for word in NUMBERS[1:4])
 
     def _is_plain(self, core: str) -> bool:
-        *looks, _ = words = core.split()
-        if any(look.endswith("ing") for look in looks):  # what it does might contradict the rest of a caption
+        *modifiers, _ = words = core.split()
+        if any(word.endswith("ing") for word in modifiers):  # an action might contradict the rest of a caption
             return False
         return len(words) <= 3 and all(word.isalpha() for word in words) and self.is_sure(words[-1], "noun")
 
-    def same_thing(self, one: str, other: str) -> bool:
-        """Whether two nouns may name one thing: by what they mean, or as captions of one image exchange them."""
-        if may_be_same(one, other):
+    def may_name_same_thing(self, first: str, second: str) -> bool:
+        """Return whether two nouns may name one thing: by their meaning, or since captions of one image swap them."""
+        if may_be_same_thing(first, second):
             return True
         images = self.counts.images
-        often = self.counts.exchanged[one, other]
-        return often > 2 and often * self.counts.groups > LIFT * images[one] * images[other]
+        count = self.counts.exchanged[first, second]
+        return count > 2 and count * self.counts.groups > LIFT * images[first] * images[second]
 
-    def values(self, attribute: str, noun: str) -> list[str]:
-        """Other values of an attribute that the captions give to a noun."""
+    def find_attributes(self, attribute: str, noun: str) -> list[str]:
+        """Return other values of an attribute that the captions give to a noun."""
         known = self.counts.attributes
-        return sorted(word for word in other_values(attribute) if known[word, noun] > 1)
+        return sorted(word for word in find_other_values(attribute) if known[word, noun] > 1)
 
-    def places(self, verb: str, noun: str) -> list[tuple[str, str]]:
-        """Other places for an action: (preposition, phrase) with a noun similar to the one it has."""
+    def find_places(self, verb: str, noun: str) -> list[tuple[str, str]]:
+        """Return other places of an action, (preposition, phrase), with a noun similar to that of the old place."""
         return [
             (preposition, text)
             for preposition, other, text in self._places_of.get(verb, ())
             if preposition in PLACES
             and other not in FIXED
-            and not self.same_thing(noun, other)
+            and not self.may_name_same_thing(noun, other)
             and self.things.in_band(noun, other)
         ]
 
-    def relations(self, preposition: str, noun: str) -> list[str]:
-        """Prepositions that the captions have before a noun and that put things elsewhere."""
-        group = RELATIONS.get(preposition)
+    def find_prepositions(self, preposition: str, noun: str) -> list[str]:
+        """Return prepositions with another meaning that the captions have before a noun."""
+        meaning = RELATIONS.get(preposition)
         return sorted(
             other
-            for other, its_group in RELATIONS.items()
-            if group is not None and group != its_group and self._stands[other, noun] > 2
+            for other, other_meaning in RELATIONS.items()
+            if meaning is not None and meaning != other_meaning and self._relations[other, noun] > 2
         )
 
-    def other_actions(self, action: str, places: Sequence[str]) -> list[str]:
-        """Other actions that the captions have with the same subject and the same place."""
-        verbs = set.intersection(*(self._actions_in.get(place, set()) for place in places))
+    def find_actions(self, action: str, contexts: Sequence[str]) -> list[str]:
+        """Return other actions that the captions have in all of some contexts: a subject, and any complements."""
+        verbs = set.intersection(*(self._actions_in.get(context, set()) for context in contexts))
         return sorted(
             verb
             for verb in verbs
@@ -275,69 +292,77 @@ class Lexicon:
 
 
 class Similarity:
-    """How similar words are, and which are similar but not the same.
+    """The similarity of words: which are similar but not the same.
 
-    The band is chosen by the data: its lower and upper end are quantiles of the cosines of all pairs of words.
+    Such words have a cosine in a band whose ends are quantiles of the cosines of all pairs of words.
 
     Args:
-        company: words to what they were seen with, and how often.
-        embed: makes vectors of the words instead.
+        contexts: words to their contexts, and how often each occurs.
+        embed: maps words to vectors; None makes vectors of their contexts.
         low, high: the quantiles.
+
+    Attributes:
+        index: words to their rows.
+        band: the least and the greatest cosine of similar words.
     """
 
     def __init__(
         self,
-        company: Mapping[str, Mapping[str, int]],
+        contexts: Mapping[str, Mapping[str, int]],
         embed: Embed | None,
         low: float = 0.985,
         high: float = 0.9998,
     ) -> None:
-        words = sorted(company)
-        self.number = {word: number for number, word in enumerate(words)}
-        self._vectors = embed(words) if embed is not None and words else _ppmi(company, words)
+        words = sorted(contexts)
+        self.index = {word: index for index, word in enumerate(words)}
+        self._vectors = embed(words) if embed is not None and words else _compute_ppmi(contexts, words)
         self._cosines: dict[str, np.ndarray] = {}
-        self.band = self._band(low, high)
+        self.band = self._compute_band(low, high)
 
-    def _band(self, *ends: float) -> tuple[float, float]:
-        if len(self.number) < 3:
+    def _compute_band(self, *quantiles: float) -> tuple[float, float]:
+        if len(self.index) < 3:
             return -1.0, 1.0
-        step = max(1, len(self.number) // 1000)
+        step = max(1, len(self.index) // 1000)
         sample = self._vectors[::step]
         cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
-        low, high = np.quantile(cosines, ends)
+        low, high = np.quantile(cosines, quantiles)
         return float(low), float(high)
 
-    def cosine(self, one: str, other: str) -> float:
-        """The cosine of two known words."""
-        if one not in self._cosines:
-            self._cosines[one] = self._vectors @ self._vectors[self.number[one]]
-        return float(self._cosines[one][self.number[other]])
+    def cosine(self, first: str, second: str) -> float:
+        """Return the cosine of two known words."""
+        if first not in self._cosines:
+            self._cosines[first] = self._vectors @ self._vectors[self.index[first]]
+        return float(self._cosines[first][self.index[second]])
 
-    def in_band(self, one: str, other: str) -> bool:
-        """Whether two words are known, and similar but not the same."""
-        if one not in self.number or other not in self.number:
+    def in_band(self, first: str, second: str) -> bool:
+        """Return whether two words are known, and similar but not the same."""
+        if first not in self.index or second not in self.index:
             return False
         low, high = self.band
-        return low <= self.cosine(one, other) <= high
+        return low <= self.cosine(first, second) <= high
 
 
-def _company(pairs: Mapping[tuple[str, str], int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    company: dict[str, dict[str, int]] = defaultdict(dict)
-    for (word, context), number in sorted(pairs.items()):
+def _group_contexts(pairs: Mapping[tuple[str, str], int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the contexts of each common word, and how often each occurs."""
+    contexts: dict[str, dict[str, int]] = defaultdict(dict)
+    for (word, context), count in sorted(pairs.items()):
         if totals[word] >= COMMON and context != "?":
-            company[word][context] = number
-    return company
+            contexts[word][context] = count
+    return contexts
 
 
-def _ppmi(company: Mapping[str, Mapping[str, int]], words: Sequence[str]) -> np.ndarray:
-    """Positive pointwise mutual information of words and contexts, rows of unit length: (words, contexts) float32."""
-    spread = Counter(context for word in words for context in company[word])
-    contexts = {context: number for number, (context, _) in enumerate(spread.most_common(MOST_CONTEXTS))}
-    table = np.zeros((len(words), max(1, len(contexts))), np.float32)
+def _compute_ppmi(contexts: Mapping[str, Mapping[str, int]], words: Sequence[str]) -> np.ndarray:
+    """Return the positive pointwise mutual information of N words and C contexts: (N, C) float32, rows of unit length.
+
+    Church and Hanks 1990; Levy and Goldberg 2014, section 3.1.
+    """
+    words_in = Counter(context for word in words for context in contexts[word])
+    columns = {context: column for column, (context, _) in enumerate(words_in.most_common(MAX_CONTEXTS))}
+    table = np.zeros((len(words), max(1, len(columns))), np.float32)
     for row, word in enumerate(words):
-        for context, number in company[word].items():
-            if context in contexts:
-                table[row, contexts[context]] = number
+        for context, count in contexts[word].items():
+            if context in columns:
+                table[row, columns[context]] = count
     expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / max(table.sum(), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.nan_to_num(np.maximum(np.log(table / expected), 0), posinf=0)

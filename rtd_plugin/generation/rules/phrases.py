@@ -1,4 +1,4 @@
-"""Noun phrases of a parsed caption and the contexts they stand in."""
+"""The noun phrases of a parsed caption, and their contexts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ INDEFINITE = ("a", "an")
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A noun with what stands before it, without what follows.
+    """A noun with the words before it, without those after it.
 
     Attributes:
         head: the noun.
-        start, first, end: its tokens, and where the words after the determiner begin; the end excluded.
-        determiner: "a", "the", "poss", a number's word, another determiner, or "" for none.
+        start, end: the range of its tokens; the end is excluded.
+        first: the token after the determiner.
+        determiner: "a", "the", "poss", a number word, another determiner, or "".
         core: the words after the determiner, lower case.
-        term: the noun and nouns before it that belong to it ("tennis ball"), lower case, the noun as its lemma.
+        term: the noun with its compounds ("tennis ball"), lower case, the noun as its lemma.
     """
 
     head: "Token"
@@ -42,22 +43,22 @@ class NounPhrase:
         return self.head.lemma_.lower()
 
 
-def noun_phrases(doc: "Doc") -> Iterator[NounPhrase]:
-    """The noun phrases that are simple enough to be changed safely."""
+def find_noun_phrases(doc: "Doc") -> Iterator[NounPhrase]:
+    """Yield the noun phrases that are simple enough to be changed safely."""
     for token in doc:
         if token.tag_ in ("NN", "NNS") and token.dep_ != "compound" and token.text.isalpha():
-            phrase = _phrase(token)
+            phrase = _build_phrase(token)
             if phrase is not None:
                 yield phrase
 
 
-def _phrase(head: "Token") -> NounPhrase | None:
+def _build_phrase(head: "Token") -> NounPhrase | None:
     left = list(head.lefts)
     if any(token.dep_ not in _INSIDE for token in left):
         return None
     start = left[0].left_edge.i if left else head.i
     inside = head.doc[start : head.i]
-    # A phrase holds whole words of its own only: no quotes, no dependents from elsewhere.
+    # Only the dependents of the noun, and no quotes.
     if any(not head.is_ancestor(token) or token.is_quote or token.text in ",;:" for token in inside):
         return None
     determiner, first = "", start
@@ -77,8 +78,8 @@ def _phrase(head: "Token") -> NounPhrase | None:
     return NounPhrase(head, start, first, head.i + 1, determiner, core, " ".join([*compounds, head.lemma_.lower()]))
 
 
-def governor(head: "Token") -> str | None:
-    """How a noun depends on the rest of its sentence, as one string; None where it does not."""
+def find_governor(head: "Token") -> str | None:
+    """Return a noun's relation to the word that governs it, such as "ride >" for an object; None without one."""
     above = head.head
     if head.dep_ in SUBJECT:
         return f"{above.lemma_.lower()} <" if above.pos_ in ("VERB", "AUX") else None
@@ -87,52 +88,56 @@ def governor(head: "Token") -> str | None:
     if head.dep_ == "pobj" and above.dep_ == "prep":
         return f"{above.head.lemma_.lower()} {above.lower_}"
     if head.dep_ == "conj":
-        return governor(above) if above.tag_ in ("NN", "NNS") else None
+        return find_governor(above) if above.tag_ in ("NN", "NNS") else None
     return None
 
 
-def followers(head: "Token") -> list[str]:
-    """What is said of a noun after it, each as the context of a subject or of what it has; "?" for what is unclear."""
-    found = []
+def find_followers(head: "Token") -> list[str]:
+    """Return the modifiers after a noun as contexts ("run <" for a subject, "+with hat"); "?" for an unclear one."""
+    followers = []
     for token in head.rights:
         if token.dep_ == "acl" and token.tag_ == "VBG":
-            found.append(f"{token.lemma_.lower()} <")
+            followers.append(f"{token.lemma_.lower()} <")
         elif token.dep_ == "prep":
-            found += [f"+{token.lower_} {child.lemma_.lower()}" for child in token.children if child.dep_ == "pobj"]
+            followers += [f"+{token.lower_} {child.lemma_.lower()}" for child in token.children if child.dep_ == "pobj"]
         elif token.dep_ in ("cc", "conj", "punct"):
             continue
         else:
-            found.append("?")
-    return found
+            followers.append("?")
+    return followers
 
 
-def contexts(head: "Token") -> list[str]:
-    """All contexts of a noun."""
-    above = governor(head)
-    return ([above] if above else []) + followers(head)
+def find_contexts(head: "Token") -> list[str]:
+    """Return all contexts of a noun."""
+    above = find_governor(head)
+    return ([above] if above else []) + find_followers(head)
 
 
-def subject_of(verb: "Token") -> "Token | None":
-    """The noun that does what a verb says."""
+def find_subject(verb: "Token") -> "Token | None":
+    """Return the noun that is the subject of a verb."""
     if verb.dep_ == "acl":
         return verb.head if verb.head.tag_ in ("NN", "NNS") else None
     return next((token for token in verb.lefts if token.dep_ in SUBJECT and token.tag_ in ("NN", "NNS")), None)
 
 
-def place_of(preposition: "Token") -> "NounPhrase | None":
-    """The noun phrase after a preposition, if it is all that follows."""
+def find_place(preposition: "Token") -> NounPhrase | None:
+    """Return the noun phrase after a preposition if nothing else depends on it."""
     children = list(preposition.children)
     if len(children) != 1 or children[0].dep_ != "pobj":
         return None
-    return next((phrase for phrase in [_phrase(children[0])] if phrase and phrase.start == preposition.i + 1), None)
+    return next(
+        (phrase for phrase in [_build_phrase(children[0])] if phrase and phrase.start == preposition.i + 1), None
+    )
 
 
-def complements(verb: "Token") -> list[str]:
-    """What follows a verb, each as a context of an action; "?" for what other verbs cannot be expected to take."""
-    found = []
+def find_complements(verb: "Token") -> list[str]:
+    """Return what follows a verb as contexts of its action; "?" for what another verb may not take."""
+    complements = []
     for token in verb.rights:
         if token.dep_ == "prep":
-            found += [f"{token.lower_} {child.lemma_.lower()}" for child in token.children if child.dep_ == "pobj"]
-        elif token.dep_ not in ("punct",):
-            found.append("?")
-    return found
+            complements += [
+                f"{token.lower_} {child.lemma_.lower()}" for child in token.children if child.dep_ == "pobj"
+            ]
+        elif token.dep_ != "punct":
+            complements.append("?")
+    return complements

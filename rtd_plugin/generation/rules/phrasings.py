@@ -1,8 +1,8 @@
-"""The phrasings of conditions: patterns for each kind of edit, in the registers of CIRR, CIRCO and FashionIQ.
+"""Patterns for the conditions of each kind of edit, in the registers of CIRR, CIRCO and FashionIQ.
 
-A pattern can be used where an edit has all the fields that it names. Some fields are empty and only say when a pattern
-fits: {main} the thing that the caption is about, {colour} a colour, {wearing} clothes, {using} what somebody wears,
-holds or carries, {one_more} a single one more.
+A pattern fits an edit that has all its fields. Some fields are always empty and only restrict a pattern: {main} to the
+subject of the caption, {colour} to colours, {wearing} to clothes, {using} to what somebody wears, holds or carries,
+{one_more} to one thing more.
 """
 
 NOUN = (

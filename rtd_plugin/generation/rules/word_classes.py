@@ -1,17 +1,18 @@
-"""What English words mean to the rules: kinds of attributes, who is who, what is the same thing under two names.
+"""English words that the rules must tell apart: kinds of attributes, people, and names of the same thing.
 
-Values and substitutes themselves come from the captions; these tables only say which words compare.
+Substitutes come from the captions; these lists only say which words may replace each other.
 """
 
 from itertools import combinations
 
 
-def _groups(text: str) -> list[str]:
-    """What stands between bars, on however many lines."""
+def _split_groups(text: str) -> list[str]:
+    """Return the texts between bars, on any number of lines."""
     return " ".join(text.split()).split(" | ")
 
 
-# Attributes: each kind a list of values, a value the words that mean the same. Only values of one kind change places.
+# The values of each kind of attribute; words of one value, after commas, mean the same. A value is exchanged for
+# another one of its kind.
 _ATTRIBUTES = {
     "colour": "black|white|red|brown|blue|navy|green|yellow|pink|orange|purple,violet|grey,gray|blond,blonde|"
     "beige,tan,cream|golden,gold|silver|maroon,burgundy|turquoise,teal",
@@ -43,7 +44,8 @@ COMPARATIVES = {
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
-# People: what a word says of age, sex and occupation ("-": nothing). Words that do not contradict may be one person.
+# The age, sex and occupation that a word for a person implies ("-": none). Words without a contradiction may name one
+# person.
 _PEOPLE = {
     "man": "adult male -", "guy": "adult male -", "gentleman": "adult male -", "male": "- male -",
     "father": "adult male -", "dad": "adult male -", "woman": "adult female -", "lady": "adult female -",
@@ -54,7 +56,7 @@ _PEOPLE = {
     "family": "- - -", "friend": "- - -", "someone": "- - -", "individual": "- - -", "son": "child male -",
     "daughter": "child female -", "brother": "- male -", "sister": "- female -", "youth": "child - -",
 }  # fmt: skip
-_SAME_ROLE = _groups("""
+_SAME_ROLE = _split_groups("""
     biker cyclist bicyclist rider | skateboarder skater | surfer | skier | snowboarder | climber hiker | swimmer
     | diver | player | runner jogger racer | dancer | musician guitarist | worker | soldier | cowboy | policeman
     | officer cop police | fisherman | athlete player | wrestler boxer | rollerblader | gymnast | cheerleader |
@@ -63,8 +65,8 @@ _SAME_ROLE = _groups("""
 """)
 ROLES = frozenset(" ".join(_SAME_ROLE).split())
 
-# One thing under two names, or a kind of the other: never exchanged.
-_SAME = _groups("""
+# Names of one thing, or of a thing and its hypernym: never exchanged.
+_SAME = _split_groups("""
     bike bicycle | motorcycle motorbike bike dirtbike | couch sofa seat | street road highway sidewalk path |
     ocean sea water wave | lake pond river water stream pool puddle | dirt ground mud sand soil floor | grass
     lawn field yard park meadow | rock stone boulder | mountain hill cliff peak slope | jacket coat | shirt
@@ -85,7 +87,7 @@ _SAME = _groups("""
     track | mouth tongue | boot shoe | sneaker shoe | sandal shoe | newspaper paper | book paper
 """)
 
-_SAME_ACTIONS = _groups("""
+_SAME_ACTIONS = _split_groups("""
     jumping leaping hopping bouncing bounding | lying laying resting relaxing sleeping | running jogging
     sprinting racing dashing | walking strolling hiking wandering | looking staring gazing watching peering |
     fighting wrestling scrambling tussling | talking chatting conversing speaking | splashing playing swimming
@@ -93,9 +95,9 @@ _SAME_ACTIONS = _groups("""
     seated resting relaxing squatting | climbing scaling hiking | skiing snowboarding | riding biking cycling |
     performing playing | moving going walking running | skating skateboarding
 """)
-# Places in other things, parts of a body, measures, pictures themselves: changing them alone makes no sense.
+# Parts of things and of bodies, measures, pictures: exchanging one alone makes no sense.
 FIXED = frozenset(
-    _groups("""
+    _split_groups("""
     front side top middle back background edge air distance way camera picture photo photograph image group
     couple pair bunch crowd number lot row line team member variety set type kind piece part end bottom center
     corner inside outside midair mid-air other one each something someone anything nothing everything thing
@@ -108,55 +110,55 @@ FIXED = frozenset(
 )
 
 MALE, FEMALE = (
-    frozenset(word for word, says in _PEOPLE.items() if f" {sex} " in f" {says} ") for sex in ("male", "female")
+    frozenset(word for word, traits in _PEOPLE.items() if f" {sex} " in f" {traits} ") for sex in ("male", "female")
 )
 PEOPLE = frozenset(_PEOPLE) | ROLES
 
 
-def _attribute_table() -> dict[str, list[tuple[str, int]]]:
-    table: dict[str, list[tuple[str, int]]] = {}
+def _index_attributes() -> dict[str, list[tuple[str, int]]]:
+    attributes: dict[str, list[tuple[str, int]]] = {}
     for kind, values in _ATTRIBUTES.items():
-        for number, words in enumerate(values.split("|")):
+        for value, words in enumerate(values.split("|")):
             for word in words.split(","):
-                table.setdefault(word, []).append((kind, number))
-    return table
+                attributes.setdefault(word, []).append((kind, value))
+    return attributes
 
 
-ATTRIBUTES = _attribute_table()
-"""Word to its kinds, each with the number of its value."""
+ATTRIBUTES = _index_attributes()
+"""A word to its kinds of attribute, each with the index of its value."""
 
 
-def _pairs(groups: list[str]) -> frozenset[tuple[str, str]]:
+def _list_pairs(groups: list[str]) -> frozenset[tuple[str, str]]:
     return frozenset(pair for group in groups for a, b in combinations(group.split(), 2) for pair in ((a, b), (b, a)))
 
 
-_SAME_THING = _pairs([*_SAME, *_SAME_ROLE])
-_SAME_ACTION = _pairs(_SAME_ACTIONS)
+_SAME_THING = _list_pairs([*_SAME, *_SAME_ROLE])
+_SAME_ACTION = _list_pairs(_SAME_ACTIONS)
 
 
-def may_be_same_action(one: str, other: str) -> bool:
-    """Whether two verbs (in the progressive) may name one action."""
-    return one == other or (one, other) in _SAME_ACTION
+def may_be_same_action(first: str, second: str) -> bool:
+    """Return whether two verbs in the progressive may name one action."""
+    return first == second or (first, second) in _SAME_ACTION
 
 
-def may_be_same(one: str, other: str) -> bool:
-    """Whether two nouns (singular) may name one thing."""
-    if one == other or (one, other) in _SAME_THING:
+def may_be_same_thing(first: str, second: str) -> bool:
+    """Return whether two singular nouns may name one thing."""
+    if first == second or (first, second) in _SAME_THING:
         return True
-    if one in PEOPLE and other in PEOPLE:
-        if one in ROLES and other in ROLES:
+    if first in PEOPLE and second in PEOPLE:
+        if first in ROLES and second in ROLES:
             return False
-        says = (_PEOPLE.get(word, "- - -").split() for word in (one, other))
-        return all(a == b or "-" in (a, b) for a, b in zip(*says, strict=True))
+        traits = (_PEOPLE.get(word, "- - -").split() for word in (first, second))
+        return all(a == b or "-" in (a, b) for a, b in zip(*traits, strict=True))
     return False
 
 
-def other_values(word: str) -> dict[str, str]:
-    """Words that give another value of the same attribute, each with the attribute's kind."""
+def find_other_values(word: str) -> dict[str, str]:
+    """Return the words for other values of an attribute, each with the attribute's kind."""
     return {
-        other: kind
+        candidate: kind
         for kind, value in ATTRIBUTES.get(word, ())
-        for other, places in ATTRIBUTES.items()
-        for other_kind, other_value in places
-        if other_kind == kind and other_value != value
+        for candidate, classes in ATTRIBUTES.items()
+        for candidate_kind, candidate_value in classes
+        if candidate_kind == kind and candidate_value != value
     }

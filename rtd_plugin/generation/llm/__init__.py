@@ -1,0 +1,1 @@
+"""Text triplets from captions by a language model."""

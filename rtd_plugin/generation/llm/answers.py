@@ -1,0 +1,79 @@
+"""The file of answers that a build has received."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rtd_plugin.errors import RTDError
+from rtd_plugin.triplets.triplet import Triplet
+
+
+class AnswerFile:
+    """Captions with their triplets, a line of JSON for each, appended as answers arrive.
+
+    Args:
+        path: the file; lines of an earlier build are read, broken ones are ignored.
+
+    Raises:
+        RTDError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._answers: dict[str, list[list[str]]] = {}
+        try:
+            if path.is_file():
+                self._read()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __contains__(self, caption: str) -> bool:
+        return _hash_caption(caption) in self._answers
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, caption: str) -> list[list[str]]:
+        """Return the conditions and targets for a caption; [] if it has no answer."""
+        return self._answers.get(_hash_caption(caption), [])
+
+    def add(self, caption: str, triplets: Sequence[Triplet]) -> None:
+        """Append the answer for a caption.
+
+        Raises:
+            RTDError: the file cannot be written.
+        """
+        key = _hash_caption(caption)
+        self._answers[key] = [[triplet.condition, triplet.target] for triplet in triplets]
+        try:
+            self._file.write(json.dumps([key, self._answers[key]]) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def _read(self) -> None:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                key, rows = json.loads(line)
+                self._answers[key] = [[str(text) for text in row] for row in rows]
+            except (ValueError, TypeError):  # a line that a crash cut off
+                continue
+
+    def _explain(self, error: OSError) -> RTDError:
+        return RTDError(f"{self.path}: cannot be written ({error.strerror or error})")
+
+
+def _hash_caption(caption: str) -> str:
+    return hashlib.blake2b(caption.encode(), digest_size=12).hexdigest()
