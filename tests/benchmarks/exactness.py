@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from speed import TOWERS, Explicit, Ours, prepare
+from common import TOWERS, add_text_options
+from speed import Explicit, Ours, prepare
 from torch import Tensor
 
 
@@ -27,8 +28,8 @@ def main() -> None:
     parser.add_argument("--triplets", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--captions")
-    parser.add_argument("--conditions")
+    add_text_options(parser)
+    parser.set_defaults(side="first epoch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -46,8 +47,8 @@ def compare(args: argparse.Namespace, explicit: Explicit, ours: Ours) -> None:
                 found[side][name] = without_keys(name, parameter.grad.clone())
 
     explicit.optimizer.register_step_pre_hook(lambda *_: note("explicit", explicit.tower))
-    ours.stepper.optimizer.optimizer.register_step_pre_hook(lambda *_: note("ours", ours.stepper.tower))
-    rows = ours.stepper.tower.token_embedding.trained
+    ours.trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: note("ours", ours.trainer.tower))
+    rows = ours.trainer.tower.token_embedding.trained
     worst_loss = worst_gradient = 0.0
     print("| step | loss | relative difference | largest difference of a gradient | in |\n|---|---|---|---|---|")
     for step in range(args.steps):

@@ -12,14 +12,13 @@ without them the miniature's triplets serve. Weights are random: speed does not 
   an AdamW that is not fused. That is what the authors' step costs, with a faster attention; tokenising is not counted.
 * `authors`: where their repository is given, their own functions in the order of their own loop, tokens ready made.
 * `first epoch`: `rtd-plugin train`'s step when it sees the captions for the first time; tokens are read from the store.
-* `kept`: the same, with the captions' features there.
+* `cached`: the same, with the captions' features in the cache.
 """
 
 import argparse
 import copy
 import json
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -27,9 +26,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rtd_plugin.engine.allocator import use_huge_pages
 
@@ -37,112 +35,50 @@ BEGAN = time.perf_counter()  # of a side's process, before what takes long to im
 use_huge_pages()  # as `rtd-plugin train` does
 
 import torch  # noqa: E402
+from common import (  # noqa: E402
+    RATE,
+    SEED,
+    TOWERS,
+    PairedTexts,
+    add_text_options,
+    build_projection,
+    build_tower,
+    make_run,
+)
 from rtd_adapters.lincir import LinCIR  # noqa: E402
-from rtd_adapters.phi import Phi  # noqa: E402
-from rtd_plugin.engine.batch_groups import window  # noqa: E402
 
-from rtd_plugin.clip import packing  # noqa: E402
-from rtd_plugin.clip.backbones import Backbone  # noqa: E402
-from rtd_plugin.clip.fingerprint import digest, probe  # noqa: E402
 from rtd_plugin.clip.layouts import write_state_dict  # noqa: E402
 from rtd_plugin.clip.tokens import END, START  # noqa: E402
-from rtd_plugin.clip.tower import TextTower  # noqa: E402
-from rtd_plugin.miniature.triplets import MiniatureTriplets  # noqa: E402
-from rtd_plugin.training.batches import make_batch, stream_seed  # noqa: E402
+from rtd_plugin.engine.build import build_engine  # noqa: E402
+from rtd_plugin.training.batches import NOISE, make_batch, make_noise, stack_tokens  # noqa: E402
 from rtd_plugin.training.loop import make_accelerator  # noqa: E402
-from rtd_plugin.training.objective import rtd_loss, stack  # noqa: E402
-from rtd_plugin.training.recipe import Recipe  # noqa: E402
+from rtd_plugin.training.loss import rtd_loss  # noqa: E402
+from rtd_plugin.training.order import stream_seed  # noqa: E402
 from rtd_plugin.training.run import Run  # noqa: E402
-from rtd_plugin.training.step import NOISE, Stepper  # noqa: E402
-from rtd_plugin.triplets.token_store import open_token_store, tokenise_triplet  # noqa: E402
-from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource  # noqa: E402
-
-TOWERS = {"ViT-B-32": 512, "ViT-L-14": 768, "miniature": 128}  # width, which is the features' size too
-LAYERS = {"miniature": 3}
-RATE = 1e-5
-SEED = 12345
+from rtd_plugin.training.trainer import Trainer  # noqa: E402
+from rtd_plugin.triplets.token_store import open_token_store  # noqa: E402
 
 
-class Real(TripletSource):
-    """Captions and conditions put together as they come."""
-
-    name: ClassVar[str] = "real"
-
-    captions: str | None = None
-    conditions: str | None = None
-
-    def load(self) -> TripletSet:
-        if self.captions is None:
-            return MiniatureTriplets(count=20000).load()
-        lines = Path(self.captions).read_text(encoding="utf-8").splitlines()
-        captions = [line.split("\t")[-1] for line in lines if line.strip()]
-        random.Random(0).shuffle(captions)
-        conditions = [record["caption"] for record in json.loads(Path(self.conditions).read_text(encoding="utf-8"))]
-        random.Random(0).shuffle(conditions)
-        pairs = zip(captions[::2], captions[1::2], strict=False)
-        triplets = [
-            Triplet(reference, conditions[number % len(conditions)], target)
-            for number, (reference, target) in enumerate(pairs)
-        ]
-        return TripletSet(triplets, f"{self.captions} {self.conditions}")
-
-
-def build_tower(name: str) -> TextTower:
-    torch.manual_seed(0)
-    width = TOWERS[name]
-    return TextTower(width=width, features=width, layers=LAYERS.get(name, 12), heads=width // 64)
-
-
-def make_run(args: argparse.Namespace, folder: Path) -> Run:
-    """A run such as `load_run` gives, of a random tower."""
-    tower = torch.load(folder / "tower.pt", weights_only=True, mmap=True)
-    tower = TextTower.from_state_dict(tower).eval().requires_grad_(False)
-    projection = Phi(tower.features, tower.width).eval().requires_grad_(False)
-    projection.load_state_dict(torch.load(folder / "projection.pt", weights_only=True))
-    source = Real(captions=args.captions, conditions=args.conditions)
-    recipe = Recipe(
-        adapter="lincir",
-        backbone=Backbone(model="ViT-B-32"),
-        projection=folder / "projection.pt",
-        triplets=[source],
-        batch_size=args.triplets,
-        precision="fp32",
-        shuffle=False,
-        seed=SEED,
-    )
-    part = source.load()
-    return Run(
-        recipe=recipe,
-        folder=folder,
-        adapter=LinCIR(),
-        tower=tower,
-        projection=projection,
-        triplets=open_token_store([part], LinCIR.prompt),
-        skipped=0,
-        base_digest=digest(tower),
-        base_probe=probe(tower),
-        projection_digest="",
-        triplet_digests=[part.digest],
-    )
+def build_run(args: argparse.Namespace, folder: Path) -> Run:
+    """Return a run in fp32, its triplets in file order."""
+    tower = build_tower(args.tower)
+    source = PairedTexts(captions=args.captions, conditions=args.conditions)
+    settings: dict[str, Any] = {"precision": "fp32", "shuffle": False}
+    return make_run(tower, build_projection(tower), source, folder, args.triplets, **settings)
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> None:
-    """Everything that all sides start from."""
-    tower, adapter = build_tower(args.tower), LinCIR()
-    projection = Phi(tower.features, tower.width)
-    torch.save(tower.state_dict(), folder / "tower.pt")
-    torch.save(projection.state_dict(), folder / "projection.pt")
-    triplets = iter(Real(captions=args.captions, conditions=args.conditions).load().triplets)
+    """Write everything that the sides of other people start from."""
+    run = build_run(args, folder)
+    tower = run.tower
     batches = []
-    for number in range(args.steps):
-        texts = [tokenise_triplet(triplet, adapter.prompt) for triplet in islice(triplets, args.triplets)]
-        batch = make_batch(texts, adapter, 77)
+    for index in range(args.steps):
+        rows = torch.arange(index * args.triplets, (index + 1) * args.triplets).numpy()
+        batch = make_batch(run.triplets.gather(rows), run.adapter, 77)
         padding = torch.zeros(1, 77, dtype=torch.int64)
-        generator = torch.Generator().manual_seed(stream_seed(SEED, NOISE, number, 0))
-        strength = torch.rand(args.triplets, 1, generator=generator)
-        noise = 0.5 * strength * torch.randn(args.triplets, tower.features, generator=generator)
+        noise = make_noise((args.triplets, tower.features), 0.5, stream_seed(SEED, NOISE, index, 0))
         fields = ("references", "targets", "queries", "unconditioned")
-        batches.append({"noise": noise, **{name: stack(padding, getattr(batch, name))[1:] for name in fields}})
+        batches.append({"noise": noise, **{name: stack_tokens(padding, getattr(batch, name))[1:] for name in fields}})
     config = {
         "vocab_size": 49408,
         "hidden_size": tower.width,
@@ -154,7 +90,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
         "bos_token_id": START,
         "eos_token_id": END,
     }
-    prepared = {"config": config, "batches": batches, "projection": projection.state_dict(), "learning_rate": RATE}
+    prepared = {"config": config, "batches": batches, "projection": run.projection.state_dict(), "learning_rate": RATE}
     torch.save(prepared | {"huggingface": write_state_dict(tower.state_dict(), "huggingface")}, folder / "prepared.pt")
 
 
@@ -162,16 +98,14 @@ class Explicit:
     """What the authors' step computes."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        self.frozen = TextTower.from_state_dict(torch.load(folder / "tower.pt", weights_only=True, mmap=True))
-        self.tower = copy.deepcopy(self.frozen)
-        self.frozen.requires_grad_(False)
-        self.projection = Phi(self.tower.features, self.tower.width).eval().requires_grad_(False)
-        self.projection.load_state_dict(torch.load(folder / "projection.pt", weights_only=True))
+        run = build_run(args, folder)
+        self.frozen, self.projection = run.tower, run.projection
+        self.tower = copy.deepcopy(run.tower).requires_grad_(True)
         self.batches = torch.load(folder / "prepared.pt", weights_only=True, mmap=True)["batches"]
         self.optimizer = torch.optim.AdamW(self.tower.parameters(), lr=RATE, weight_decay=0.01)
 
-    def take(self, number: int) -> float:
-        batch = self.batches[number]
+    def take(self, index: int) -> float:
+        batch = self.batches[index]
         with torch.no_grad():
             targets, _ = self.frozen.encode_with_hidden_states(torch.cat([batch["targets"], batch["references"]]))
             references, _ = self.frozen.encode_with_hidden_states(batch["references"])
@@ -186,61 +120,48 @@ class Explicit:
 
 
 class Ours:
-    """The step of a run; `work` counts its tokens and floating-point operations."""
+    """The step of a run; `cached` has the captions' features computed before."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        run = make_run(args, folder)
-        self.stepper = Stepper(run, make_accelerator(run.recipe))
-        self.passes, self.operations, self.width = 0, 0, run.tower.width
-        self.layers = len(run.tower.transformer.resblocks)
-        pack = packing.pack
+        run = build_run(args, folder)
+        self.trainer = Trainer(run, make_accelerator(run.recipe), build_engine)
+        engine = self.trainer._engine
+        if args.side == "cached":
+            for index in range(args.steps):
+                engine.frozen.features(engine.batches[index])
+        size = TOWERS[args.tower]
+        self.width = size.width
+        self.weights = 12 * size.width**2 * size.layers  # of all blocks
 
-        def counted(*given: Any) -> packing.Packing:
-            packed = pack(*given)
-            nodes, kinds, read = len(packed.kinds), len(packed.tokens), len(packed.ends)
-            passes = 3 if torch.is_grad_enabled() else 1
-            # In W² multiplications, attention left out; first, middle and last layers.
-            whole = 3 * kinds + 9 * nodes + 12 * nodes * (self.layers - 2) + 2 * nodes + 10 * read
-            self.passes += passes * nodes
-            self.operations += 2 * passes * whole * self.width**2
-            return packed
+    def take(self, index: int) -> float:
+        return self.trainer.take_step(index, RATE).item()
 
-        packing.pack = counted
-
-    def take(self, number: int) -> float:
-        self.passes = self.operations = 0
-        return self.stepper.take(number, RATE)
-
-    def shared(self, number: int) -> dict[str, float]:
-        """What is done for all steps of a window together, before the first of them: a step's share of it."""
-        here = window(number, self.stepper.windows.longest)
-        if number == here[0]:
-            self.passes = self.operations = 0
-            wall, cpu = time.perf_counter(), time.process_time()
-            self.stepper.windows.batch(number)
-            whole = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            whole |= {"passes": self.passes, "operations": self.operations}
-            self.share = {name: value / len(here) for name, value in whole.items()}
-        return self.share
+    def count_operations(self, index: int, cached: bool) -> int:
+        """Return the floating-point operations of a step's matrix products in blocks, attention left out."""
+        batch = self.trainer._engine.batches[index]
+        passes = 3 * int((batch.composed.subtree_ends < batch.composed.tokens.shape[1]).sum())
+        if not cached:
+            captions = self.trainer._engine.frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))
+            passes += int((captions.subtree_ends < captions.tokens.shape[1]).sum())
+        return 2 * passes * self.weights
 
 
 def side(args: argparse.Namespace) -> None:
     """Answer one line of stdin after the other: take that step."""
     torch.set_num_threads(args.threads)
     folder = Path(args.folder)
+    if args.side == "first epoch":
+        os.environ["RTD_PLUGIN_CACHE"] = str(folder / "empty")
     answers, sys.stdout = sys.stdout, sys.stderr
     taker = Explicit(args, folder) if args.side == "explicit" else Ours(args, folder)
     print(json.dumps({"ready": time.perf_counter() - BEGAN}), file=answers, flush=True)
     for line in sys.stdin:
-        shared = taker.shared(int(line)) if isinstance(taker, Ours) else {}
         wall, cpu = time.perf_counter(), time.process_time()
         loss = taker.take(int(line))
         answer = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "loss": loss}
-        if isinstance(taker, Ours):
-            answer |= {"passes": taker.passes, "operations": taker.operations}
-        answer |= {name: answer[name] + share for name, share in shared.items()}
         answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if isinstance(taker, Ours):
+            answer["operations"] = taker.count_operations(int(line), args.side == "cached")
             answer["matmul"] = matmul_peak(taker.width, args.threads)
         print(json.dumps(answer), file=answers, flush=True)
 
@@ -268,8 +189,8 @@ class Side:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = json.loads(self.process.stdout.readline())["ready"]
 
-    def take(self, number: int) -> None:
-        print(number, file=self.process.stdin, flush=True)
+    def take(self, index: int) -> None:
+        print(index, file=self.process.stdin, flush=True)
         self.answers.append(json.loads(self.process.stdout.readline()))
 
     def median(self, name: str) -> float:
@@ -286,19 +207,22 @@ def steps(args: argparse.Namespace) -> None:
         folder = Path(temporary)
         prepare(args, folder)
         os.environ |= {"OMP_NUM_THREADS": str(args.threads), "RTD_PLUGIN_CACHE": str(folder / "cache")}
-        open_token_store([Real(captions=args.captions, conditions=args.conditions).load()], LinCIR.prompt)
+        for cache in ("cache", "empty"):
+            os.environ["RTD_PLUGIN_CACHE"] = str(folder / cache)
+            open_token_store([PairedTexts(captions=args.captions, conditions=args.conditions).load()], LinCIR.prompt)
+        os.environ["RTD_PLUGIN_CACHE"] = str(folder / "cache")
         own = [sys.executable, __file__, "side", "--folder", temporary, *common(args)]
         commands = {} if args.without_explicit else {"explicit": [*own, "--side", "explicit"]}
         if args.authors:
             script = str(Path(__file__).with_name("authors_step.py"))
             commands["authors"] = [args.authors_python, script, args.authors, temporary, str(args.threads)]
-        commands |= {"first epoch": [*own, "--side", "ours"], "kept": [*own, "--side", "ours"]}
+        commands |= {name: [*own, "--side", name] for name in ("first epoch", "cached")}
         sides = {name: Side(command) for name, command in commands.items()}
-        for number in range(args.steps):
+        for index in range(args.steps):
             for one in sides.values():
-                one.take(number)
+                one.take(index)
             losses = {name: one.answers[-1]["loss"] for name, one in sides.items()}
-            print(f"step {number + 1}/{args.steps}: losses {losses}", file=sys.stderr, flush=True)
+            print(f"step {index + 1}/{args.steps}: losses {losses}", file=sys.stderr, flush=True)
         for one in sides.values():
             one.process.stdin.close()
             one.process.wait()
@@ -310,26 +234,22 @@ def report(args: argparse.Namespace, sides: dict[str, Side]) -> None:
     print(
         f"\n{args.tower}, {args.triplets} triplets, {args.threads} thread(s), fp32, medians of {args.steps - 1} steps\n"
     )
-    print(
-        "| side | s a step | CPU s | triplets/s | times explicit | times authors | token passes/s | of peak | peak MB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| side | s a step | CPU s | triplets/s | times explicit | times authors | of peak | peak MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, one in sides.items():
         wall, cpu = one.median("seconds"), one.median("cpu")
         peak = max(answer["peak_mb"] for answer in one.answers)
         ratios = [f"{one.times(sides[other]):.1f}" if other in sides else "" for other in ("explicit", "authors")]
-        passes = share = ""
-        if "passes" in one.answers[0]:
-            passes = f"{one.median('passes') / wall:,.0f}"
-            # Each step against the products right after it. Threads that wait for each other burn CPU time, of the
-            # same kind in the step and in the products.
+        share = ""
+        if "operations" in one.answers[0]:
+            # Each step against the products right after it: threads that wait burn CPU time in both.
             reached = statistics.median(
                 answer["operations"] / answer["cpu"] * args.threads / answer["matmul"] for answer in one.answers[1:]
             )
             share = f"{100 * reached:.0f} %"
         memory = f"{peak:,.0f} ({peak / max(answer['peak_mb'] for answer in sides[base].answers):.2f})"
         rate = f"{args.triplets / wall:.1f}"
-        print(f"| {' | '.join([name, f'{wall:.2f}', f'{cpu:.2f}', rate, *ratios, passes, share, memory])} |")
+        print(f"| {' | '.join([name, f'{wall:.2f}', f'{cpu:.2f}', rate, *ratios, share, memory])} |")
     reference = [answer["loss"] for answer in sides[base].answers]
     for name, one in sides.items():
         worst = max(abs(a["loss"] - b) / b for a, b in zip(one.answers, reference, strict=True))
@@ -349,8 +269,7 @@ def main() -> None:
     parser.add_argument("--triplets", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--captions")
-    parser.add_argument("--conditions")
+    add_text_options(parser)
     parser.add_argument("--authors", help="their repository, unpacked")
     parser.add_argument("--authors-python", default=sys.executable)
     parser.add_argument("--without-explicit", action="store_true", help="where memory is short: only with --authors")
