@@ -1,4 +1,4 @@
-"""The one family of errors that users see as a sentence instead of a traceback."""
+"""Errors that users see as a sentence instead of a traceback."""
 
 from rtd_plugin.printable import make_printable
 

@@ -17,10 +17,10 @@ SHORTEST_SECRET = 6  # characters; redacting shorter ones would hide words of or
 # C0 and C1 controls but tab and newline, DEL, line and paragraph separators, bidirectional embeddings, overrides and
 # isolates, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# What may stand between two characters of a wrapped or coloured secret: terminal sequences, raw or escaped already,
+# What can come between two characters of a wrapped or coloured secret: terminal sequences, raw or escaped already,
 # spaces, line breaks, controls and characters without width.
 _BETWEEN = r"(?:(?:\x1b|\\x1b|\\u001b)\[[0-9;]*[A-Za-z]|\\[rnt]|[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff])*?"
-# Of any server: tokens of the Authorization header, and user names and passwords in addresses.
+# Credentials of any server: tokens of the Authorization header, and user names and passwords in addresses.
 _CREDENTIALS = re.compile(
     r"""(?x)
     (?P<header> \b [Aa]uthorization \W{1,4} (?:[A-Za-z]+\s+)? ) [^\s"',;]+
@@ -32,9 +32,9 @@ _secrets: set[str] = set()
 
 
 def read_api_key() -> str | None:
-    """Return the API key of the environment, None if there is none, and redact it from now on.
+    """Return the API key of the environment or None, and redact it from now on.
 
-    Both variables are registered, also the one that is not used.
+    Both variables are registered, also the unused one.
     """
     keys = [key for key in map(os.environ.get, KEY_VARIABLES) if key]
     for key in keys:
@@ -49,19 +49,19 @@ def register_secret(secret: str) -> None:
 
 
 def holds_secret(text: str) -> bool:
-    """Return whether a text has a registered secret in it, in any encoding that `redact` knows."""
+    """Return whether a text contains a registered secret, in any encoding that `redact` knows."""
     return bool(_secrets and _pattern(frozenset(_secrets)).search(text))
 
 
 def redact(text: str) -> str:
     """Replace registered secrets, and credentials in headers and addresses, by `[redacted]`.
 
-    A secret is found as it is, percent-encoded, escaped as in JSON or `repr`, in base64 (also as a part of what was
+    A secret is found unchanged, percent-encoded, escaped as in JSON or `repr`, in base64 (also as a part of what was
     encoded), and broken by spaces, line breaks or terminal sequences.
     """
     if _secrets:
         text = _pattern(frozenset(_secrets)).sub(REDACTED, text)
-    return _CREDENTIALS.sub(lambda match: (match[match.lastgroup] or "") + REDACTED, text)
+    return _CREDENTIALS.sub(lambda match: match[str(match.lastgroup)] + REDACTED, text)
 
 
 def make_printable(text: str) -> str:
@@ -95,7 +95,7 @@ def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """The ways in which a server may write a secret."""
+    """Return the ways in which a server may write a secret."""
     quoted = {urllib.parse.quote(secret, safe=""), urllib.parse.quote(secret), urllib.parse.quote_plus(secret)}
     lower = {re.sub("%..", lambda match: match[0].lower(), form) for form in quoted}
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
@@ -104,7 +104,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def _base64_forms(secret: str) -> set[str]:
-    """The characters of base64 that depend on the secret alone, at each of three offsets (RFC 4648, section 4)."""
+    """Return the characters of base64 that depend on the secret alone, at three offsets (RFC 4648, section 4)."""
     content = secret.encode("utf-8", "surrogateescape")
     forms = set()
     for offset in range(3):

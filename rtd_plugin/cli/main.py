@@ -3,12 +3,13 @@
 import importlib
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from rtd_plugin.cli.console import clean_messages, print_failure, print_text
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, UsageError
 
 COMMANDS = {
     "train": "Tune a text encoder: the main job.",
@@ -25,7 +26,7 @@ COMMANDS = {
 
 
 class CommandLine(click.Group):
-    """Knows each command's name and one line of help, and turns errors into a sentence and an exit code."""
+    """The group of `COMMANDS`, which turns errors into a sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,12 +41,13 @@ class CommandLine(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
-        """Run as click does, but print errors through the one place that prints."""
+        """Run as click does, but print errors through `console`, the one module that prints."""
+        run: Callable[..., Any] = super().main
         with clean_messages():
             if not standalone_mode:
-                return super().main(*args, standalone_mode=False, **options)
+                return run(*args, standalone_mode=False, **options)
             try:
-                code = super().main(*args, standalone_mode=False, **options)  # commands return no value of their own
+                code = run(*args, standalone_mode=False, **options)  # 0 or None, or that of `Context.exit`
             except click.ClickException as error:
                 print_failure(error)
                 code = error.exit_code
@@ -62,15 +64,21 @@ class CommandLine(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 print_text(traceback.format_exc(), stderr=True)
-            raise _failure(error) from error
+            raise _convert(error) from error
 
 
-def _failure(error: Exception) -> click.ClickException:
+class UsageFailure(click.ClickException):
+    """A `UsageError` as click shows it, with exit code 2."""
+
+    exit_code = UsageError.exit_code
+
+
+def _convert(error: Exception) -> click.ClickException:
+    if isinstance(error, UsageError):
+        return UsageFailure(str(error))
     if isinstance(error, RTDError):
-        failure = click.ClickException(str(error))
-        failure.exit_code = error.exit_code
-        return failure
-    # Nobody foresaw it: the sentence can only say where to look.
+        return click.ClickException(str(error))
+    # Not foreseen: the sentence can only say where to look.
     return click.ClickException(f"unexpected {type(error).__name__}: {error} (rtd-plugin --debug … shows where)")
 
 

@@ -20,7 +20,7 @@ from rtd_plugin.errors import RTDError
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, as a.b=value."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="The run's folder. Default: a new one in ./runs.")
-@click.option("--resume", is_flag=True, help="Go on from the latest checkpoint of --output, or of the newest run.")
+@click.option("--resume", is_flag=True, help="Resume from the latest checkpoint of --output, or of the newest run.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(as_json: bool, **options: Any) -> None:
     """Tune CLIP's text encoder for composed queries, on text triplets alone.

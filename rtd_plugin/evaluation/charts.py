@@ -103,5 +103,5 @@ def _round_up(highest: float) -> float:
 
 
 def _place_ticks(highest: float) -> list[float]:
-    steps = 4 if highest in (1, 2, 20, 40, 80) else 5
+    steps = {1: 4, 2: 4, 20: 4, 40: 4, 60: 3, 80: 4}.get(int(highest), 5)
     return [highest * step / steps for step in range(steps + 1)]

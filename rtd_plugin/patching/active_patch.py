@@ -41,7 +41,7 @@ class ActivePatch:
         self.manifest = manifest
         self.composed_queries = 0
         self._functions: dict[tuple[str | None, str], list[PatchedFunction]] = {}  # by file and qualified name
-        for patched in (*manifest.points, *manifest.shims):
+        for patched in _list_functions(manifest):
             self._functions.setdefault((patched.file, _qualified_name(patched)), []).append(patched)
         self._replacements: list[Replacement] = []
         self._encoder: HostEncoder | None = None
@@ -68,7 +68,7 @@ class ActivePatch:
         except RTDError:
             self.stop()
             raise
-        for patched in (*self.manifest.points, *self.manifest.shims):
+        for patched in _list_functions(self.manifest):
             for module_name in patched.modules:
                 if module_name not in sys.modules:
                     hook.add(module_name, host, functools.partial(_replace_imported, host))
@@ -100,7 +100,7 @@ class ActivePatch:
         """Call a replaced function, given by file and qualified name."""
         function = original
         for patched in self._functions.get(key, ()):
-            run = self._compose if isinstance(patched, PatchedPoint) else self._repair
+            run: Function = self._compose if isinstance(patched, PatchedPoint) else self._repair
             function = functools.wraps(function)(functools.partial(run, patched, function))
         return function(*args, **kwargs)
 
@@ -186,6 +186,10 @@ def _call(host: str, key: tuple[str | None, str], original: Function, *args: Any
 def _replace_imported(host: str, module: ModuleType) -> None:
     if host in _active:
         _active[host].replace_in(module)
+
+
+def _list_functions(manifest: Manifest) -> list[PatchedFunction]:
+    return [*manifest.points, *manifest.shims]
 
 
 def _qualified_name(patched: PatchedFunction) -> str:

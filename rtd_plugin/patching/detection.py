@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
@@ -173,10 +174,12 @@ class _Source:
 def _format_signature(function: ast.FunctionDef) -> str:
     """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`."""
     arguments, parameter = function.args, inspect.Parameter
-    positional = [(a, parameter.POSITIONAL_ONLY) for a in arguments.posonlyargs]
+    positional: list[tuple[ast.arg, Any]] = [(a, parameter.POSITIONAL_ONLY) for a in arguments.posonlyargs]
     positional += [(a, parameter.POSITIONAL_OR_KEYWORD) for a in arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    rows = [(a.arg, form, default) for (a, form), default in zip(positional, defaults, strict=True)]
+    rows: list[tuple[str, Any, ast.expr | None]] = [
+        (a.arg, form, default) for (a, form), default in zip(positional, defaults, strict=True)
+    ]
     if arguments.vararg:
         rows.append((arguments.vararg.arg, parameter.VAR_POSITIONAL, None))
     keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)

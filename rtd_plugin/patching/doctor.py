@@ -111,7 +111,11 @@ def examine(host: Host) -> Diagnosis:
 def _examine_point(host: Host, found: FoundPoint) -> PointReport:
     point = found.point
     if point.example is None:
-        result = {"outcome": "unchecked", "difference": None, "message": "the adapter has no example for it"}
+        result: dict[str, Any] = {
+            "outcome": "unchecked",
+            "difference": None,
+            "message": "the adapter has no example for it",
+        }
     else:
         names = (str(host.root), point.file, point.modules[0], point.name)
         functions = (format_reference(point.read), format_reference(point.example))

@@ -34,6 +34,7 @@ def import_function(reference: str) -> Function:
     """
     module, _, name = reference.partition(":")
     try:
-        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        holder: Any = importlib.import_module(module)
+        return functools.reduce(getattr, name.split("."), holder)
     except (ImportError, AttributeError) as error:
         raise RTDError(f"the patch needs {reference}, which cannot be imported here ({error})") from error

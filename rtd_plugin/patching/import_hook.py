@@ -39,7 +39,7 @@ class ImportHook:
             spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):  # a namespace package may have no loader
-                    spec.loader = _Loader(spec.loader, self)
+                    spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]  # passes for a loader
                 return spec
         return None
 

@@ -84,7 +84,8 @@ class PendingLosses:
             if self._accelerator.is_main_process:
                 report = StepReport(step, loss, speed)
                 get_plugin_manager().hook.rtd_step_ended(run=self._run, report=report)
-        return interrupted > 0
+        # Alone, also if a plugin was interrupted; several processes must agree.
+        return interrupted > 0 or (self._accelerator.num_processes == 1 and self._is_interrupted())
 
     def _name_batches(self, step: int) -> str:
         count = self._run.recipe.accumulation

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rtd_plugin.training.interrupts import interrupts
+from rtd_plugin.training.interrupts import catch_interrupts
 from rtd_plugin.training.loop import Interrupted
 
 
@@ -39,7 +39,7 @@ def test_a_signal_in_the_last_step_changes_nothing(trained):
 
 def test_a_second_ctrl_c_stops_at_once():
     handler = signal.getsignal(signal.SIGINT)  # where a shell started this in the background, one that ignores it
-    with pytest.raises(KeyboardInterrupt), interrupts() as interrupted:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), catch_interrupts() as interrupted:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
         os.kill(os.getpid(), signal.SIGINT)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.training.metrics import MetricsLog, flat, selected
+from rtd_plugin.training.metrics import MetricsLog, flatten, select_metric
 
 LINES = ['{"step": 0, "validation": {}}', '{"step": 1, "loss": 3.5}', '{"step": 2, "loss": 3.25}', '{"step": 3}']
 
@@ -72,15 +72,15 @@ def test_a_file_that_cannot_be_written(tmp_path, accelerator):
 
 def test_selected():
     metrics = {"recall_at_1": 40, "seen": {"recall_at_1": 50.5, "odd": math.nan, "text": "x"}}
-    assert selected(metrics, "recall_at_1") == 40.0
-    assert selected(metrics, "seen.recall_at_1") == 50.5
+    assert select_metric(metrics, "recall_at_1") == 40.0
+    assert select_metric(metrics, "seen.recall_at_1") == 50.5
     for name in ("seen", "recall_at_2", "seen.recall_at_2", "recall_at_1.seen", ""):
         with pytest.raises(RTDError, match=rf"no metric '{name}'; found recall_at_1, seen.recall_at_1, seen.odd"):
-            selected(metrics, name)
+            select_metric(metrics, name)
     for name, value in (("seen.odd", "nan"), ("seen.text", "'x'")):
         with pytest.raises(RTDError, match=f"validation.select: the metric {name} is {value}"):
-            selected(metrics, name)
+            select_metric(metrics, name)
 
 
 def test_flat():
-    assert dict(flat({"a": 1, "b": {"c": [2, {"d": None}]}})) == {"a": 1, "b.c.0": 2, "b.c.1.d": None}
+    assert dict(flatten({"a": 1, "b": {"c": [2, {"d": None}]}})) == {"a": 1, "b.c.0": 2, "b.c.1.d": None}

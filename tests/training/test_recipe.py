@@ -254,8 +254,8 @@ def test_resumed_recipe_changes_only_what_may_change(read, tmp_path):
     assert resumed.projection == began.projection
     with pytest.raises(UsageError, match="cannot resume with another batch_size than it began with \\(128\\)"):
         resumed_recipe(tmp_path / "run", ("batch_size=9",), None)
-    with pytest.raises(UsageError, match="another optimizer"):
-        resumed_recipe(tmp_path / "run", ("optimizer.learning_rate=1",), None)
+    with pytest.raises(UsageError, match="another objective"):
+        resumed_recipe(tmp_path / "run", ("objective.temperature=1",), None)
 
 
 def test_a_shipped_recipe_says_what_it_needs():
