@@ -102,7 +102,8 @@ def _make_bad_checkpoints(adapter: Adapter, state: Mapping[str, Tensor]) -> Iter
     for key, weight in state.items():
         rest: dict[str, Any] = {name: value for name, value in state.items() if name != key}
         yield f"a checkpoint without {key}", adapter.projection_checkpoint(rest)
-        yield f"a checkpoint whose {key} is not a tensor", adapter.projection_checkpoint({**rest, key: 3})
+        not_a_tensor: Any = 3
+        yield f"a checkpoint whose {key} is not a tensor", adapter.projection_checkpoint({**rest, key: not_a_tensor})
         yield f"a checkpoint whose {key} is empty", adapter.projection_checkpoint({**rest, key: weight.flatten()[:0]})
     extended = {**state, "one.weight.more": torch.zeros(1)}
     yield "a checkpoint with an additional weight", adapter.projection_checkpoint(extended)
