@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from rtd_adapters.lincir import LinCIR, Phi
+from rtd_adapters.lincir import LinCIR
+from rtd_adapters.phi import Phi
 
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.fingerprint import probe
