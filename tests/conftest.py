@@ -32,8 +32,8 @@ def _seeded():
 
 
 @pytest.fixture(scope="session")
-def randomised():
-    """Gives a module weights that all matter: `randomised(module, seed=0)`."""
+def randomise():
+    """Gives a module weights that all matter: `randomise(module, seed=0)`."""
     from rtd_plugin.testing.fixtures import randomise
 
     return randomise
