@@ -31,7 +31,7 @@ def open_benchmark(name, folder, **options):
 
 @pytest.fixture
 def folder(tmp_path, write_dataset):
-    """A function that writes a benchmark beside `private/secret.jpg`, which is not part of it, and returns its folder."""
+    """A function that writes a benchmark beside a foreign `private/secret.jpg`, and returns its folder."""
     (tmp_path / "private").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "private/secret.jpg")
 
