@@ -61,13 +61,13 @@ def miniatures():
     return [path.stem for path in sorted(FOLDER.glob("*-miniature*.yaml"))]
 
 
-def test_there_is_one_for_every_adapter_and_backbone():
+def test_there_is_a_recipe_for_every_adapter_and_backbone():
     assert set(RECIPES) == {path.stem for path in FOLDER.glob("*.yaml")} - set(miniatures())
     assert set(RECIPES) | set(miniatures()) <= plugins.list_recipes().keys()
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_published_setting_under_its_name(name):
+def test_recipes_have_the_published_setting(name):
     values = read(name).to_dict()
     adapter, backbone = name.split("-", 1)
     model, tag = BACKBONES[backbone]
@@ -91,14 +91,14 @@ def test_miniatures_are_complete(name):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Of a text tower whose width any of the backbones' numbers of heads divides."""
+    """Weights of a text tower whose width is divisible by each backbone's number of heads."""
     path = tmp_path_factory.mktemp("weights") / "clip.pt"
     torch.save(TextTower(width=240, heads=8, layers=1).half().state_dict(), path)
     return path
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_activation_is_the_one_of_the_tag(backbone, weights, monkeypatch):
+def test_the_activation_is_that_of_the_tag(backbone, weights, monkeypatch):
     """open_clip has the tag for the architecture, and both say what activation its weights need."""
     monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda _: weights)
     model, tag = BACKBONES[backbone]
