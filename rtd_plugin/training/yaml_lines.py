@@ -1,4 +1,4 @@
-"""YAML that knows its lines: safe loading that refuses a key given twice, and where a value stands."""
+"""Safe YAML loading that refuses duplicate keys, and the line of a value."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from rtd_plugin.errors import UsageError
 
 
 class NotYAML(ValueError):
-    """What is wrong with a text, and the line it is in, counted from 1."""
+    """A problem in a text, with its line, counted from 1."""
 
     def __init__(self, problem: str, line: int):
         super().__init__(problem)
@@ -17,14 +17,14 @@ class NotYAML(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; of a key given twice, which is a slip of the pen, that one would take the later."""
+    """PyYAML's safe loader, but for duplicate keys, of which it would take the later one."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
             keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """The value that a YAML text stands for.
+    """Return the value of a YAML text.
 
     Raises:
         NotYAML: the text is broken, gives a key twice, or asks for an object that is not plain data.
