@@ -62,7 +62,7 @@ def miniatures():
     return [path.stem for path in sorted(FOLDER.glob("miniature/*.yaml"))]
 
 
-def test_there_is_one_for_every_adapter_and_backbone():
+def test_there_is_a_recipe_for_every_adapter_and_backbone():
     shipped = {name for name, recipe in plugins.list_recipes().items() if recipe.path.is_relative_to(FOLDER)}
     assert shipped == {*RECIPES, *miniatures()}
     assert len(miniatures()) == len(ADAPTERS)
@@ -74,7 +74,7 @@ def test_published_recipes_differ_only_in_adapter_and_comments():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_published_setting_under_its_name(name):
+def test_recipes_have_the_published_setting(name):
     values = read(name).to_dict()
     adapter, backbone = name.split("-", 1)
     model, tag = BACKBONES[backbone]

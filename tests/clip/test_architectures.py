@@ -54,12 +54,12 @@ def test_names_and_shapes_are_open_clips(model, tag):
 
 @pytest.mark.parametrize(("model", "tag"), BACKBONES)
 @pytest.mark.slow
-def test_features_at_full_depth_are_open_clips(model, tag, randomised, tmp_path, monkeypatch):
+def test_features_at_full_depth_are_open_clips(model, tag, randomise, tmp_path, monkeypatch):
     """As deep and with as many heads, each of them narrow."""
     config = open_clip.get_model_config(model)
     text = {**config["text_cfg"], "width": HEAD_WIDTH * config["text_cfg"]["heads"]}
     config = {**config, "embed_dim": 64, "vision_cfg": VISION, "text_cfg": text}
-    clip = randomised(open_clip.CLIP(**{**config, "quick_gelu": QUICK_GELU[tag]}))
+    clip = randomise(open_clip.CLIP(**{**config, "quick_gelu": QUICK_GELU[tag]}))
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
     monkeypatch.setattr(open_clip, "get_model_config", {model: config}.get)
     tower = Backbone(model, tag, tmp_path / "clip.pt").load_text_tower()

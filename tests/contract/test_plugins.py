@@ -342,6 +342,28 @@ def test_imports_run_one_way():
     assert not wrong
 
 
+def test_the_command_line_imports_only_workflows_and_what_messages_need():
+    allowed = {"cli", "workflows", "contract", "errors", "printable", "progress"}
+    wrong = [
+        f"{file.relative_to(SOURCE)} imports {module}"
+        for file in (SOURCE / "cli").rglob("*.py")
+        for module in imports(ast.parse(file.read_text()))
+        if module.startswith("rtd_plugin.") and module.split(".")[1] not in allowed
+    ]
+    assert not wrong
+
+
+def test_only_the_command_line_imports_its_libraries():
+    """Workflows are the Python interface: they neither parse arguments nor print."""
+    importing = {
+        file.relative_to(SOURCE).parts[0]
+        for file in sources()
+        for module in imports(ast.parse(file.read_text()))
+        if module.split(".")[0] in ("click", "rich")
+    }
+    assert importing == {"cli"}
+
+
 def test_the_order_lists_every_package():
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert packages <= {"torchscript", *ORDER}  # torchscript counts as one of the root modules
