@@ -51,13 +51,13 @@ def rounded(module):
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, randomised) -> Files:
+def files(tmp_path_factory, randomise) -> Files:
     folder = tmp_path_factory.mktemp("files")
-    clip = rounded(randomised(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
+    clip = rounded(randomise(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
     torch.save(clip.state_dict(), folder / "clip.pt")
     base = TextTower.from_state_dict(clip.state_dict()).eval().requires_grad_(False)
-    tuned = rounded(randomised(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
-    other = randomised(TextTower.from_state_dict(clip.state_dict()), seed=2)
+    tuned = rounded(randomise(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
+    other = randomise(TextTower.from_state_dict(clip.state_dict()), seed=2)
 
     def info(origin: TextTower, name: str) -> TextEncoderInfo:
         return TextEncoderInfo(

@@ -53,7 +53,7 @@ SEARLE_POINT = next(parameter for parameter in POINTS if parameter.values[0][0] 
 
 
 @pytest.fixture
-def case(host, patched, request, tmp_path, randomised):
+def case(host, patched, request, tmp_path, randomise):
     """A host, one of its composition points, and a patch whose weights are another tower for the point's example."""
 
     class Case:
@@ -65,12 +65,12 @@ def case(host, patched, request, tmp_path, randomised):
             sys.path.insert(0, str(folder))
             self.module = self.import_()
             self.arguments = self.point.example(self.module)
-            randomised(self.arguments[0])
+            randomise(self.arguments[0])
             with torch.no_grad():
                 self.own = self.function()(*self.arguments)
             self.composition = self.point.read(*self.arguments)
             tuned = copy_text_tower(self.composition.model, None, None)
-            randomised(tuned, seed=5)
+            randomise(tuned, seed=5)
             save_file(tuned.state_dict(), tmp_path / "tuned.safetensors")
             heads = tuned.heads
             tuned = TextTower.from_state_dict(tuned.state_dict(), heads=heads).eval()
