@@ -274,7 +274,7 @@ def test_missing_options_are_named(rtd, files, write_dataset, tmp_path):
         (["--adapter", "lincir"], "no backbone is named: pass --model and --pretrained, or --checkpoint"),
         (["--adapter", "lincir", "--model", "ViT-B-32"], "no projection is named: pass --projection FILE"),
         (["--recipe", "none.yaml"], "none.yaml: no such recipe file"),
-        (["--recipe", "lincir-vit-l-14"], "lincir-vit-l-14.yaml: no projection: pass --projection FILE"),
+        (["--recipe", "lincir-vit-l-14"], "recipes/lincir.yaml: no projection: pass --projection FILE"),
     ):
         done = rtd("evaluate", "--benchmark", "folder", "--data", "x", *options)
         assert done.exit_code == 2

@@ -1,5 +1,6 @@
 """The architectures of open_clip: the text towers of the shipped recipes at full size, and those that are refused."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import open_clip
 import pytest
 import rtd_recipes
 import torch
-import yaml
 
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import tokenize
@@ -16,9 +16,8 @@ from rtd_plugin.errors import RTDError
 
 
 def shipped_backbones():
-    recipes = [yaml.safe_load(path.read_text()) for path in Path(rtd_recipes.__file__).parent.glob("*.yaml")]
-    backbones = [recipe["backbone"] for recipe in recipes]
-    return sorted({(each["model"], each["pretrained"]) for each in backbones if each.get("pretrained")})
+    backbones = json.loads((Path(rtd_recipes.__file__).parent / "backbones.json").read_text())
+    return sorted((backbone["model"], backbone["pretrained"]) for backbone in backbones.values())
 
 
 BACKBONES = shipped_backbones()

@@ -14,6 +14,7 @@ import pytest
 import rtd_plugin
 from rtd_plugin import contract
 from rtd_plugin.contract import Adapter, Prompt, hookimpl, plugins
+from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 
 SOURCE = Path(rtd_plugin.__file__).parent
@@ -214,7 +215,7 @@ def test_hook_rtd_recipe_folders(install, tmp_path):
             return [self.folder]
 
     install(first=Plugin("a"))
-    assert plugins.list_recipes() == {"quick": tmp_path / "a" / "quick.yaml"}
+    assert plugins.list_recipes() == {"quick": RecipeFile(tmp_path / "a" / "quick.yaml", "quick")}
     install(second=Plugin("b"))
     with pytest.raises(RTDError, match="two plugins register the recipe 'quick'"):
         plugins.list_recipes()
