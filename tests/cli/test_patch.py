@@ -57,12 +57,16 @@ def test_options(rtd, finished, host, tmp_path):
 
 def test_json(rtd, finished, host, tmp_path):
     host("lincir")
-    found = json.loads(rtd("patch", "code", "--weights", finished, "--json").stdout)
-    assert found["patch"] == f"{tmp_path}/code-rtd-patch"
-    assert found["adapter"] == "lincir"
-    assert [point["file"] for point in found["points"]] == ["encode_with_pseudo_tokens.py", "genecis/eval_functions.py"]
-    assert found["weights"]["base"] == "model"
-    assert found["next"][0] == f"cd {tmp_path}/code"
+    result = json.loads(rtd("patch", "code", "--weights", finished, "--json").stdout)
+    assert result["patch"] == f"{tmp_path}/code-rtd-patch"
+    assert result["adapter"] == "lincir"
+    files = [point["file"] for point in result["points"]]
+    assert files == [
+        "encode_with_pseudo_tokens.py",
+        "genecis/eval_functions.py",
+    ]
+    assert result["weights"]["base"] == "model"
+    assert result["next"][0] == f"cd {tmp_path}/code"
     assert json.loads(rtd("patch", "code", "--remove", "--json").stdout) == {"removed": f"{tmp_path}/code-rtd-patch"}
     assert not (tmp_path / "code-rtd-patch").exists()
 
@@ -102,19 +106,19 @@ def test_nothing_is_written_when_it_fails(rtd, finished, host, tmp_path):
 
 def test_hook_rtd_host_patched(rtd, finished, host, tmp_path):
     host("searle")
-    told = []
+    manifests = []
 
-    class Told:
+    class Recorder:
         @hookimpl
         def rtd_host_patched(self, manifest):
             assert read_manifest(manifest.folder) == manifest
-            told.append(manifest)
+            manifests.append(manifest)
 
-    with plugins.use_plugins(Told()):
+    with plugins.use_plugins(Recorder()):
         rtd("patch", "code", "--weights", finished, "--blend", "3")
-        assert told == []
+        assert manifests == []
         rtd("patch", "code", "--weights", finished)
-    (manifest,) = told
+    (manifest,) = manifests
     assert isinstance(manifest, Manifest)
     assert manifest.folder == tmp_path / "code-rtd-patch"
 
@@ -128,13 +132,13 @@ def test_doctor_finds_the_lost_causal_mask(rtd, host, tmp_path):
     )
     done = rtd("doctor", "code", "--json")
     assert done.exit_code == 1
-    found = json.loads(done.stdout)
-    assert (found["right"], found["adapter"]) == (False, "lincir")
-    assert {point["outcome"] for point in found["points"]} == {"wrong"}
-    assert min(point["difference"] for point in found["points"]) > 0.1
-    assert [fault["package"] for fault in found["known_faults"]] == ["transformers"]
-    assert found["missing_packages"] == {"no_such_package": ["extra.py"]}
-    assert [shim["name"] for shim in found["shims"]] == ["causal-mask"]
+    result = json.loads(done.stdout)
+    assert (result["right"], result["adapter"]) == (False, "lincir")
+    assert {point["outcome"] for point in result["points"]} == {"wrong"}
+    assert min(point["difference"] for point in result["points"]) > 0.1
+    assert [fault["package"] for fault in result["known_faults"]] == ["transformers"]
+    assert result["missing_packages"] == {"no_such_package": ["extra.py"]}
+    assert [shim["name"] for shim in result["shims"]] == ["causal-mask"]
 
 
 def test_doctor_of_hosts_that_are_right(rtd, host, tmp_path):
