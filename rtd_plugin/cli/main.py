@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": "Measure retrieval before and after on a benchmark.",
     "search": "Find images in a folder by a reference image and a condition.",
     "patch": "Put a tuned text encoder under a host, without editing it.",
-    "run": "Run a command with a patch in force.",
+    "run": "Run a command with an active patch.",
     "doctor": "Examine a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
     "triplets": "Make, check and describe text triplets.",

@@ -13,7 +13,7 @@ Callback = Callable[[ModuleType], None]
 
 
 class ImportHook:
-    """A finder of `sys.meta_path` that leaves finding to the others, and calls back after the import."""
+    """A finder of `sys.meta_path` that finds by the other finders, and calls back after the import."""
 
     def __init__(self) -> None:
         self._callbacks: dict[str, dict[str, Callback]] = {}  # by module name and key
@@ -45,7 +45,7 @@ class ImportHook:
 
 
 class _Loader:
-    """A module's own loader, with a call of the hook after `exec_module`."""
+    """Wraps a module's loader and calls the hook after `exec_module`."""
 
     def __init__(self, loader: Any, hook: ImportHook):
         self._loader = loader
@@ -58,7 +58,7 @@ class _Loader:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module shall look as if it had been imported without the hook.
+        # The module must look as if it had been imported without the hook.
         spec = module.__spec__
         module.__loader__ = self._loader
         if spec is not None:

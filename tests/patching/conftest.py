@@ -79,61 +79,61 @@ def files(tmp_path_factory, randomised) -> Files:
 
 
 @pytest.fixture
-def host(tmp_path) -> Callable[[str], Path]:
+def copy_host(tmp_path) -> Callable[[str], Path]:
     """A fresh copy of a miniature host, in a folder whose name says nothing."""
 
-    def host(name: str) -> Path:
+    def copy_host(name: str) -> Path:
         number = len(list(tmp_path.glob("checkout *")))
         return shutil.copytree(HOSTS / name, tmp_path / f"checkout {number}")
 
-    return host
+    return copy_host
 
 
 @pytest.fixture
-def patched(tmp_path, files, host) -> Callable[..., Manifest]:
+def patch_host(tmp_path, files, copy_host) -> Callable[..., Manifest]:
     """Patches a host, given by name or folder."""
 
-    def patched(name: str | Path, weights: Path | None = None, folder: str = "patch", **settings) -> Manifest:
-        root = host(name) if isinstance(name, str) else name
+    def patch_host(name: str | Path, weights: Path | None = None, folder: str = "patch", **settings) -> Manifest:
+        root = copy_host(name) if isinstance(name, str) else name
         found = find_host(root, plugins.list_adapters().values())
         return write_patch(tmp_path / folder, found, read_weights(weights or files.run), **settings)
 
-    return patched
+    return patch_host
 
 
 @pytest.fixture
-def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a command in the test's folder or another, with this environment's programs first."""
 
-    def command(*words: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run_command(*words: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         own["PYTHONWARNINGS"] = "ignore"  # clip's own, of pkg_resources
-        for name in ("PYTHONPATH", "RTD_PLUGIN_TALLY"):
+        for name in ("PYTHONPATH", "RTD_PLUGIN_USAGE_LOG"):
             own.pop(name, None)
         arguments = list(map(str, words))
         return subprocess.run(
             arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, check=False
         )
 
-    return command
+    return run_command
 
 
 @pytest.fixture
-def rtd(command) -> Callable[..., subprocess.CompletedProcess[str]]:
+def rtd(run_command) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command line as a process of its own."""
-    return lambda *words, **more: command(sys.executable, "-m", "rtd_plugin", *words, **more)
+    return lambda *words, **more: run_command(sys.executable, "-m", "rtd_plugin", *words, **more)
 
 
 @pytest.fixture
-def python(tmp_path) -> Callable[[str], list[str]]:
+def write_program(tmp_path) -> Callable[[str], list[str]]:
     """A command that runs a program in a file of the test's folder."""
 
-    def python(program: str, name: str = "program.py") -> list[str]:
+    def write_program(program: str, name: str = "program.py") -> list[str]:
         (tmp_path / name).write_text(program)
         return [sys.executable, str(tmp_path / name)]
 
-    return python
+    return write_program
 
 
 @pytest.fixture(autouse=True)

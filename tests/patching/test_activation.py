@@ -53,12 +53,12 @@ SEARLE_POINT = next(parameter for parameter in POINTS if parameter.values[0][0] 
 
 
 @pytest.fixture
-def case(host, patched, request, tmp_path, randomised):
+def case(copy_host, patch_host, request, tmp_path, randomised):
     """A host, one of its composition points, and a patch whose weights are another tower for the point's example."""
 
     class Case:
         name, point, module_name = request.param
-        root = host(name)
+        root = copy_host(name)
 
         def __init__(self):
             folder = (self.root / self.point.file).parents[self.module_name.count(".")]
@@ -78,7 +78,7 @@ def case(host, patched, request, tmp_path, randomised):
             assert (self.tuned - self.own).abs().max() > 0.1
             # Repaired, LinCIR's own function is another one.
             shims = [shim.name for shim in plugins.find_adapter(self.name).shims]
-            self.patch = patched(self.root, weights=tmp_path / "tuned.safetensors", without_shims=shims)
+            self.patch = patch_host(self.root, weights=tmp_path / "tuned.safetensors", without_shims=shims)
             self.forget()
 
         def import_(self):
@@ -155,8 +155,8 @@ def test_context_managers(case):
 
 
 @searle
-def test_two_patches_of_one_host(case, patched, tmp_path):
-    other = patched(case.root, weights=tmp_path / "tuned.safetensors", folder="other", blend=0.0)
+def test_two_patches_of_one_host(case, patch_host, tmp_path):
+    other = patch_host(case.root, weights=tmp_path / "tuned.safetensors", folder="other", blend=0.0)
     case.import_()
     with rtd_plugin.activate(case.patch.folder):
         with pytest.raises(RTDError, match=r"other: another patch of .* is active, .*patch: deactivate it first"):
@@ -219,8 +219,8 @@ def test_what_cannot_be_activated(case, tmp_path):
 
 
 @searle
-def test_a_host_stands_for_the_patch_beside_it(case, patched, tmp_path):
-    patched(case.root, weights=tmp_path / "tuned.safetensors", folder=f"{case.root.name}-rtd-patch")
+def test_a_host_stands_for_the_patch_beside_it(case, patch_host, tmp_path):
+    patch_host(case.root, weights=tmp_path / "tuned.safetensors", folder=f"{case.root.name}-rtd-patch")
     case.import_()
     for folder in (case.root, case.root / "src"):
         with rtd_plugin.activate(folder):

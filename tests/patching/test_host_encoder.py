@@ -24,8 +24,8 @@ def model(files):
 
 
 @pytest.fixture
-def encoder(patched):
-    return lambda weights=None, **settings: HostEncoder(patched("searle", weights, **settings))
+def encoder(patch_host):
+    return lambda weights=None, **settings: HostEncoder(patch_host("searle", weights, **settings))
 
 
 @pytest.fixture

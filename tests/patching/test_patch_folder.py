@@ -20,8 +20,8 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_manifest_comes_back(patched, files):
-    manifest = patched("searle", blend=0.5, force=True)
+def test_the_manifest_comes_back(patch_host, files):
+    manifest = patch_host("searle", blend=0.5, force=True)
     assert names(manifest.folder) == ["activate", "activate.fish", "manifest.json", "site/sitecustomize.py"]
     assert read_manifest(manifest.folder) == manifest
     (point,) = manifest.points
@@ -35,48 +35,48 @@ def test_the_manifest_comes_back(patched, files):
     assert "@SITE@" not in "".join(path.read_text() for path in manifest.folder.glob("activate*"))
 
 
-def test_shims_that_are_switched_off_are_not_in_it(patched):
-    manifest = patched("pic2word", without_shims=["gallery-names"])
+def test_shims_that_are_switched_off_are_not_in_it(patch_host):
+    manifest = patch_host("pic2word", without_shims=["gallery-names"])
     assert [shim.name for shim in manifest.shims] == ["distributed", "swallowed-errors"]
     assert manifest.shims[0].repair == "rtd_adapters.pic2word_shims:set_distributed"
 
 
-def test_a_patch_is_replaced_and_nothing_else_is(patched, host, tmp_path):
-    root = host("searle")
-    patched(root)
-    assert patched(root, blend=0.5).blend == read_manifest(tmp_path / "patch").blend == 0.5
+def test_a_patch_is_replaced_and_nothing_else_is(patch_host, copy_host, tmp_path):
+    root = copy_host("searle")
+    patch_host(root)
+    assert patch_host(root, blend=0.5).blend == read_manifest(tmp_path / "patch").blend == 0.5
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(UsageError, match="mine: exists and is not a patch folder"):
-        patched(root, folder="mine")
+        patch_host(root, folder="mine")
     assert names(tmp_path / "mine") == ["notes.txt"]
     with pytest.raises(UsageError, match="lies inside the host, which is never written to"):
-        patched(root, folder=f"{root.name}/patch")
+        patch_host(root, folder=f"{root.name}/patch")
 
 
 @pytest.mark.parametrize("blend", [-0.1, 1.1, float("nan")])
-def test_a_blend_beyond_the_two(patched, blend):
+def test_a_blend_beyond_the_two(patch_host, blend):
     with pytest.raises(UsageError, match="is not between 0"):
-        patched("searle", blend=blend)
+        patch_host("searle", blend=blend)
 
 
-def test_removing(patched, tmp_path):
-    folder = patched("searle").folder
+def test_removing(patch_host, tmp_path):
+    folder = patch_host("searle").folder
     (folder / "site/__pycache__").mkdir()
     (folder / "notes.txt").touch()
     remove_patch(folder)
     assert names(folder) == ["notes.txt"], "that is the user's"
     with pytest.raises(RTDError, match="not a patch folder"):
         remove_patch(folder)
-    folder = patched("searle", folder="other").folder
+    folder = patch_host("searle", folder="other").folder
     remove_patch(folder)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("interrupted_at", range(6))
-def test_an_interrupted_removal_can_be_repeated(patched, tmp_path, monkeypatch, interrupted_at):
+def test_an_interrupted_removal_can_be_repeated(patch_host, tmp_path, monkeypatch, interrupted_at):
     """Also when nothing but the empty folder is left of it."""
-    manifest = patched("searle", folder="checkout 0-rtd-patch")
+    manifest = patch_host("searle", folder="checkout 0-rtd-patch")
     steps = iter(range(100))
 
     def interrupt(step):
@@ -99,24 +99,24 @@ def test_an_interrupted_removal_can_be_repeated(patched, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "site/notes.txt"])
-def test_a_patch_folder_with_files_of_the_user_is_not_replaced(patched, host, name):
-    root = host("searle")
-    folder = patched(root).folder
+def test_a_patch_folder_with_files_of_the_user_is_not_replaced(patch_host, copy_host, name):
+    root = copy_host("searle")
+    folder = patch_host(root).folder
     (folder / "site/__pycache__").mkdir()
-    patched(root)
+    patch_host(root)
     (folder / name).touch()
     before = names(folder)
     with pytest.raises(UsageError, match=f"would be replaced, but holds {name}, which is not part of the patch"):
-        patched(root, blend=0.5)
+        patch_host(root, blend=0.5)
     assert names(folder) == before
     assert read_manifest(folder).blend == 1
 
 
-def test_a_host_means_the_patch_beside_it(patched, host, tmp_path):
-    root = host("searle")
+def test_a_host_means_the_patch_beside_it(patch_host, copy_host, tmp_path):
+    root = copy_host("searle")
     with pytest.raises(RTDError, match="neither a patch folder nor a host with one beside it"):
         find_patch(root)
-    manifest = patched(root, folder=default_folder(root).name)
+    manifest = patch_host(root, folder=default_folder(root).name)
     assert default_folder(root).name == f"{root.name}-rtd-patch"
     for given in (root, root / "src", manifest.folder):
         assert find_patch(given) == manifest
@@ -129,8 +129,8 @@ def test_a_broken_manifest(tmp_path, text):
         read_manifest(tmp_path)
 
 
-def test_a_newer_manifest(patched):
-    folder = patched("searle").folder
+def test_a_newer_manifest(patch_host):
+    folder = patch_host("searle").folder
     values = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**values, "format": 2, "version": "9.1", "more": 1}))
     with pytest.raises(RTDError, match=r"written by rtd-plugin 9\.1 in format 2, but this version reads format 1"):
@@ -178,7 +178,7 @@ def test_what_are_no_weights(files, tmp_path):
 def test_the_newest_run(tmp_path):
     import os
 
-    with pytest.raises(UsageError, match=r"there is no finished run in .*runs: pass --weights"):
+    with pytest.raises(UsageError, match=r"runs: no finished run in this folder: pass --weights"):
         find_newest_run(tmp_path / "runs")
     for age, name in enumerate("abc"):
         (tmp_path / "runs" / name).mkdir(parents=True)

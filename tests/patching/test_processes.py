@@ -49,8 +49,8 @@ def expected(files, texts):
 
 
 @pytest.fixture
-def searle(patched, files):
-    manifest = patched("searle")
+def searle(patch_host, files):
+    manifest = patch_host("searle")
     return manifest, {"HOST": manifest.host, "CLIP": str(files.clip)}
 
 
@@ -70,11 +70,11 @@ def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
     """And no file of the host does."""
     manifest, environment = searle
     before = snapshot(manifest.host)
-    command = [sys.executable, "src/validate.py", files.clip, tmp_path / "found.pt"]
+    command = [sys.executable, "src/validate.py", files.clip, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host), **environment)
     assert (done.returncode, done.stdout) == (0, "recall = 50.00\n"), done.stderr
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"]
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    found = torch.load(tmp_path / "result.pt", weights_only=True)
     close(found["composed"], expected["composed"])
     close(found["plain"], expected["plain"])
     assert (expected["composed"] - expected["untuned"]).abs().max() > 0.1
@@ -84,21 +84,21 @@ def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
 def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expected, tmp_path):
     """Also what it validates by other programs' functions."""
     manifest, _ = searle
-    command = [sys.executable, "train_phi.py", files.clip, tmp_path / "found.pt"]
+    command = [sys.executable, "train_phi.py", files.clip, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host) / "src")
-    close(torch.load(tmp_path / "found.pt", weights_only=True)["composed"], expected["untuned"])
+    close(torch.load(tmp_path / "result.pt", weights_only=True)["composed"], expected["untuned"])
     assert last(done) == (
         "rtd-plugin: warning: no composed query used the tuned text encoder; 1 call from training code kept the "
         "pre-trained one"
     )
 
 
-def test_nothing_is_imported_before_it_is_needed(searle, rtd, python):
+def test_nothing_is_imported_before_it_is_needed(searle, rtd, write_program):
     """The bootstrap imports the standard library alone, the first composed query torch, numpy and what reads weights.
 
     The host has modules named datasets, models and utils, which fail when they are imported.
     """
-    program = python(
+    program = write_program(
         """
 import sys
 def names():
@@ -120,10 +120,10 @@ print(*sorted(names() - host))
     assert then <= {"filelock", "rtd_adapters", "safetensors"}
 
 
-def test_a_python_that_does_not_import_the_host_imports_little(searle, command):
+def test_a_python_that_does_not_import_the_host_imports_little(searle, run_command):
     code = "import sys; print(*[name for name in sys.modules if name.startswith('rtd_plugin')])"
     environment = {"PYTHONPATH": str(searle[0].folder / "site")}
-    modules = set(command(sys.executable, "-c", code, **environment).stdout.split())
+    modules = set(run_command(sys.executable, "-c", code, **environment).stdout.split())
     assert "rtd_plugin.patching.bootstrap" in modules
     assert modules <= {
         "rtd_plugin",
@@ -144,8 +144,8 @@ def _of_every_python() -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_the_random_numbers_of_the_host_are_its_own(searle, rtd, python):
-    program = python(
+def test_the_random_numbers_of_the_host_are_its_own(searle, rtd, write_program):
+    program = write_program(
         COMPOSE
         + """
 torch.manual_seed(5)
@@ -192,10 +192,10 @@ torch.distributed.destroy_process_group()
         ),
     ],
 )
-def test_python_children(searle, rtd, python, expected, tmp_path, child, line, count):
+def test_python_children(searle, rtd, write_program, expected, tmp_path, child, line, count):
     name, _, context = child.partition(":")
-    python(COMPOSE + CHILDREN[name].replace("CONTEXT", context))
-    out = tmp_path / "found.pt"
+    write_program(COMPOSE + CHILDREN[name].replace("CONTEXT", context))
+    out = tmp_path / "result.pt"
     names = {"python": sys.executable, "FILE": str(tmp_path / "program.py"), "OUT": str(out)}
     words = shlex.split(line)
     for ours, theirs in names.items():
@@ -217,10 +217,10 @@ def test_python_children(searle, rtd, python, expected, tmp_path, child, line, c
         ("COMPOSE; composed(0); os.kill(os.getpid(), 9)", 137, None),
     ],
 )
-def test_exit_codes_and_the_line_at_the_end(searle, rtd, python, program, code, says):
+def test_exit_codes_and_the_line_at_the_end(searle, rtd, write_program, program, code, says):
     manifest, environment = searle
     source = (COMPOSE if "COMPOSE" in program else "") + program.replace("COMPOSE; ", "").replace("COMPOSE", "")
-    done = rtd("run", manifest.folder, "--", *python(source), **environment)
+    done = rtd("run", manifest.folder, "--", *write_program(source), **environment)
     assert done.returncode == code
     if says is None:
         assert last(done) == "rtd-plugin: 1 composed query used the tuned text encoder"
@@ -229,9 +229,9 @@ def test_exit_codes_and_the_line_at_the_end(searle, rtd, python, program, code, 
         assert last(done) == warning + says.replace("HOST", manifest.host)
 
 
-def test_an_error_that_the_host_swallows_is_told(patched, files, rtd, python):
-    manifest = patched("searle", weights=files.other)
-    program = python(COMPOSE + "try:\n    composed(0)\nexcept Exception:\n    print('done')\n")
+def test_an_error_that_the_host_swallows_is_told(patch_host, files, rtd, write_program):
+    manifest = patch_host("searle", weights=files.other)
+    program = write_program(COMPOSE + "try:\n    composed(0)\nexcept Exception:\n    print('done')\n")
     done = rtd("run", manifest.folder, "--", *program, HOST=manifest.host, CLIP=str(files.clip))
     assert (done.returncode, done.stdout) == (0, "done\n")
     assert last(done).startswith("rtd-plugin: warning: no composed query used the tuned text encoder; failed: ")
@@ -246,7 +246,7 @@ def test_pythons_that_take_nothing_up(searle, rtd):
         assert "no Python of the command activated the patch" in last(done)
 
 
-def test_commands_that_cannot_run(searle, rtd, patched, files, tmp_path):
+def test_commands_that_cannot_run(searle, rtd, patch_host, files, tmp_path):
     manifest, _ = searle
     done = rtd("run", manifest.folder, "--", "no-such-command")
     assert (done.returncode, done.stderr) == (127, "Error: no-such-command: command not found\n")
@@ -278,32 +278,32 @@ def test_signals_reach_the_command(searle, tmp_path):
     assert b"no composed query" in errors
 
 
-def test_the_users_sitecustomize_and_path(searle, rtd, python, tmp_path):
+def test_the_users_sitecustomize_and_path(searle, rtd, write_program, tmp_path):
     """Both are in force, the user's as if ours were not there; what it raises is told as ever."""
     own = tmp_path / "own"
     own.mkdir()
     (own / "sitecustomize.py").write_text("import os; os.environ['MINE'] = __file__\nVALUE = 5\n")
     (own / "helper.py").write_text("NAME = 'helper'\n")
     lines = "composed(0)\nimport helper, sitecustomize as s\nprint(os.environ['MINE'], s.VALUE, helper.NAME)"
-    program = python(COMPOSE + lines)
+    program = write_program(COMPOSE + lines)
     manifest, environment = searle
     done = rtd("run", manifest.folder, "--", *program, PYTHONPATH=str(own), **environment)
     assert done.stdout == f"{own}/sitecustomize.py 5 helper\n", done.stderr
     assert last(done) == "rtd-plugin: 1 composed query used the tuned text encoder"
     (own / "sitecustomize.py").write_text("raise RuntimeError('my own')\n")
-    done = rtd("run", manifest.folder, "--", *python("print(5)"), PYTHONPATH=str(own))
+    done = rtd("run", manifest.folder, "--", *write_program("print(5)"), PYTHONPATH=str(own))
     assert done.stdout == "5\n"
     assert "RuntimeError: my own" in done.stderr
 
 
-def test_two_patches_at_once(searle, rtd, python, files, patched, expected, host, tmp_path):
+def test_two_patches_at_once(searle, rtd, write_program, files, patch_host, expected, copy_host, tmp_path):
     """An inner run of another patch of the host wins; it is counted by the outer one too."""
     manifest, environment = searle
-    inner = patched(Path(manifest.host), folder="inner", blend=0.0)
-    program = python(COMPOSE + CHILDREN["program"])
-    again = [sys.executable, "-m", "rtd_plugin", "run", inner.folder, "--", *program, tmp_path / "found.pt"]
+    inner = patch_host(Path(manifest.host), folder="inner", blend=0.0)
+    program = write_program(COMPOSE + CHILDREN["program"])
+    again = [sys.executable, "-m", "rtd_plugin", "run", inner.folder, "--", *program, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *again, **environment)
-    close(torch.load(tmp_path / "found.pt", weights_only=True), expected["untuned"])
+    close(torch.load(tmp_path / "result.pt", weights_only=True), expected["untuned"])
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"] * 2
 
 
@@ -331,37 +331,37 @@ FISH = {  # of the script above
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_activation_scripts(searle, python, command, expected, tmp_path, shell):
+def test_activation_scripts(searle, write_program, run_command, expected, tmp_path, shell):
     """For the shell alone, until it is undone, and once however often they are read."""
     assert shutil.which(shell), f"{shell} is not installed"
     manifest, environment = searle
     script = ACTIVATED
     for ours, theirs in FISH.items() if shell == "fish" else ():
         script = script.replace(ours, theirs)
-    names = {"PATCH": manifest.folder, "BEFORE": tmp_path / "before", "OUT": tmp_path / "found.pt"}
-    for name, value in {**names, "FILE": python(COMPOSE + CHILDREN["program"])[1]}.items():
+    names = {"PATCH": manifest.folder, "BEFORE": tmp_path / "before", "OUT": tmp_path / "result.pt"}
+    for name, value in {**names, "FILE": write_program(COMPOSE + CHILDREN["program"])[1]}.items():
         script = script.replace(name, f"'{value}'")
-    done = command(shell, "-c", script, **environment)
+    done = run_command(shell, "-c", script, **environment)
     assert done.stdout.splitlines() == ["unrelated", str(tmp_path / "before"), "unset"], done.stderr
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder\n"
-    close(torch.load(tmp_path / "found.pt", weights_only=True), expected["composed"])
-    close(torch.load(tmp_path / "found.pt.off", weights_only=True), expected["untuned"])
+    close(torch.load(tmp_path / "result.pt", weights_only=True), expected["composed"])
+    close(torch.load(tmp_path / "result.pt.off", weights_only=True), expected["untuned"])
 
 
-def test_an_activated_shell_warns_of_the_hosts_programs_alone(searle, command, python, files):
+def test_an_activated_shell_warns_of_the_hosts_programs_alone(searle, run_command, write_program, files):
     """Without a launcher, a process counts itself and its children; what has nothing to do with the host is silent."""
     manifest, environment = searle
     path = str(manifest.folder / "site")
-    done = command(sys.executable, "-c", "import json", PYTHONPATH=path)
+    done = run_command(sys.executable, "-c", "import json", PYTHONPATH=path)
     assert (done.returncode, done.stderr) == (0, "")
     (Path(manifest.host) / "src/prepare.py").write_text("print('nothing composed')\n")
-    done = command(sys.executable, f"{manifest.host}/src/prepare.py", PYTHONPATH=path)
+    done = run_command(sys.executable, f"{manifest.host}/src/prepare.py", PYTHONPATH=path)
     assert done.stderr == (
         "rtd-plugin: warning: no composed query used the tuned text encoder: "
         f"no composition point of {manifest.host} was imported\n"
     )
-    program = python(COMPOSE + CHILDREN["workers"].replace("CONTEXT", "fork"))
-    done = command(*program, "found.pt", PYTHONPATH=path, **environment)
+    program = write_program(COMPOSE + CHILDREN["workers"].replace("CONTEXT", "fork"))
+    done = run_command(*program, "result.pt", PYTHONPATH=path, **environment)
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder in 2 processes\n"
 
 
@@ -372,7 +372,7 @@ def other_python(tmp_path) -> str:
     return str(tmp_path / "venv/bin/python")
 
 
-def test_another_python(searle, rtd, command, other_python, tmp_path):
+def test_another_python(searle, rtd, run_command, other_python, tmp_path):
     """The launcher sees at once that it lacks the package; elsewhere it matters when it imports the host."""
     manifest, _ = searle
     script = tmp_path / "script"
@@ -385,20 +385,20 @@ def test_another_python(searle, rtd, command, other_python, tmp_path):
         assert f"{other_python} -m pip install rtd-plugin" in done.stderr
         assert f"or run the host with {sys.executable}" in done.stderr
     path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
-    unrelated = command(other_python, "-c", "print(5)", PYTHONPATH=path)
+    unrelated = run_command(other_python, "-c", "print(5)", PYTHONPATH=path)
     assert (unrelated.returncode, unrelated.stdout, unrelated.stderr) == (0, "5\n", "")
-    done = command(other_python, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
+    done = run_command(other_python, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
     assert done.returncode == 1
     assert done.stderr.startswith("rtd-plugin: this Python lacks rtd-plugin (No module named 'rtd_plugin')")
 
 
-def test_a_broken_patch(searle, command, tmp_path):
+def test_a_broken_patch(searle, run_command, tmp_path):
     """It does not stop other programs; the host's are stopped, rather than run without the patch."""
     manifest, _ = searle
     text = (manifest.folder / "manifest.json").read_text()
     (manifest.folder / "manifest.json").write_text(text.replace('"format": 1', '"format": 2'))
     path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
-    assert command(sys.executable, "-c", "", PYTHONPATH=path).stderr == ""
-    done = command(sys.executable, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
+    assert run_command(sys.executable, "-c", "", PYTHONPATH=path).stderr == ""
+    done = run_command(sys.executable, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
     assert done.returncode == 1
     assert "in format 2, but this version reads format 1" in done.stderr

@@ -15,12 +15,12 @@ PSEUDO_TOKENS = torch.linspace(-1, 1, 3 * 64).reshape(3, 64)
 
 
 @pytest.fixture
-def evaluate(patched, rtd, files, tmp_path):
+def evaluate(patch_host, rtd, files, tmp_path):
     """Runs the miniature Pic2Word's evaluation, some shims switched off."""
 
     def evaluate(*more: str, without: tuple[str, ...] = ()):
-        manifest = patched("pic2word", without_shims=without)
-        command = [sys.executable, "src/eval_retrieval.py", files.clip, tmp_path / "found.pt", *more]
+        manifest = patch_host("pic2word", without_shims=without)
+        command = [sys.executable, "src/eval_retrieval.py", files.clip, tmp_path / "result.pt", *more]
         return rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host), PYTHONPATH="src:.")
 
     return evaluate
@@ -32,7 +32,7 @@ def test_pic2words_evaluation_works(evaluate, files, tmp_path):
     assert done.stderr == (
         "rtd-plugin: 3 composed queries used the tuned text encoder; repaired: distributed, gallery-names\n"
     )
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    found = torch.load(tmp_path / "result.pt", weights_only=True)
     composition = Composition(None, TEXTS, PSEUDO_TOKENS, 265)
     torch.testing.assert_close(found["composed"], compose(files.tuned, composition), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found["plain"], files.base.encode(TEXTS), rtol=1e-5, atol=1e-5)
@@ -65,9 +65,9 @@ def test_all_switched_off(evaluate):
     assert "repaired" not in done.stderr
 
 
-def test_an_unknown_shim(patched):
+def test_an_unknown_shim(patch_host):
     with pytest.raises(UsageError, match="pic2word has no shim 'names': it has distributed, gallery-names, swallowed"):
-        patched("pic2word", without_shims=["names"])
+        patch_host("pic2word", without_shims=["names"])
 
 
 LINCIR = """
@@ -85,16 +85,16 @@ torch.save([part.detach() for part in step(model.eval(), text, torch.linspace(-1
 
 
 @pytest.mark.parametrize("switched_off", [False, True])
-def test_lincirs_other_uses_of_its_function(patched, rtd, files, python, tmp_path, switched_off):
+def test_lincirs_other_uses_of_its_function(patch_host, rtd, files, write_program, tmp_path, switched_off):
     """Training composes with the host's own text encoder, whose causal mask this transformers ignores."""
     from rtd_plugin.clip.layouts import write_state_dict
 
-    manifest = patched("lincir", without_shims=["causal-mask"] if switched_off else [])
+    manifest = patch_host("lincir", without_shims=["causal-mask"] if switched_off else [])
     torch.save(write_state_dict(files.base.state_dict(), "huggingface"), tmp_path / "clip.pt")
-    command = [*python(LINCIR), manifest.host, tmp_path / "clip.pt", tmp_path / "found.pt"]
+    command = [*write_program(LINCIR), manifest.host, tmp_path / "clip.pt", tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command)
     assert done.returncode == 0, done.stderr
-    features, states = torch.load(tmp_path / "found.pt", weights_only=True)
+    features, states = torch.load(tmp_path / "result.pt", weights_only=True)
     text = torch.zeros(2, 77, dtype=torch.int64)
     text[:, :6] = torch.tensor([[49406, 320, 259, 682, 49407, 0], [49406, 259, 8, 7, 9, 49407]])
     composition = Composition(None, text, torch.linspace(-1, 1, 128).reshape(2, 64), 259, hidden_states=True)

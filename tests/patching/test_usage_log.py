@@ -47,7 +47,7 @@ def test_summarise(events, line):
 
 
 def test_events_of_several_processes_go_to_one_file(tmp_path):
-    file = tmp_path / "tally"
+    file = tmp_path / "usage.jsonl"
     file.touch()
     usage_log.append(file, [(COMPOSED, 1, 2, "")])
     usage_log.append(file, [(REPAIRED, 2, 1, "ψ\n")])
