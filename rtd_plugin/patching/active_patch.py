@@ -64,13 +64,15 @@ class ActivePatch:
                 else:
                     modules = list(find_modules(os.path.join(host, file)))
                 for module in modules:
-                    self._replace(module, file, name)
+                    if not hook.is_executing(module):
+                        self._replace(module, file, name)
         except RTDError:
             self.stop()
             raise
         for patched in _list_functions(self.manifest):
             for module_name in patched.modules:
-                if module_name not in sys.modules:
+                module = sys.modules.get(module_name)
+                if module is None or hook.is_executing(module):
                     hook.add(module_name, host, functools.partial(_replace_imported, host))
 
     def stop(self) -> None:

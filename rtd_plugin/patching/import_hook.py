@@ -17,6 +17,7 @@ class ImportHook:
 
     def __init__(self) -> None:
         self._callbacks: dict[str, dict[str, Callback]] = {}  # by module name and key
+        self._executing: list[ModuleType] = []
 
     def add(self, name: str, key: str, callback: Callback) -> None:
         """Call a function with the module of a name once that is imported; once, and one function for each key."""
@@ -28,6 +29,19 @@ class ImportHook:
         """Call the functions that wait for a module."""
         for callback in self._callbacks.pop(name, {}).values():
             callback(module)
+
+    def execute(self, module: ModuleType, loader: Any) -> None:
+        """Run a module's code with its loader, then call the functions that wait for the module."""
+        self._executing.append(module)
+        try:
+            loader.exec_module(module)
+        finally:
+            self._executing = [other for other in self._executing if other is not module]
+        self.call(module, module.__name__ if module.__spec__ is None else module.__spec__.name)
+
+    def is_executing(self, module: ModuleType) -> bool:
+        """Whether a module's code still runs, after which its functions will be called."""
+        return any(other is module for other in self._executing)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -63,8 +77,7 @@ class _Loader:
         module.__loader__ = self._loader
         if spec is not None:
             spec.loader = self._loader
-        self._loader.exec_module(module)
-        self._hook.call(module, module.__name__ if spec is None else spec.name)
+        self._hook.execute(module, self._loader)
 
 
 hook = ImportHook()

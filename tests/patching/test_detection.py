@@ -28,25 +28,25 @@ POINTS = {
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_a_host_under_any_name(copy_host, name):
-    found = find(copy_host(name))
-    assert found.adapter.name == name
-    assert [point.point.file for point in found.points] == POINTS[name]
-    assert found.commit is None
-    for point in found.points:
-        line = (found.root / point.point.file).read_text().splitlines()[point.line - 1]
+def test_a_host_is_recognised_under_any_name(copy_host, name):
+    recognised = find(copy_host(name))
+    assert recognised.adapter.name == name
+    assert [point.point.file for point in recognised.points] == POINTS[name]
+    assert recognised.commit is None
+    for point in recognised.points:
+        line = (recognised.root / point.point.file).read_text().splitlines()[point.line - 1]
         assert line.lstrip().startswith(f"def {point.point.name.split('.')[-1]}(")
 
 
 @pytest.mark.parametrize(("name", "folder"), [("searle", "src"), ("lincir", "genecis/datasets"), ("pic2word", "model")])
-def test_whichever_folder_of_it_is_given(copy_host, name, folder):
+def test_any_folder_of_a_host_may_be_given(copy_host, name, folder):
     root = copy_host(name)
-    found = find(root / folder)
-    assert found.root == root.resolve()
-    assert [point.point.file for point in found.points] == POINTS[name]
+    recognised = find(root / folder)
+    assert recognised.root == root.resolve()
+    assert [point.point.file for point in recognised.points] == POINTS[name]
 
 
-def test_git_says_where_a_checkout_ends_and_which_commit_it_is(copy_host):
+def test_git_ends_the_search_and_gives_the_commit(copy_host):
     root = copy_host("lincir")
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", root, *command], check=True)
@@ -70,7 +70,7 @@ def test_nothing_of_the_host_runs(copy_host):
     assert find(root).points[0].line > 8
 
 
-def test_none(copy_host, tmp_path):
+def test_a_folder_that_is_not_a_host_is_refused(copy_host, tmp_path):
     root = copy_host("searle")
     file = root / "src/encode_with_pseudo_tokens.py"
     file.write_text(file.read_text().replace("def encode_with_pseudo_tokens(", "def encode("))
@@ -98,7 +98,7 @@ def test_none(copy_host, tmp_path):
         ("clip_model, /, *texts, num_tokens=N + 1, **more", "(clip_model, /, *texts, num_tokens=N + 1, **more)"),
     ],
 )
-def test_another_signature(copy_host, parameters, shown):
+def test_a_host_with_another_signature_is_refused(copy_host, parameters, shown):
     root = copy_host("searle")
     (root / "src/encode_with_pseudo_tokens.py").write_text(f"\ndef encode_with_pseudo_tokens({parameters}): ...\n")
     with pytest.raises(RTDError) as error:
@@ -116,14 +116,14 @@ def test_annotations_make_no_difference(copy_host):
     assert find(root).adapter.name == "searle"
 
 
-def test_a_broken_source(copy_host):
+def test_a_broken_source_is_refused(copy_host):
     root = copy_host("searle")
     (root / "src/encode_with_pseudo_tokens.py").write_text("def (")
     with pytest.raises(RTDError, match=r"encode_with_pseudo_tokens\.py: not readable as Python source"):
         find(root)
 
 
-def test_several_methods(copy_host):
+def test_a_host_of_several_methods_needs_an_adapter_name(copy_host):
     root = copy_host("searle")
     (root / "model").mkdir()
     shutil.copy(copy_host("pic2word") / "model/model.py", root / "model")
@@ -132,8 +132,8 @@ def test_several_methods(copy_host):
     assert find(root, "searle").adapter.name == "searle"
 
 
-def test_third_parties(copy_host, tmp_path):
-    """Whatever adapters are given are looked for, and no others; one without composition points is no host's."""
+def test_only_the_given_adapters_are_looked_for(copy_host, tmp_path):
+    """Adapters without composition points are skipped."""
     (tmp_path / "fork/lib").mkdir(parents=True)
     (tmp_path / "fork/lib/fuse.py").write_text("class A:\n    class B:\n        def fuse(self, x, *, y=None): ...\n")
 
@@ -174,7 +174,7 @@ def test_a_pipe_is_not_a_source(copy_host):
         find(root, "searle")
 
 
-def test_a_huge_source(copy_host):
+def test_a_huge_source_is_refused(copy_host):
     root = copy_host("searle")
     with (root / "src/encode_with_pseudo_tokens.py").open("r+") as file:
         file.truncate(3 * 2**30)  # a file with a hole, which takes no disk
