@@ -50,7 +50,7 @@ def test_only_a_patch_folder_is_replaced(patch_host, copy_host, tmp_path):
     with pytest.raises(UsageError, match="mine: exists and is not a patch folder"):
         patch_host(root, folder="mine")
     assert list_files(tmp_path / "mine") == ["notes.txt"]
-    with pytest.raises(UsageError, match="lies inside the host, which is never written to"):
+    with pytest.raises(UsageError, match="lies inside the host, which is never changed"):
         patch_host(root, folder=f"{root.name}/patch")
 
 

@@ -122,7 +122,7 @@ print(torch.equal(torch.get_rng_state(), state))
     *lines, same_state = done.stdout.splitlines()
     first, then = (set(line.split()) for line in lines)
     assert first <= {"rtd_plugin", "sitecustomize", "_virtualenv", "distutils-precedence"} | _list_startup_modules()
-    assert then <= {"filelock", "rtd_adapters", "safetensors"}
+    assert then <= {"filelock", "pluggy", "rtd_adapters", "safetensors"}
     assert same_state == "True"
 
 
@@ -133,8 +133,6 @@ def test_a_python_that_does_not_import_the_host_imports_little(searle, run_comma
     assert "rtd_plugin.patching.bootstrap" in modules
     assert modules <= {
         "rtd_plugin",
-        "rtd_plugin.contract",
-        "rtd_plugin.contract.marker",
         "rtd_plugin.errors",
         "rtd_plugin.patching",
         "rtd_plugin.patching.bootstrap",
