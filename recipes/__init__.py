@@ -1,4 +1,4 @@
-"""Recipes: complete training runs, each a YAML file of this folder."""
+"""Recipes: the published setting for each backbone of `backbones.json`, and in `miniature` those of the miniature."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,4 +8,5 @@ from rtd_plugin import hookimpl
 
 @hookimpl
 def rtd_recipe_folders() -> Iterable[Path]:
-    return [Path(__file__).parent]
+    folder = Path(__file__).parent
+    return [folder, folder / "miniature"]

@@ -13,11 +13,13 @@ class Problem:
     Attributes:
         location: keys and list indices on the way to the value.
         type: pydantic's name of the problem, such as "missing".
+        is_missing: whether the value is missing, or null where it must not be.
         sentence: what is wrong, without the location, such as "input should be greater than 0, found -1".
     """
 
     location: tuple[str | int, ...]
     type: str
+    is_missing: bool
     sentence: str
 
     @property
@@ -42,10 +44,11 @@ def describe_error(error: ValidationError) -> Problem:
     """
     first = error.errors()[0]
     message = first["msg"][0].lower() + first["msg"][1:]
+    is_missing = first["type"] == "missing" or first["input"] is None
     match first["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             sentence = "no such key"
-        case kind if kind == "missing" or first["input"] is None:
+        case _ if is_missing:
             sentence = "is missing"
         case "value_error":  # raised by a validator, whose message says what it found
             sentence = str(first["ctx"]["error"])
@@ -55,4 +58,4 @@ def describe_error(error: ValidationError) -> Problem:
             sentence = f"needs keys and values, found {reprlib.repr(first['input'])}"
         case _:
             sentence = f"{message}, found {reprlib.repr(first['input'])}"
-    return Problem(first["loc"], first["type"], sentence)
+    return Problem(first["loc"], first["type"], is_missing, sentence)

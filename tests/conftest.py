@@ -1,4 +1,4 @@
-"""What all tests share: one thread, small CLIPs whose every weight matters, small benchmarks, a cache of their own."""
+"""What all tests share: one thread, an empty cache, a fixed seed, small benchmarks in their own formats."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory):
-    """Whatever is kept from run to run, also by other processes, is kept for the tests alone."""
+    """Keep the user's cache out of the tests and the tests' out of the user's, in child processes too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RTD_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -32,8 +32,8 @@ def _seeded():
 
 
 @pytest.fixture(scope="session")
-def randomised():
-    """Gives a module weights that all matter: `randomised(module, seed=0)`."""
+def randomise():
+    """A function that gives all weights of a module random values: `randomise(module, seed=0)`."""
     from rtd_plugin.testing.fixtures import randomise
 
     return randomise
@@ -45,7 +45,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def draw(path: Path) -> None:
-    """A picture that its name alone decides."""
+    """Write a picture whose pixels depend on its name alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(zlib.crc32(path.name.encode()))
     pixels = torch.randint(256, (3, 3, 3), generator=generator).byte().numpy()
@@ -53,17 +53,17 @@ def draw(path: Path) -> None:
 
 
 def write_cirr(folder: Path) -> None:
-    """Three groups of six images for each split; two queries in each group."""
+    """Write CIRR: for each split three groups of six images, two queries in each group."""
     for split, prefix in (("val", "dev"), ("test1", "test1")):
-        groups = [[f"{prefix}-{group}-{number}-img0" for number in range(6)] for group in range(3)]
+        groups = [[f"{prefix}-{group}-{index}-img0" for index in range(6)] for group in range(3)]
         pairs = []
-        for number, members in enumerate(group for group in groups for _ in range(2)):
-            target = members[2 + number % 3]
+        for index, members in enumerate(group for group in groups for _ in range(2)):
+            target = members[2 + index % 3]
             pair = {
-                "pairid": 10 + number,
-                "reference": members[number % 2],
-                "caption": f"has {number + 2} red dogs",
-                "img_set": {"id": number // 2, "members": members, "reference_rank": 0},
+                "pairid": 10 + index,
+                "reference": members[index % 2],
+                "caption": f"has {index + 2} red dogs",
+                "img_set": {"id": index // 2, "members": members, "reference_rank": 0},
             }
             hidden = {"target_hard": target, "target_soft": {target: 1.0}}
             pairs.append(pair | (hidden if split == "val" else {}))
@@ -75,30 +75,30 @@ def write_cirr(folder: Path) -> None:
 
 
 def write_circo(folder: Path, images: int = 60) -> None:
-    """Queries with one to three targets."""
+    """Write CIRCO: queries with one to three targets."""
     for split in ("val", "test"):
         queries = []
-        for number in range(5):
-            query = {"id": number, "reference_img_id": 100 + number, "relative_caption": f"shows {number + 2} boats"}
-            targets = [110 + number + 7 * more for more in range(1 + number % 3)]
-            aspects = ["cardinality", *["negation"] * (number % 2)]
+        for index in range(5):
+            query = {"id": index, "reference_img_id": 100 + index, "relative_caption": f"shows {index + 2} boats"}
+            targets = [110 + index + 7 * step for step in range(1 + index % 3)]
+            aspects = ["cardinality", *["negation"] * (index % 2)]
             hidden = {"target_img_id": targets[0], "gt_img_ids": targets, "semantic_aspects": aspects}
             queries.append(query | {"shared_concept": "a boat"} | (hidden if split == "val" else {}))
         write_json(folder / "annotations" / f"{split}.json", queries)
-    names = [{"id": 100 + number, "file_name": f"{100 + number:012d}.jpg", "license": 1} for number in range(images)]
+    listed = [{"id": image, "file_name": f"{image:012d}.jpg", "license": 1} for image in range(100, 100 + images)]
     coco = folder / "COCO2017_unlabeled"
-    write_json(coco / "annotations/image_info_unlabeled2017.json", {"info": {}, "images": names})
-    for image in names:
+    write_json(coco / "annotations/image_info_unlabeled2017.json", {"info": {}, "images": listed})
+    for image in listed:
         draw(coco / "unlabeled2017" / image["file_name"])
 
 
 def write_fashioniq(folder: Path, captions: str = "captions", suffix: str = ".jpg") -> None:
-    """Six queries and thirty images in each category; one image is in two categories."""
+    """Write FashionIQ: six queries and thirty images in each category; one image is in two categories."""
     for start, category in enumerate(("dress", "shirt", "toptee")):
-        names = [f"B{100 * start + number:03d}" for number in range(30)] + (["B000"] if category == "shirt" else [])
+        names = [f"B{100 * start + index:03d}" for index in range(30)] + (["B000"] if category == "shirt" else [])
         pairs = [
-            {"candidate": names[number], "target": names[number + 9], "captions": ["is red.", f"has {number} dots, "]}
-            for number in range(6)
+            {"candidate": names[index], "target": names[index + 9], "captions": ["is red.", f"has {index} dots, "]}
+            for index in range(6)
         ]
         write_json(folder / captions / f"cap.{category}.val.json", pairs)
         write_json(folder / "image_splits" / f"split.{category}.val.json", names)
@@ -107,33 +107,33 @@ def write_fashioniq(folder: Path, captions: str = "captions", suffix: str = ".jp
 
 
 def write_genecis(folder: Path) -> None:
-    """Three queries in each task; an attribute's image is a box of a picture."""
+    """Write GeneCIS: three queries in each task; the images of attribute tasks are boxes of pictures."""
 
-    def whole(number: int) -> dict[str, Any]:
-        draw(folder / "val2017" / f"{number:012d}.jpg")
-        return {"val_image_id": number}
+    def write_whole(image: int) -> dict[str, Any]:
+        draw(folder / "val2017" / f"{image:012d}.jpg")
+        return {"val_image_id": image}
 
-    def crop(number: int) -> dict[str, Any]:
-        draw(folder / ("VG_100K" if number % 2 else "VG_100K_2") / f"{2_400_000 + number}.jpg")
-        return {"image_id": 2_400_000 + number, "instance_bbox": [3 + number % 5, 4, 12, 9.5], "instance_id": "7"}
+    def write_crop(image: int) -> dict[str, Any]:
+        draw(folder / ("VG_100K" if image % 2 else "VG_100K_2") / f"{2_400_000 + image}.jpg")
+        return {"image_id": 2_400_000 + image, "instance_bbox": [3 + image % 5, 4, 12, 9.5], "instance_id": "7"}
 
     for start, task in enumerate(("focus_attribute", "change_attribute", "focus_object", "change_object")):
-        picture = whole if task.endswith("object") else crop
+        write_picture = write_whole if task.endswith("object") else write_crop
         queries = [
             {
-                "reference": picture(100 * start + 20 * number),
-                "target": picture(100 * start + 20 * number + 1),
-                "gallery": [picture(100 * start + 20 * number + other) for other in range(2, 7)],
-                "condition": f"colour {number}",
+                "reference": write_picture(first),
+                "target": write_picture(first + 1),
+                "gallery": [write_picture(first + offset) for offset in range(2, 7)],
+                "condition": f"colour {index}",
             }
-            for number in range(3)
+            for index, first in enumerate(range(100 * start, 100 * start + 60, 20))
         ]
         write_json(folder / f"{task}.json", queries)
 
 
 def write_folder(folder: Path) -> None:
-    """Images of one's own, some of them in a folder below, and queries as CSV."""
-    names = [*(f"{number}.png" for number in range(8)), *(f"more/{number}.jpg" for number in range(4))]
+    """Write a folder of images, four of them in a subfolder, and queries as CSV."""
+    names = [*(f"{index}.png" for index in range(8)), *(f"more/{index}.jpg" for index in range(4))]
     for name in names:
         draw(folder / name)
     lines = ["reference,condition,target,group", "0.png,is red,1.png,colour", '2.png,"big, and blue",3.png;more/1.jpg,']
@@ -151,7 +151,7 @@ WRITERS = {
 
 @pytest.fixture(scope="session")
 def write_dataset() -> Callable[..., None]:
-    """Writes a small benchmark in its own format: `write_dataset("cirr", folder)`."""
+    """A function that writes a small benchmark in its own format: `write_dataset("cirr", folder)`."""
     return lambda name, folder, **options: WRITERS[name](folder, **options)
 
 
@@ -183,7 +183,7 @@ class Weights(nn.Module):
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """An archive and the file that it overwrites when torch loads it."""
+    """A TorchScript archive, and the file that it overwrites when torch loads it."""
     folder = tmp_path_factory.mktemp("hostile")
     victim = folder / "victim"
     source = folder / "weights_with_code.py"
@@ -196,5 +196,5 @@ def hostile(tmp_path_factory):
         warnings.simplefilter("ignore")  # of TorchScript's deprecation
         torch.jit.save(torch.jit.script(module.Weights()), folder / "hostile.pt")
         torch.jit.load(folder / "hostile.pt")
-    assert victim.read_bytes() == b"A" * 64, "the archive would not have shown"
+    assert victim.read_bytes() == b"A" * 64, "the archive does not overwrite the file: tests with it prove nothing"
     return folder / "hostile.pt", victim

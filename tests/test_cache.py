@@ -23,7 +23,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def build():
-    """Writes two files; `build.calls` counts how often."""
+    """A function that writes two files; `build.calls` counts its calls."""
 
     def build(folder):
         build.calls += 1
@@ -72,7 +72,7 @@ def test_a_damaged_entry_is_built_again(build, caplog, file, damage):
     assert build.calls == 2
 
 
-def test_of_large_entries_only_the_sizes_are_checked(build, monkeypatch):
+def test_large_entries_are_checked_by_size_alone(build, monkeypatch):
     monkeypatch.setattr(module, "CHECKED_BYTES", 99)
     path = build_once("numbers", KEY, build) / "numbers"
     path.write_bytes(bytes(100))
@@ -83,8 +83,8 @@ def test_of_large_entries_only_the_sizes_are_checked(build, monkeypatch):
     assert build.calls == 2
 
 
-def test_an_index_that_lists_other_files_than_numbers(build, caplog):
-    """An index with a right checksum but unexpected content counts as damaged."""
+def test_an_index_with_unexpected_content_counts_as_damaged(build, caplog):
+    """Although its checksum is right."""
     folder = build_once("numbers", KEY, build)
     write_record(folder / "index.json", {"gone": [1, 2]})
     build_once("numbers", KEY, build)
@@ -101,7 +101,7 @@ def test_a_failed_build_keeps_nothing(cache):
     assert [path.suffix for path in (cache / "numbers").iterdir()] in ([], [".lock"])
 
 
-def test_two_at_once_build_once(build):
+def test_threads_that_need_one_entry_build_it_once(build):
     threads = [threading.Thread(target=build_once, args=("numbers", KEY, build)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -110,7 +110,7 @@ def test_two_at_once_build_once(build):
     assert build.calls == 1
 
 
-def test_a_cache_that_cannot_be_written(build, monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_is_an_error(build, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "file"))
     with pytest.raises(WriteError, match=r"file/numbers: cannot be written \(Not a directory\): set RTD_PLUGIN_CACHE"):
@@ -135,9 +135,9 @@ def test_an_intact_entry_needs_no_lock(build, monkeypatch):
     assert build_once("numbers", KEY, build) == folder
 
 
-def test_a_lock_that_another_holds(tmp_path):
-    with lock(tmp_path / "new" / "lock") as held, lock(tmp_path / "new" / "lock", wait=False) as held_twice:
-        assert (held, held_twice) == (True, False)
+def test_a_lock_is_held_once_at_a_time(tmp_path):
+    with lock(tmp_path / "new" / "lock") as first, lock(tmp_path / "new" / "lock", wait=False) as second:
+        assert (first, second) == (True, False)
     with lock(tmp_path / "new" / "lock", wait=False) as held:
         assert held
 

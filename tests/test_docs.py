@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(language: str) -> list[str]:
+def find_blocks(language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")) if kind == language]
 
 
@@ -37,7 +37,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shell(command: str, folder: Path) -> str:
+def run_shell(command: str, folder: Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -46,26 +46,26 @@ def shell(command: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_commands_and_python_run_in_order(clone: Path) -> None:
+def test_the_readmes_commands_and_python_run_in_order(clone: Path) -> None:
     installed = Path(sys.prefix) / ".rtd-plugin"  # this test's environment counts as set up
     for language, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")):
         if text == "make test\n":
-            assert "pytest" in shell("make --dry-run test", clone)
+            assert "pytest" in run_shell("make --dry-run test", clone)
         elif text == "make quickstart\n":  # the README's first command, which has just run
-            commands = shell(f"make --dry-run --old-file={installed} quickstart VENV={sys.prefix}", clone)
+            commands = run_shell(f"make --dry-run --old-file={installed} quickstart VENV={sys.prefix}", clone)
             assert commands == f"{sys.prefix}/bin/rtd-plugin train --adapter lincir\n"
         elif language == "sh":
-            outputs = {line: shell(line, clone) for line in text.splitlines()}
+            outputs = {line: run_shell(line, clone) for line in text.splitlines()}
             assert "gain of tuning" in outputs.get("rtd-plugin train --adapter lincir", "gain of tuning")
         elif language == "python":
-            shell(f"{sys.executable} -W error - <<'EOF'\n{text}\nEOF", clone)
+            run_shell(f"{sys.executable} -W error - <<'EOF'\n{text}\nEOF", clone)
 
 
-def test_recipes_and_long_commands_are_right(tmp_path: Path) -> None:
-    (recipe,) = blocks("yaml")
+def test_the_readmes_recipe_and_long_command_are_right(tmp_path: Path) -> None:
+    (recipe,) = find_blocks("yaml")
     (tmp_path / "recipe.yaml").write_text(recipe)
     assert read_recipe(tmp_path / "recipe.yaml").accumulation == yaml.safe_load(recipe)["accumulation"]
-    (command,) = blocks("text")
+    (command,) = find_blocks("text")
     words = command.replace("\\\n", " ").split()
     assert words[:6] == ["torchrun", "--nproc-per-node", "4", "-m", "rtd_plugin", "train"]
     for name in ("lincir_large.pt", "LLM_triplets.json"):
@@ -83,7 +83,7 @@ def test_recipes_and_long_commands_are_right(tmp_path: Path) -> None:
 
 
 def test_the_command_line_reference_is_current() -> None:
-    printed = shell(f"{sys.executable} {ROOT / 'docs' / 'cli_reference.py'}", ROOT)
+    printed = run_shell(f"{sys.executable} {ROOT / 'docs' / 'cli_reference.py'}", ROOT)
     assert printed == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "run docs/cli_reference.py"
 
 
@@ -105,7 +105,7 @@ def test_every_hook_is_documented_and_tested(hook: Any) -> None:
     assert f"def test_hook_{hook.__name__}(" in tests, f"{hook.__name__} has no test of that name"
 
 
-def test_documented_examples_of_hooks_fit() -> None:
+def test_documented_examples_of_hooks_are_accepted() -> None:
     """Each example is a plugin that the hooks accept."""
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8").split("## Hooks\n")[1]
     examples = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
@@ -119,7 +119,7 @@ def test_documented_examples_of_hooks_fit() -> None:
         assert len(manager.get_hookcallers(manager.get_plugin("example"))) == 1
 
 
-def test_the_example_of_an_adapter_is_one() -> None:
+def test_the_documented_example_of_an_adapter_works() -> None:
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     example = re.search(r"^    from torch import nn\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
     namespace: dict[str, Any] = {}

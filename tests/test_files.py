@@ -71,7 +71,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 
 def test_written_files_have_the_mode_of_any_new_file(tmp_path):
-    """Safetensors made files that nobody but their owner could read: useless to a colleague."""
+    """Safetensors writes files that only their owner can read."""
     (tmp_path / "other").touch()
     with write_atomically(tmp_path / "a.safetensors") as draft:
         save_file(STATE, draft)
@@ -223,7 +223,7 @@ def test_other_errors_pass_unchanged(tmp_path):
         compute()
 
 
-def test_the_hash_of_a_file(tmp_path):
+def test_a_file_is_hashed_by_its_content(tmp_path):
     content = bytes(range(256)) * 5000  # more than one block
     (tmp_path / "a").write_bytes(content)
     assert hash_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""What is installed: the packages, their data, the entry points, under names that clash with nobody's."""
+"""What is installed: the packages, their data, the entry points, under names that do not clash with other packages."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ PACKAGES = {"rtd_plugin": "rtd_plugin", "adapters": "rtd_adapters", "recipes": "
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy of the tree, so that nothing of an earlier build gets in."""
+    """A wheel built from a copy of the tree, without the files of earlier builds."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -41,14 +41,14 @@ def contents(wheel):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_top_level_names(contents):
+def test_the_wheel_installs_three_packages(contents):
     """Not `adapters`, which is a package on PyPI, nor `recipes` or `tests`."""
     top = {name.split("/")[0] for name in contents}
     assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES.values())
 
 
 def test_every_module_is_in_the_wheel(contents):
-    """Packages are listed by hand in pyproject.toml: none is forgotten."""
+    """Packages are listed by hand in pyproject.toml: the list is complete."""
     modules = {
         f"{PACKAGES[path.relative_to(ROOT).parts[0]]}/{path.relative_to(ROOT / path.relative_to(ROOT).parts[0])}"
         for folder in PACKAGES
@@ -68,7 +68,7 @@ def test_every_recipe_and_its_files_are_in_the_wheel(contents):
     assert data <= contents.keys()
 
 
-def test_entry_points(contents):
+def test_entry_points_name_modules_of_the_wheel(contents):
     (file,) = (name for name in contents if name.endswith("entry_points.txt"))
     points = ConfigParser()
     points.read_string(contents[file].decode())
@@ -79,20 +79,20 @@ def test_entry_points(contents):
     assert dict(points["rtd_plugin"]).items() <= installed.items()
 
 
-def test_size_and_license(wheel, contents):
+def test_the_wheel_is_small_and_has_the_license(wheel, contents):
     assert wheel.stat().st_size < 10e6
     assert any(name.endswith("/licenses/LICENSE") for name in contents)
 
 
-def test_metadata(contents):
+def test_the_metadata_states_python_version_and_license(contents):
     (file,) = (name for name in contents if name.endswith(".dist-info/METADATA"))
     metadata = contents[file].decode()
     assert re.search(r"^Requires-Python: >=3\.10$", metadata, re.M)
     assert "License-Expression: Apache-2.0" in metadata
 
 
-def test_import_names_here():
-    """Also where the tree itself is installed."""
+def test_the_tree_has_the_import_names_of_the_wheel():
+    """An editable installation maps adapters/ and recipes/ to them."""
     for module, name in ((rtd_adapters, "rtd_adapters"), (rtd_recipes, "rtd_recipes")):
         assert module.__name__ == name
         assert Path(module.__file__).name == "__init__.py"

@@ -79,7 +79,7 @@ def test_code_that_a_page_names_exists():
 
 
 def test_messages_in_troubleshooting_are_in_the_source():
-    """A page about messages that no longer appear helps nobody: the words in backticks of each heading are raised."""
+    """The words in backticks of each heading appear in a message."""
     text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     headings = re.findall(r"^### .*`(.+)`", text, re.MULTILINE)
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rtd_plugin").rglob("*.py"))

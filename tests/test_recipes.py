@@ -1,4 +1,4 @@
-"""The shipped recipes: each is what its name says, in the published setting."""
+"""The shipped recipes: each has the adapter and backbone of its name, in the published setting."""
 
 from itertools import product
 from pathlib import Path
@@ -41,9 +41,10 @@ PUBLISHED = {
     "steps": 2000,
     "batch_size": 128,
     "accumulation": 1,
+    "engine": "fast",
     "activation_checkpointing": False,
     "compile": False,
-    "precision": "fp16",
+    "precision": "bf16",
     "shuffle": True,
     "seed": 12345,
     "validation": None,
@@ -54,20 +55,26 @@ PUBLISHED = {
 
 
 def read(name):
-    return read_recipe(FOLDER / f"{name}.yaml", ["projection=phi.pt", "triplets.0.path=triplets.jsonl"])
+    return read_recipe(plugins.find_recipe(name), ["projection=phi.pt", "triplets.0.path=triplets.jsonl"])
 
 
 def miniatures():
-    return [path.stem for path in sorted(FOLDER.glob("*-miniature*.yaml"))]
+    return [path.stem for path in sorted(FOLDER.glob("miniature/*.yaml"))]
 
 
-def test_there_is_one_for_every_adapter_and_backbone():
-    assert set(RECIPES) == {path.stem for path in FOLDER.glob("*.yaml")} - set(miniatures())
-    assert set(RECIPES) | set(miniatures()) <= plugins.list_recipes().keys()
+def test_there_is_a_recipe_for_every_adapter_and_backbone():
+    shipped = {name for name, recipe in plugins.list_recipes().items() if recipe.path.is_relative_to(FOLDER)}
+    assert shipped == {*RECIPES, *miniatures()}
+    assert len(miniatures()) == len(ADAPTERS)
+
+
+def test_published_recipes_differ_only_in_adapter_and_comments():
+    texts = {adapter: (FOLDER / f"{adapter}.yaml").read_text() for adapter in ADAPTERS}
+    assert len({text.split(f"adapter: {adapter}\n")[1] for adapter, text in texts.items()}) == 1
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_published_setting_under_its_name(name):
+def test_recipes_have_the_published_setting(name):
     values = read(name).to_dict()
     adapter, backbone = name.split("-", 1)
     model, tag = BACKBONES[backbone]
@@ -81,28 +88,28 @@ def test_published_setting_under_its_name(name):
 
 @pytest.mark.parametrize("name", miniatures())
 def test_miniatures_are_complete(name):
-    recipe = read_recipe(FOLDER / f"{name}.yaml")
+    recipe = read_recipe(plugins.find_recipe(name))
     assert recipe.adapter == name.split("-")[0]
     needed = (recipe.projection, recipe.backbone.checkpoint, Path(recipe.backbone.model))
     assert all(path.is_relative_to(FOLDER) and path.is_file() for path in needed)
-    assert recipe.precision == "fp32"  # also where there is no GPU
+    assert recipe.precision == "fp32"  # works without a GPU
     assert recipe.evaluation.name == "miniature"
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Of a text tower whose width any of the backbones' numbers of heads divides."""
-    path = tmp_path_factory.mktemp("weights") / "clip.pt"
-    torch.save(TextTower(width=240, heads=8, layers=1).half().state_dict(), path)
-    return path
-
-
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_activation_is_the_one_of_the_tag(backbone, weights, monkeypatch):
-    """open_clip has the tag for the architecture, and both say what activation its weights need."""
-    monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda _: weights)
+def test_the_activation_is_that_of_the_tag(backbone, monkeypatch, tmp_path):
+    """open_clip has the tag for the architecture, and its record names the activation."""
     model, tag = BACKBONES[backbone]
     assert (model, tag) in open_clip.list_pretrained()
+    config = open_clip.get_model_config(model)
+    heads = config["text_cfg"]["heads"]
+    text = {**config["text_cfg"], "width": 8 * heads, "layers": 1}
+    small = TextTower(width=text["width"], heads=heads, layers=1)
+    torch.save(small.state_dict(), tmp_path / "clip.pt")
+    monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda _: tmp_path / "clip.pt")
+    monkeypatch.setattr(
+        open_clip, "get_model_config", {model: {**config, "embed_dim": small.features, "text_cfg": text}}.get
+    )
     tower = read(f"lincir-{backbone}").backbone.load_text_tower()
     assert tower.activation == ("quick_gelu" if open_clip.get_pretrained_cfg(model, tag).get("quick_gelu") else "gelu")
-    assert tower.heads == open_clip.get_model_config(model)["text_cfg"]["heads"]
+    assert tower.heads == heads

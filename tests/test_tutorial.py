@@ -1,4 +1,4 @@
-"""A third party's plugin: the tutorial's text, installed with pip into an environment of its own, as a user would."""
+"""A third party's plugin, the tutorial's, installed with pip into a separate environment as a user would."""
 
 import json
 import os
@@ -22,9 +22,9 @@ HOST = ROOT / "tests" / "third_party" / "host"
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 
-def blocks(*languages: str) -> list[str]:
-    found = re.findall(r"^```(\w+)\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
-    return [text for language, text in found if language in languages]
+def find_blocks(*languages: str) -> list[str]:
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
+    return [text for language, text in blocks if language in languages]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shell(folder):
-    """Runs a script in the plugin's folder, in an environment that has rtd-plugin and what it needs, but no plugin."""
+    """A function that runs a script in the plugin's folder, in an environment with rtd-plugin and no other plugin."""
     environment = folder.parent / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
@@ -45,7 +45,7 @@ def shell(folder):
     programs = environment / "bin"
     for name, module in {"rtd-plugin": "rtd_plugin", "pip": "pip"}.items():
         lines = ["#!/bin/sh", f'exec "{programs}/python" -m {module} "$@"']
-        if name == "pip":  # what a plugin and its build need is there, and nothing is to be downloaded
+        if name == "pip":  # builds with the packages of this environment: nothing is downloaded
             lines.insert(1, 'if [ "$1" = install ]; then set -- "$@" --no-index --no-build-isolation; fi')
         (programs / name).write_text("\n".join(lines) + "\n")
         (programs / name).chmod(0o755)
@@ -62,7 +62,7 @@ def shell(folder):
 
 
 def test_the_files_are_those_of_the_tutorial():
-    shown = blocks("toml", "python", "yaml")
+    shown = find_blocks("toml", "python", "yaml")
     files = [path for path in PLUGIN.rglob("*") if path.suffix in (".toml", ".py", ".yaml")]
     files = [path for path in files if path.name != "__init__.py"]
     files += [HOST / "search.py", HOST / "trident" / "query.py"]
@@ -76,7 +76,7 @@ def test_the_adapter_is_short():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
-    install, train, patch = blocks("sh")
+    install, train, patch = find_blocks("sh")
     said = shell(install)
     assert re.search(r"trident +│ a photo of \* , \{condition\}", said)
     assert "adapter: trident" in said

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from rtd_plugin.cli.console import out, print_json
-from rtd_plugin.contract import plugins
 
 if TYPE_CHECKING:
     from rtd_plugin.patching.doctor import Diagnosis, PointReport
@@ -35,11 +34,9 @@ def command(host: Path, adapter: str | None, as_json: bool) -> None:
     Example:
       rtd-plugin doctor path/to/lincir
     """
-    from rtd_plugin.patching.detection import find_host
-    from rtd_plugin.patching.doctor import examine
+    from rtd_plugin.workflows.patch import diagnose
 
-    candidates = plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)]
-    diagnosis = examine(find_host(host, candidates))
+    diagnosis = diagnose(host, adapter)
     if as_json:
         print_json(diagnosis.to_dict())
     else:

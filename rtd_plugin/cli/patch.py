@@ -10,14 +10,10 @@ import click
 
 from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.cli.shell import quote
-from rtd_plugin.contract import plugins
-from rtd_plugin.errors import UsageError
 
 if TYPE_CHECKING:
     from rtd_plugin.patching.detection import Host
     from rtd_plugin.patching.manifest import Manifest
-
-RUNS = Path("runs")
 
 
 @click.command()
@@ -67,35 +63,29 @@ def command(
       rtd-plugin patch path/to/searle --weights runs/searle-vit-l-14 --output patches/searle
       rtd-plugin patch path/to/searle --remove
     """
-    from rtd_plugin.patching.manifest import default_folder
+    from rtd_plugin.workflows import patch
 
     if remove:
-        from rtd_plugin.patching.patch_folder import find_removable, remove_patch
-
-        folder = output or find_removable(host)
-        remove_patch(folder)
+        folder = patch.remove(host, output)
         if as_json:
             print_json({"removed": str(folder)})
         else:
             out().print(f"Removed {folder}.", soft_wrap=True)
         return
 
-    from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights
-    from rtd_plugin.patching.detection import find_host
-    from rtd_plugin.patching.patch_folder import write_patch
-
-    candidates = plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)]
-    found = find_host(host, candidates)
-    if found.root.parent == found.root:
-        raise UsageError(f"{found.root}: the root of the file system has no folder beside it: pass --output")
-    tuned = read_weights(weights if weights is not None else find_newest_run(RUNS))
-    folder = output or default_folder(found.root)
-    manifest = write_patch(folder, found, tuned, blend=blend, force=force, without_shims=without_shims)
-    plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)
+    manifest, patched = patch.patch(
+        host,
+        weights=weights,
+        adapter=adapter,
+        output=output,
+        blend=blend,
+        force=force,
+        without_shims=without_shims,
+    )
     if as_json:
-        print_json({"patch": str(manifest.folder), "next": _next(manifest, found), **manifest.to_dict()})
+        print_json({"patch": str(manifest.folder), "next": _next(manifest, patched), **manifest.to_dict()})
     else:
-        _show(manifest, found)
+        _show(manifest, patched)
 
 
 def _next(manifest: Manifest, host: Host) -> list[str]:

@@ -1,12 +1,15 @@
 """Tables of what tuning gained, from the same figures as `--json`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from rtd_plugin.evaluation.comparison_table import Cell, ComparisonTable, shorten_metric, tabulate_comparison
+if TYPE_CHECKING:
+    from rtd_plugin.evaluation.comparison_table import Cell, ComparisonTable
 
 COLUMNS = 4  # metrics side by side: they fit into 80 columns
 GROUPS = 4  # groups of queries that a terminal shows
@@ -19,6 +22,8 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     Args:
         comparison: as `Comparison.to_dict` returns it.
     """
+    from rtd_plugin.workflows.evaluate import tabulate_comparison  # imports torch, which `--help` does not need
+
     sections = tabulate_comparison(comparison)
     if not sections:
         return []
@@ -34,8 +39,8 @@ def _draw_table(benchmark: str, sections: Sequence[ComparisonTable], columns: Se
     metrics = [sections[0].metrics[column] for column in columns]
     family = "mAP" if metrics[0].startswith("map") else "recall"
     table = Table("query", title=f"{benchmark}: {family} in percent", title_justify="left")
-    for metric in metrics:
-        table.add_column(shorten_metric(metric), justify="right")
+    for column in columns:
+        table.add_column(sections[0].heads[column], justify="right")
     for section in sections:
         table.add_row(section.title, style="bold")
         for row in section.rows:

@@ -32,7 +32,7 @@ def command(as_json: bool, **options: Any) -> None:
       torchrun --nproc-per-node 4 -m rtd_plugin train --recipe my.yaml
     """
     announce_loading()
-    from rtd_plugin.engine.allocator import use_huge_pages
+    from rtd_plugin.workflows.huge_pages import use_huge_pages
 
     use_huge_pages()
     # Imports torch, which `--help` does not wait for.

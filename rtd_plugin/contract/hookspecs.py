@@ -39,7 +39,7 @@ def rtd_adapters() -> Iterable[Adapter]:
 
 @hookspec
 def rtd_recipe_folders() -> Iterable[Path]:
-    """Return folders of recipes (`NAME.yaml`).
+    """Return folders of recipes (`NAME.yaml`), see `rtd_plugin.contract.recipe_files`.
 
     Called when a recipe is looked up by name or recipes are listed. Since 0.1.0.
     """

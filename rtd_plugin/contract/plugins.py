@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from rtd_plugin.contract import hookspecs
+from rtd_plugin.contract.recipe_files import RecipeFile, list_recipe_files
 from rtd_plugin.errors import RTDError, UsageError
 
 if TYPE_CHECKING:
@@ -200,28 +201,29 @@ def find_benchmark(name: str) -> type[Benchmark]:
     return _pick(_list_named("rtd_benchmarks", "benchmark"), name, "benchmark")
 
 
-def list_recipes() -> dict[str, Path]:
-    """Return the files of all recipes that plugins ship, by name.
+def list_recipes() -> dict[str, RecipeFile]:
+    """Return all recipes that plugins ship, by name.
 
     Raises:
         RTDError: a plugin fails, or two ship recipes of the same name.
     """
     folders = _collect("rtd_recipe_folders")
-    files = ((plugin, file) for plugin, folder in folders for file in sorted(Path(folder).glob("*.yaml")))
-    return _index(files, "recipe", lambda file: file.stem)
+    recipes = ((plugin, recipe) for plugin, folder in folders for recipe in list_recipe_files(Path(folder)))
+    return _index(recipes, "recipe", lambda recipe: recipe.name)
 
 
-def find_recipe(name_or_file: str) -> Path:
-    """Return a recipe's file by the name under which a plugin ships it, or by its path (`*.yaml` or `*.yml`).
+def find_recipe(name_or_file: str) -> RecipeFile:
+    """Return a recipe by the name under which a plugin ships it, or by its path (`*.yaml` or `*.yml`).
 
     Raises:
         UsageError: neither exists.
+        RTDError: as `list_recipes`.
     """
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UsageError(f"{path}: no such recipe file")
-        return path
+        return RecipeFile(path, path.stem)
     return _pick(list_recipes(), name_or_file, "recipe")
 
 

@@ -24,22 +24,24 @@ ACCELERATE_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
 
 
 class Interrupted(RTDError):
-    """The run was told to stop, and left a checkpoint to resume from."""
+    """A signal stopped the run, which left a checkpoint to resume from."""
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Device, precision, processes and tracker of one run.
+    """Return accelerate's object for one run: its device, precision, processes and tracker.
 
     Raises:
         RTDError: this machine lacks the precision or the tracker.
     """
     if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise RTDError("precision fp16 needs a GPU, and there is none here: pass --set precision=bf16 or fp32")
+        raise RTDError("precision fp16 needs a GPU, and torch sees none: pass --set precision=bf16 or fp32")
+    if recipe.precision == "bf16" and torch.cuda.is_available() and not _has_bf16():
+        raise RTDError(f"precision bf16: {torch.cuda.get_device_name()} lacks it: pass --set precision=fp16 or fp32")
     if recipe.tracker is not None and recipe.tracker not in map(str, get_available_trackers()):
         raise RTDError(f"the tracker {recipe.tracker} is not installed: pip install {recipe.tracker}")
     # accelerate keeps the first precision that a process asks for, and refuses another; here each run has its own.
     AcceleratorState._reset_state()
-    # Unless told to use the CPU, accelerate takes each of several processes without a GPU for one on its own.
+    # Without cpu=True, accelerate takes each of several processes without a GPU for a run of its own.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         return Accelerator(
@@ -50,6 +52,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     except (ValueError, ImportError) as error:
         raise RTDError(f"this machine cannot run the recipe: {error}") from error
+
+
+def _has_bf16() -> bool:
+    # torch emulates bf16 on older GPUs, more slowly than fp32.
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) -> tuple[TextTower, int]:
@@ -82,19 +89,19 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
     accelerator.project_configuration.logging_dir = str(run.folder / (recipe.tracker or ""))
     accelerator.init_trackers("rtd-plugin", config=dict(flatten(recipe.to_dict())))
 
-    def validate() -> float:
+    def validate(select: str) -> float:
         metrics = merge_metrics(hook.rtd_validation_due(run=run, tower=trainer.tower, step=progress.step))
         log.write(progress.step, validation=metrics)
-        return select_metric(metrics, recipe.validation.select)
+        return select_metric(metrics, select)
 
-    validates = main and recipe.validation is not None
+    validation = recipe.validation if main else None
     try:
         with catch_interrupts() as is_interrupted:
             losses = PendingLosses(run, trainer, log, is_interrupted)
             if main:
                 hook.rtd_run_started(run=run, step=progress.step)
-            if validates and saved is None:
-                validate()  # an unknown metric or a missing image fails here, and not after hours
+            if validation is not None and saved is None:
+                validate(validation.select)  # an unknown metric or a missing image fails here, and not after hours
             while progress.step < recipe.steps:
                 losses.take_step(progress.step)
                 progress.step += 1
@@ -106,8 +113,8 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
                 stop = losses.read(now=validation_due or checkpoint_due)
                 if validation_due or checkpoint_due or stop:
                     trainer.check_weights(progress.step)
-                if validates and validation_due:
-                    value = validate()
+                if validation is not None and validation_due:
+                    value = validate(validation.select)
                     if progress.best is None or value > progress.best.value:
                         progress.best = Best(step=progress.step, value=value, validation=_describe_validation(recipe))
                         checkpoint_due = True  # the best tower is kept as a checkpoint like any other

@@ -1,6 +1,5 @@
 """Recipes: a whole training run as YAML, validated to the last key before anything is loaded."""
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -19,19 +18,21 @@ from pydantic import (
 
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.contract import plugins
+from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.paths import CommandLineText, RecipePath
-from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_values
+from rtd_plugin.training.yaml_lines import Location, NotYAML, line_of, load_yaml, read_values
 from rtd_plugin.triplets.triplet import TripletSource
+from rtd_plugin.validation import describe_error
 
 
-def _plain(key: str, part: TripletSource | Benchmark) -> dict[str, Any]:
-    return {key: part.name, **part.model_dump(mode="json")}
+def _dump(key: str, item: TripletSource | Benchmark) -> dict[str, Any]:
+    return {key: item.name, **item.model_dump(mode="json")}
 
 
-Source = Annotated[InstanceOf[TripletSource], PlainSerializer(lambda part: _plain("source", part))]
-ABenchmark = Annotated[InstanceOf[Benchmark], PlainSerializer(lambda part: _plain("benchmark", part))]
+Source = Annotated[InstanceOf[TripletSource], PlainSerializer(lambda source: _dump("source", source))]
+ABenchmark = Annotated[InstanceOf[Benchmark], PlainSerializer(lambda benchmark: _dump("benchmark", benchmark))]
 
 
 class Keys(BaseModel):
@@ -66,8 +67,8 @@ class Validation(Keys):
     benchmark: ABenchmark
 
     @model_serializer
-    def _flat(self) -> dict[str, Any]:
-        return {**_plain("benchmark", self.benchmark), "every": self.every, "select": self.select}
+    def _flatten(self) -> dict[str, Any]:
+        return {**_dump("benchmark", self.benchmark), "every": self.every, "select": self.select}
 
 
 class Checkpoints(Keys):
@@ -102,7 +103,7 @@ class Recipe(Keys):
 
     @field_validator("adapter")
     @classmethod
-    def _known_adapter(cls, name: str) -> str:
+    def _check_adapter(cls, name: str) -> str:
         try:
             return plugins.find_adapter(name).name
         except UsageError as error:
@@ -110,149 +111,148 @@ class Recipe(Keys):
 
     @field_validator("tracker")
     @classmethod
-    def _known_tracker(cls, name: str | None) -> str | None:
+    def _check_tracker(cls, name: str | None) -> str | None:
         from accelerate.utils import LoggerType  # slow to import, and needed by few recipes
 
-        known = [str(kind.value) for kind in LoggerType if kind is not LoggerType.ALL]
-        if name is not None and name not in known:
-            raise ValueError(f"accelerate knows no tracker {name!r}, only {', '.join(known)}")
+        trackers = [str(tracker.value) for tracker in LoggerType if tracker is not LoggerType.ALL]
+        if name is not None and name not in trackers:
+            raise ValueError(f"accelerate knows no tracker {name!r}, only {', '.join(trackers)}")
         return name
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, complete: `read_recipe` of it gives the same recipe."""
+        """Return the recipe as plain values, complete: `read_recipe` of it gives the same recipe."""
         return self.model_dump(mode="json")
 
 
-Location = tuple[str | int, ...]  # keys and list numbers on the way to a value
 Report = Callable[[Location, str], UsageError]
 
 
-def read_recipe(recipe: Path | Mapping[str, Any], overrides: Sequence[str] = (), adapter: str | None = None) -> Recipe:
+def read_recipe(
+    recipe: Path | RecipeFile | Mapping[str, Any], overrides: Sequence[str] = (), adapter: str | None = None
+) -> Recipe:
     """Read and validate a recipe; paths in it are relative to its folder, those of overrides to the current one.
 
     Args:
         recipe: the recipe's file, or its keys and values, whose paths are relative to the current folder.
-        overrides: `a.b=value`, the value in YAML; an entry of a list is meant by its number, `triplets.0.path=…`.
+        overrides: `a.b=value`, the value in YAML; an entry of a list is given by its index, `triplets.0.path=…`.
         adapter: replaces the recipe's adapter.
 
     Raises:
-        UsageError: a file that is no YAML, or a key or value that does not fit, by name, file and line.
+        UsageError: the file is not YAML, or a key or value does not fit; the message has key, file and line.
+
+    Example:
+        >>> from rtd_plugin.contract.plugins import find_recipe
+        >>> recipe = read_recipe(find_recipe("lincir-miniature"), ["optimizer.learning_rate=1e-4"])
+        >>> recipe.steps, recipe.optimizer.learning_rate
+        (250, 0.0001)
     """
     text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else read_values(recipe)
     if adapter is not None:
         values["adapter"] = adapter
     for override in overrides:
-        values = _overridden(values, override)
+        values = _override(values, override)
     overridden = [override.partition("=")[0].split(".") for override in overrides]
 
     def report(location: Location, message: str) -> UsageError:
-        parts = [str(part) for part in location]
-        key = ".".join(parts)
+        steps = [str(step) for step in location]
+        key = ".".join(steps)
         # An override is to blame for what is wrong with its value, and with a section that it began.
-        if any(parts[: len(keys)] == keys or keys[: len(parts)] == parts for keys in overridden):
+        if any(steps[: len(keys)] == keys or keys[: len(steps)] == steps for keys in overridden):
             return UsageError(f"--set {key}: {message}")
         where = "the recipe" if text is None else f"{recipe}, line {line_of(text, location)}"
         return UsageError(f"{where}: {key}: {message}")
 
-    folder = Path.cwd() if isinstance(recipe, Mapping) else recipe.parent.absolute()
-    return _validated(values, folder, report)
+    if isinstance(recipe, Mapping):
+        folder = Path.cwd()
+    else:
+        folder = (recipe if isinstance(recipe, Path) else recipe.path).parent.absolute()
+    return _validate(values, folder, report)
 
 
-def _validated(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
-    """Turn the parts that plugins define into objects of their kinds, then all of it into a recipe."""
+def _validate(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
+    """Turn the entries whose classes plugins register into objects of these, then all values into a recipe."""
 
-    def check(kind: type[BaseModel], part: Any, location: Location = ()) -> Any:
+    def check(model: type[BaseModel], entry: Any, location: Location = ()) -> Any:
         try:
-            return kind.model_validate(part, context={"folder": folder})
+            return model.model_validate(entry, context={"folder": folder})
         except ValidationError as error:
-            problem = error.errors()[0]
-            location = (*location, *problem["loc"])
-            raise report(location, _sentence(problem, location)) from error
+            problem = describe_error(error)
+            location = (*location, *problem.location)
+            advice = f": add it, or pass --set {'.'.join(map(str, location))}=…" if problem.is_missing else ""
+            raise report(location, problem.sentence + advice) from error
         except RTDError as error:
             raise report(location, str(error)) from error
 
-    def plugin_part(part: Any, key: str, find: Callable[[str], type[BaseModel]], location: Location) -> Any:
-        """An entry that names its kind under `key`, with the kind's options beside it."""
-        if not isinstance(part, dict) or not isinstance(part.get(key), str):
+    def check_entry(entry: Any, key: str, find: Callable[[str], type[BaseModel]], location: Location) -> Any:
+        """Check an entry that names its class under `key`, with the options of that class beside it."""
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
             raise report(location, f"needs {key}: NAME and its options")
         try:
-            kind = find(part[key])
+            model = find(entry[key])
         except RTDError as error:
             raise report((*location, key), str(error)) from error
-        return check(kind, {name: value for name, value in part.items() if name != key}, location)
+        return check(model, {name: value for name, value in entry.items() if name != key}, location)
 
     if isinstance(values.get("triplets"), list):
         values["triplets"] = [
-            plugin_part(part, "source", plugins.find_triplet_source, ("triplets", number))
-            for number, part in enumerate(values["triplets"])
+            check_entry(entry, "source", plugins.find_triplet_source, ("triplets", index))
+            for index, entry in enumerate(values["triplets"])
         ]
     validation = values.get("validation")
     if isinstance(validation, dict):
-        own = {name: value for name, value in validation.items() if name in ("every", "select")}
-        rest = {name: value for name, value in validation.items() if name not in own}
-        benchmark = plugin_part(rest, "benchmark", plugins.find_benchmark, ("validation",))
-        values["validation"] = {**own, "benchmark": benchmark}
+        settings = {name: value for name, value in validation.items() if name in ("every", "select")}
+        options = {name: value for name, value in validation.items() if name not in settings}
+        benchmark = check_entry(options, "benchmark", plugins.find_benchmark, ("validation",))
+        values["validation"] = {**settings, "benchmark": benchmark}
     if values.get("evaluation") is not None:
-        values["evaluation"] = plugin_part(values["evaluation"], "benchmark", plugins.find_benchmark, ("evaluation",))
+        values["evaluation"] = check_entry(values["evaluation"], "benchmark", plugins.find_benchmark, ("evaluation",))
     return check(Recipe, values)
 
 
-def _sentence(problem: Mapping[str, Any], location: Location) -> str:
-    """What pydantic found, for somebody who wrote YAML."""
-    match problem["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            return "no such key"
-        case kind if kind == "missing" or problem["input"] is None:
-            return f"is missing: add it, or pass --set {'.'.join(map(str, location))}=…"
-        case "value_error":  # of a validator, whose message says what it found
-            return str(problem["ctx"]["error"])
-        case "model_type" | "dataclass_type":
-            message = "needs keys and values"
-        case _:
-            message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{message}, found {reprlib.repr(problem['input'])}"
-
-
-def _overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
-    """A recipe's values with one of them replaced."""
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """Return a recipe's values with one of them replaced."""
     name, value = parse_override(override)
 
-    def replaced(place: Any, keys: Sequence[str]) -> Any:
-        # Copies on the way: an alias in the YAML file makes one object of two places.
+    def replace(node: Any, keys: Sequence[str]) -> Any:
+        # Copies on the way: with an alias in the YAML file, two keys share one object.
         if not keys:
             return value
         key, *rest = keys
-        if isinstance(place, list):
-            if not key.isdecimal() or int(key) >= len(place):
-                raise UsageError(f"--set {override}: {key!r} is not the number of one of {len(place)} entries, from 0")
-            number = int(key)
-            return [*place[:number], replaced(place[number], rest), *place[number + 1 :]]
-        if not isinstance(place, dict | NoneType):
-            raise UsageError(f"--set {override}: {place!r} is a value, and has no key {key!r}")
-        return {**(place or {}), key: replaced((place or {}).get(key), rest)}
+        if isinstance(node, list):
+            if not key.isdecimal() or int(key) >= len(node):
+                raise UsageError(f"--set {override}: {key!r} is not the index of one of {len(node)} entries, from 0")
+            index = int(key)
+            return [*node[:index], replace(node[index], rest), *node[index + 1 :]]
+        if not isinstance(node, dict | NoneType):
+            raise UsageError(f"--set {override}: {node!r} is a value, and has no key {key!r}")
+        return {**(node or {}), key: replace((node or {}).get(key), rest)}
 
-    return replaced(values, name.split("."))
+    return replace(values, name.split("."))
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """The key and value of `--set key=value`, the value in YAML.
+    """Return the key and value of `--set key=value`, the value in YAML.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text has another form.
+
+    Example:
+        >>> parse_override("optimizer.max_grad_norm=1.5")
+        ('optimizer.max_grad_norm', 1.5)
     """
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise UsageError(f"--set {override}: expected key=value")
     try:
-        return name, _from_command_line(load_yaml(text))
+        return name, _mark_texts(load_yaml(text))
     except NotYAML as error:
         raise UsageError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _from_command_line(value: Any) -> Any:
+def _mark_texts(value: Any) -> Any:
     """Mark all texts in a value: a path among them is relative to the current folder."""
     if isinstance(value, dict):
-        return {key: _from_command_line(part) for key, part in value.items()}
+        return {key: _mark_texts(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_from_command_line(part) for part in value]
+        return [_mark_texts(item) for item in value]
     return CommandLineText(value) if isinstance(value, str) else value

@@ -114,8 +114,8 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
     write_text(folder / RECIPE_FILE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
 
 
-def resumed_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -> Recipe:
-    """The recipe of a run that goes on, with what may change in it overridden.
+def resume_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -> Recipe:
+    """Read the recipe of a run to resume, with overrides of the keys that may change.
 
     Raises:
         UsageError: an override would make it another run.

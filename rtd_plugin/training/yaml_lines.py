@@ -1,15 +1,25 @@
-"""YAML that knows its lines: safe loading that refuses a key given twice, and where a value stands."""
+"""YAML with its lines: load it safely, refuse a key given twice, and find or replace a value in the text."""
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import UsageError
+
+Location = tuple[str | int, ...]
+"""Keys and list indices on the way to a value."""
+
+NAMES = ("adapter", "source", "benchmark", "tracker")  # keys whose values are never paths
+STRING = "tag:yaml.org,2002:str"
 
 
 class NotYAML(ValueError):
-    """What is wrong with a text, and the line it is in, counted from 1."""
+    """A text is not plain YAML; `line` is where, from 1."""
 
     def __init__(self, problem: str, line: int):
         super().__init__(problem)
@@ -17,14 +27,14 @@ class NotYAML(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; of a key given twice, which is a slip of the pen, that one would take the later."""
+    """PyYAML's safe loader, which also refuses a key given twice, where PyYAML takes the later value."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
             keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 
@@ -36,7 +46,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """The value that a YAML text stands for.
+    """Return the value of a YAML text.
 
     Raises:
         NotYAML: the text is broken, gives a key twice, or asks for an object that is not plain data.
@@ -53,15 +63,21 @@ def load_yaml(text: str) -> Any:
         raise NotYAML("nested too deeply", 1) from error
 
 
-def read_values(path: Path) -> tuple[str, dict[str, Any]]:
+def read_values(recipe: Path | RecipeFile) -> tuple[str, dict[str, Any]]:
     """Return a recipe's text, and its keys and values, which are not validated.
+
+    The lines of the text are those of the file, also if the recipe replaces the file's backbone.
 
     Raises:
         UsageError: the file cannot be read, or is not YAML with keys and values.
     """
+    path = recipe if isinstance(recipe, Path) else recipe.path
     try:
         text = path.read_text(encoding="utf-8-sig")
         values = load_yaml(text)
+        if isinstance(recipe, RecipeFile) and recipe.backbone:
+            text = _replace_backbone(text, recipe)
+            values = load_yaml(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except NotYAML as error:
@@ -73,19 +89,74 @@ def read_values(path: Path) -> tuple[str, dict[str, Any]]:
     return text, values
 
 
-def line_of(text: str, location: tuple[str | int, ...]) -> int:
-    """The line, from 1, of the value at a location in a YAML text, or of the last part of the location that exists."""
+def _replace_backbone(text: str, recipe: RecipeFile) -> str:
+    settings = {("backbone", key): value for key, value in recipe.backbone.items()}
+    if missing := settings.keys() - _list_scalars(text).keys():
+        raise UsageError(f"{recipe}: needs {'.'.join(min(missing))}, which the backbone of {recipe.name} replaces")
+    return _replace_scalars(text, settings)
+
+
+def name_files(text: str, folder: Path) -> str:
+    """Return a recipe's text with the files and folders that it names by paths relative to `folder` named in full."""
+    scalars = {
+        location: node.value
+        for location, node in _list_scalars(text).items()
+        if node.tag == STRING and node.value and location[-1] not in NAMES
+    }
+    paths = {location: os.path.join(folder.absolute(), value) for location, value in scalars.items()}
+    return _replace_scalars(text, {location: path for location, path in paths.items() if os.path.exists(path)})
+
+
+def _list_scalars(text: str) -> dict[Location, yaml.ScalarNode]:
+    """Return the values of a YAML text that are neither lists nor mappings; of an alias, only what it stands for."""
+    scalars: dict[Location, yaml.ScalarNode] = {}
+    visited = set()
+
+    def visit(node: yaml.Node | None, location: Location) -> None:
+        if id(node) in visited:
+            return
+        visited.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                visit(value, (*location, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                visit(value, (*location, index))
+        elif isinstance(node, yaml.ScalarNode) and location:
+            scalars[location] = node
+
+    visit(yaml.compose(text, Loader=_Loader), ())
+    return scalars
+
+
+def _replace_scalars(text: str, values: Mapping[Location, str]) -> str:
+    """Return a YAML text with values replaced, and all the rest, comments too, as it was."""
+    scalars = _list_scalars(text)
+    # A node begins at its anchor or tag, its token after them.
+    tokens = [token for token in yaml.scan(text, Loader=_Loader) if isinstance(token, yaml.ScalarToken)]
+    starts = {token.end_mark.index: token.start_mark.index for token in tokens}
+    for location in sorted(values, key=lambda location: scalars[location].end_mark.index, reverse=True):
+        if scalars[location].value != values[location]:
+            end = scalars[location].end_mark.index
+            start = starts.get(end)
+            quoted = json.dumps(values[location], ensure_ascii=False)
+            text = f"{text[:end]} {quoted}{text[end:]}" if start is None else text[:start] + quoted + text[end:]
+    return text
+
+
+def line_of(text: str, location: Location) -> int:
+    """Return the line, from 1, of a value in a YAML text, or of the innermost value around it that exists."""
     node = yaml.compose(text, Loader=_Loader)
     line = 1
-    for part in location:
+    for step in location:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not found:
+            entry = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+            if entry is None:
                 break
-            key, node = found[0]
+            key, node = entry
             line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
             line = node.start_mark.line + 1
         else:
             break

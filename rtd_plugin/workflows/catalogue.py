@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.contract import plugins
-from rtd_plugin.training.yaml_lines import read_values
+from rtd_plugin.training.yaml_lines import load_yaml, name_files, read_values
 
 
 def describe_adapters() -> list[dict[str, str]]:
@@ -21,13 +21,17 @@ def load_recipes() -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: one of the files is not a recipe.
     """
-    return {name: read_values(path)[1] for name, path in plugins.list_recipes().items()}
+    return {name: read_values(recipe)[1] for name, recipe in plugins.list_recipes().items()}
 
 
 def load_recipe(name_or_file: str | Path) -> tuple[str, dict[str, Any]]:
-    """Return one recipe's text, and its keys and values.
+    """Return one recipe's text, and its keys and values; files beside it are named in full.
+
+    Written to another folder, the text is the same recipe.
 
     Raises:
         UsageError: there is no such recipe, or its file is not a recipe.
     """
-    return read_values(plugins.find_recipe(str(name_or_file)))
+    recipe = plugins.find_recipe(str(name_or_file))
+    text = name_files(read_values(recipe)[0], recipe.path.parent)
+    return text, load_yaml(text)

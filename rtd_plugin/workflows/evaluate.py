@@ -16,6 +16,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import PRE_TRAINED, Comparison, compare
+from rtd_plugin.evaluation.comparison_table import tabulate_comparison as tabulate_comparison
 from rtd_plugin.evaluation.report import write_report
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text

@@ -18,6 +18,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import TunedWeights, check_base, read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
+from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
 from rtd_plugin.files import read_checkpoint
@@ -173,20 +174,20 @@ def _list_shapes(tower: TextTower) -> set[tuple[str, tuple[int, ...]]]:
     return {(name, tuple(weight.shape)) for name, weight in tower.state_dict().items()}
 
 
-def _find_recipe_file(recipe: str | None, weights: Sequence[Path]) -> Path | None:
+def _find_recipe_file(recipe: str | None, weights: Sequence[Path]) -> RecipeFile | None:
     if recipe is not None:
         return plugins.find_recipe(recipe)
     runs = (path if path.is_dir() else path.parent for path in weights)
-    return next((run / RECIPE_FILE for run in runs if (run / RECIPE_FILE).is_file()), None)
+    return next((plugins.find_recipe(str(run / RECIPE_FILE)) for run in runs if (run / RECIPE_FILE).is_file()), None)
 
 
-def _check_sources(values: Mapping[str, Any], recipe: Path | None) -> _Sources:
+def _check_sources(values: Mapping[str, Any], recipe: RecipeFile | None) -> _Sources:
     options = {"adapter": "--adapter NAME", "backbone": "--model and --pretrained, or --checkpoint"}
     for key in ("adapter", "backbone", "projection"):
         if values.get(key) is None:
             option = options.get(key, "--projection FILE, the method's own checkpoint")
             raise UsageError(f"{f'{recipe}: no {key}' if recipe else f'no {key} is named'}: pass {option}")
-    folder = recipe.parent.absolute() if recipe is not None else Path.cwd()
+    folder = recipe.path.parent.absolute() if recipe is not None else Path.cwd()
     try:
         return _Sources.model_validate(values, context={"folder": folder})
     except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.training.recipe import Recipe, read_recipe
-from rtd_plugin.training.run import RECIPE_FILE, resumed_recipe
+from rtd_plugin.training.run import RECIPE_FILE, resume_recipe
 
 RUNS = Path("runs")
 
@@ -49,7 +49,7 @@ def choose_run(
     if folder is not None and holds_run(folder):
         if not resume:
             raise UsageError(f"{folder}: already holds a run: pass --resume to go on with it, or another --output")
-        return RunChoice(resumed_recipe(folder, overrides, adapter), folder, folder.name, resumes=True)
+        return RunChoice(resume_recipe(folder, overrides, adapter), folder, folder.name, resumes=True)
     if name is None:
         raise UsageError("no run to resume: pass --adapter NAME for its miniature, or --recipe NAME|FILE")
     source = recipe if isinstance(recipe, Mapping) else plugins.find_recipe(str(recipe or name))

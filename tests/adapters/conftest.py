@@ -41,17 +41,17 @@ class Host:
 
 
 @pytest.fixture
-def openai(randomised) -> Host:
+def openai(randomise) -> Host:
     """A CLIP of OpenAI's package, as SEARLE has it; Pic2Word's computes the same."""
     from clip.model import CLIP
 
-    model = randomised(CLIP(D, 16, 1, 64, 16, CONTEXT, END + 1, W, HEADS, 2))
+    model = randomise(CLIP(D, 16, 1, 64, 16, CONTEXT, END + 1, W, HEADS, 2))
     tower = TextTower.from_state_dict(model.state_dict(), heads=HEADS).eval()
     return Host(model, tower, lambda tokens: (model.encode_text(tokens), None), model.token_embedding)
 
 
 @pytest.fixture
-def huggingface(randomised) -> Host:
+def huggingface(randomise) -> Host:
     """A text model of transformers, as LinCIR has it."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -67,7 +67,7 @@ def huggingface(randomised) -> Host:
         eos_token_id=END,
         pad_token_id=0,
     )
-    model = randomised(CLIPTextModelWithProjection(config))
+    model = randomise(CLIPTextModelWithProjection(config))
 
     def encode(tokens: Tensor) -> tuple[Tensor, Tensor]:
         output = model(input_ids=tokens)

@@ -145,8 +145,8 @@ def test_a_star_in_a_condition_is_not_a_placeholder():
     assert ADAPTER.encode_two("a *", "* b").count(265) == 1
 
 
-def test_im2text_computes_hidden_layers_and_a_linear_one(randomised):
-    module = randomised(Im2Text(12, 8))
+def test_im2text_computes_hidden_layers_and_a_linear_one(randomise):
+    module = randomise(Im2Text(12, 8))
     state, x = module.state_dict(), torch.randn(5, 12)
     assert {key: tuple(weight.shape) for key, weight in state.items() if "weight" in key} == {
         "layers.0.0.weight": (512, 12),
@@ -162,8 +162,8 @@ def test_im2text_computes_hidden_layers_and_a_linear_one(randomised):
 
 
 @pytest.mark.parametrize(("hidden", "layers"), [(512, 1), (512, 3), (20, 2), (768, 4)])
-def test_sizes_are_read_from_the_state_dict(randomised, tmp_path, hidden, layers):
-    module = randomised(Im2Text(12, 8, hidden, layers))
+def test_sizes_are_read_from_the_state_dict(randomise, tmp_path, hidden, layers):
+    module = randomise(Im2Text(12, 8, hidden, layers))
     torch.save({"state_dict_img2text": module.state_dict()}, tmp_path / "epoch.pt")
     features = torch.randn(3, 12)
     torch.testing.assert_close(load_projection(ADAPTER, tmp_path / "epoch.pt", 12, 8)(features), module(features))

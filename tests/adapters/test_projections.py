@@ -41,8 +41,8 @@ def adapter(request):
 
 
 @pytest.fixture
-def projection(adapter, randomised):
-    return randomised(im2text.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
+def projection(adapter, randomise):
+    return randomise(im2text.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
 
 
 def prefixed(state):
@@ -152,8 +152,8 @@ def test_files_that_are_not_checkpoints_are_refused(adapter, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("of", "says"), [("pic2word", "LinCIR"), ("pic2word", "SEARLE"), ("lincir", "Pic2Word")])
-def test_a_checkpoint_of_another_method_is_refused(randomised, tmp_path, of, says):
-    module = randomised(im2text.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
+def test_a_checkpoint_of_another_method_is_refused(randomise, tmp_path, of, says):
+    module = randomise(im2text.Im2Text(D, W) if of == "pic2word" else phi.Phi(D, W))
     path = tmp_path / "other.pt"
     for checkpoint in (native(ADAPTERS[of], module.state_dict()), module.state_dict()):
         torch.save(checkpoint, path)
@@ -178,8 +178,8 @@ def test_a_truncated_file_is_refused(adapter, projection, tmp_path):
         load_projection(adapter, path, D, W)
 
 
-def test_phi_computes_three_layers(randomised):
-    module, features = randomised(phi.Phi(D, W)), torch.randn(5, D)
+def test_phi_computes_three_layers(randomise):
+    module, features = randomise(phi.Phi(D, W)), torch.randn(5, D)
     state, x = module.state_dict(), features
     assert {key: tuple(weight.shape) for key, weight in state.items()} == PHI_KEYS
     for layer in (0, 3, 6):

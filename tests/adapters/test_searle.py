@@ -91,8 +91,8 @@ def test_composing_does_not_change_the_arguments(openai, tokenised):
     [
         ([[5, 259], [7]], (2, W), 1, r"has no \$"),
         ([[5, 259], [7]], (1, W), 1, r"has no \$"),
-        (ONE, (2, W), 1, "2 pseudo tokens a text, but num_tokens is 1"),
-        (ONE, (3, 2, W), 3, "2 pseudo tokens a text, but num_tokens is 3"),
+        (ONE, (2, W), 1, "there are 2 pseudo tokens per text, but num_tokens is 1"),
+        (ONE, (3, 2, W), 3, "there are 2 pseudo tokens per text, but num_tokens is 3"),
         (ONE, (3, W + 1), 1, r"shape \(3, 33\)"),
         (ONE, (2, W), 2, "mask is .* of shape"),  # three $ are not enough for two in each of three texts
     ],

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rtd_plugin.engine.allocator import use_huge_pages
+from rtd_plugin.workflows.huge_pages import use_huge_pages
 
 BEGAN = time.perf_counter()  # of a side's process, before what takes long to import
 use_huge_pages()  # as `rtd-plugin train` does

@@ -30,12 +30,12 @@ PLACES = ("on a shelf", "in the rain", "at night", "under a bridge", "in a crowd
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, randomised) -> Path:
+def files(tmp_path_factory, randomise) -> Path:
     """A folder with model.json, clip.pt, phi.pt, triplets.jsonl and tiny.yaml, a recipe of 6 steps without images."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "model.json").write_text(json.dumps(MODEL))
-    torch.save(randomised(open_clip.CLIP(**MODEL)).state_dict(), folder / "clip.pt")
-    torch.save({"epoch": 1, "Phi": randomised(Phi(WIDTH, WIDTH)).state_dict()}, folder / "phi.pt")
+    torch.save(randomise(open_clip.CLIP(**MODEL)).state_dict(), folder / "clip.pt")
+    torch.save({"epoch": 1, "Phi": randomise(Phi(WIDTH, WIDTH)).state_dict()}, folder / "phi.pt")
     triplets = [
         {"caption": f"a {thing} {place}", "edit": f"make it a {other}", "output": f"a {other} {place}"}
         for thing, other in zip(THINGS, reversed(THINGS), strict=True)

@@ -274,23 +274,23 @@ def test_missing_options_are_named(rtd, files, write_dataset, tmp_path):
         (["--adapter", "lincir"], "no backbone is named: pass --model and --pretrained, or --checkpoint"),
         (["--adapter", "lincir", "--model", "ViT-B-32"], "no projection is named: pass --projection FILE"),
         (["--recipe", "none.yaml"], "none.yaml: no such recipe file"),
-        (["--recipe", "lincir-vit-l-14"], "lincir-vit-l-14.yaml: no projection: pass --projection FILE"),
+        (["--recipe", "lincir-vit-l-14"], "recipes/lincir.yaml: no projection: pass --projection FILE"),
     ):
         done = rtd("evaluate", "--benchmark", "folder", "--data", "x", *options)
         assert done.exit_code == 2
         assert says in done.stderr
 
 
-def test_weights_of_another_clip_are_refused(evaluate, finished, files, randomised, tmp_path):
+def test_weights_of_another_clip_are_refused(evaluate, finished, files, randomise, tmp_path):
     import open_clip
 
     model = json.loads((files / "model.json").read_text())
-    torch.save(randomised(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
+    torch.save(randomise(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
     done = evaluate("cirr", "--weights", finished, "--checkpoint", "other.pt", fails=True)
     assert done.exit_code == 1
     assert "was tuned from model, but the backbone given here has other weights" in done.stderr
     small = {**model, "text_cfg": {**model["text_cfg"], "layers": 1}}
-    torch.save(randomised(open_clip.CLIP(**small)).state_dict(), tmp_path / "small.pt")
+    torch.save(randomise(open_clip.CLIP(**small)).state_dict(), tmp_path / "small.pt")
     done = evaluate("cirr", "--weights", "small.pt", fails=True)
     assert "small.pt: a text encoder of another size than the backbone's" in done.stderr
 
@@ -325,11 +325,11 @@ def without(folder, name):
     file.write_text(json.dumps(names))
 
 
-def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomised, tmp_path):
+def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomise, tmp_path):
     import open_clip
 
     model = json.loads((files / "model.json").read_text())
-    torch.save(randomised(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
+    torch.save(randomise(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
     clean = evaluate("cirr", "--checkpoint", "other.pt", "--cache", "elsewhere")
     evaluate("cirr")
     mixed = evaluate("cirr", "--checkpoint", "other.pt")

@@ -3,16 +3,19 @@
 import json
 
 import pytest
+import yaml
 
 from rtd_plugin.contract import plugins
+from rtd_plugin.contract.recipe_files import RecipeFile
+from rtd_plugin.training.recipe import read_recipe
 
 
 @pytest.fixture
 def shipped(files, monkeypatch):
     """Plugins that ship tiny.yaml alone, under the name `tiny`."""
-    found = {"tiny": files / "tiny.yaml"}
-    monkeypatch.setattr(plugins, "list_recipes", lambda: found)
-    return found
+    recipes = {"tiny": RecipeFile(files / "tiny.yaml", "tiny")}
+    monkeypatch.setattr(plugins, "list_recipes", lambda: recipes)
+    return recipes
 
 
 def test_list(rtd, shipped):
@@ -20,11 +23,21 @@ def test_list(rtd, shipped):
     assert json.loads(rtd("recipes", "--json").stdout) == {"recipes": ["tiny"]}
 
 
-def test_show(rtd, shipped):
-    assert rtd("recipes", "tiny").stdout == shipped["tiny"].read_text()
+def test_show(rtd, shipped, files):
+    text = (files / "tiny.yaml").read_text()
+    for name in ("model.json", "clip.pt", "phi.pt", "triplets.jsonl"):
+        assert text.count(name) == 1
+        text = text.replace(name, json.dumps(str(files / name)))
+    assert rtd("recipes", "tiny").stdout == text
     shown = json.loads(rtd("recipes", "tiny", "--json").stdout)
-    assert shown["name"] == "tiny"
-    assert shown["recipe"]["backbone"] == {"model": "model.json", "checkpoint": "clip.pt"}
+    assert shown == {"name": "tiny", "recipe": yaml.safe_load(text)}
+
+
+@pytest.mark.parametrize("name", ["lincir-vit-h-14", "searle-miniature"])
+def test_a_printed_recipe_is_the_same_recipe_in_another_folder(rtd, name, tmp_path):
+    (tmp_path / "my.yaml").write_text(rtd("recipes", name).stdout)
+    overrides = ["projection=phi.pt", "triplets=[{source: json, path: triplets.jsonl}]"] if "vit" in name else []
+    assert read_recipe(tmp_path / "my.yaml", overrides) == read_recipe(plugins.find_recipe(name), overrides)
 
 
 def test_unknown(rtd, shipped):
@@ -36,8 +49,8 @@ def test_unknown(rtd, shipped):
 @pytest.mark.parametrize("text", ["a: [1", "- 1", ""])
 @pytest.mark.parametrize("args", [(), ("broken",), ("broken", "--json")])
 def test_broken(rtd, shipped, tmp_path, text, args):
-    shipped["broken"] = tmp_path / "broken.yaml"
-    shipped["broken"].write_text(text)
+    shipped["broken"] = RecipeFile(tmp_path / "broken.yaml", "broken")
+    shipped["broken"].path.write_text(text)
     done = rtd("recipes", *args)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"Error: {tmp_path}/broken.yaml")

@@ -97,12 +97,12 @@ BUILDERS = {"open_clip": open_clip_model, "openai": openai_model, "huggingface":
 
 
 @pytest.fixture
-def library(randomised):
+def library(randomise):
     """Builds a library's small CLIP: `library("open_clip", vocabulary=…, …)`."""
 
     def build(name: str, seed: int = 0, **sizes) -> Library:
         built = BUILDERS[name](**sizes)
-        randomised(built.model, seed)
+        randomise(built.model, seed)
         return built
 
     return build

@@ -1,5 +1,6 @@
 """The architectures of open_clip: the text towers of the shipped recipes at full size, and those that are refused."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import open_clip
 import pytest
 import rtd_recipes
 import torch
-import yaml
 
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import tokenize
@@ -16,9 +16,8 @@ from rtd_plugin.errors import RTDError
 
 
 def shipped_backbones():
-    recipes = [yaml.safe_load(path.read_text()) for path in Path(rtd_recipes.__file__).parent.glob("*.yaml")]
-    backbones = [recipe["backbone"] for recipe in recipes]
-    return sorted({(each["model"], each["pretrained"]) for each in backbones if each.get("pretrained")})
+    backbones = json.loads((Path(rtd_recipes.__file__).parent / "backbones.json").read_text())
+    return sorted((backbone["model"], backbone["pretrained"]) for backbone in backbones.values())
 
 
 BACKBONES = shipped_backbones()
@@ -55,12 +54,12 @@ def test_names_and_shapes_are_open_clips(model, tag):
 
 @pytest.mark.parametrize(("model", "tag"), BACKBONES)
 @pytest.mark.slow
-def test_features_at_full_depth_are_open_clips(model, tag, randomised, tmp_path, monkeypatch):
+def test_features_at_full_depth_are_open_clips(model, tag, randomise, tmp_path, monkeypatch):
     """As deep and with as many heads, each of them narrow."""
     config = open_clip.get_model_config(model)
     text = {**config["text_cfg"], "width": HEAD_WIDTH * config["text_cfg"]["heads"]}
     config = {**config, "embed_dim": 64, "vision_cfg": VISION, "text_cfg": text}
-    clip = randomised(open_clip.CLIP(**{**config, "quick_gelu": QUICK_GELU[tag]}))
+    clip = randomise(open_clip.CLIP(**{**config, "quick_gelu": QUICK_GELU[tag]}))
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
     monkeypatch.setattr(open_clip, "get_model_config", {model: config}.get)
     tower = Backbone(model, tag, tmp_path / "clip.pt").load_text_tower()

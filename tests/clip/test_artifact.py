@@ -42,8 +42,8 @@ def make_info(tower, **changes):
 
 
 @pytest.fixture(params=["gelu", "quick_gelu"])
-def tower(request, randomised):
-    return randomised(TextTower(activation=request.param, **SIZES))
+def tower(request, randomise):
+    return randomise(TextTower(activation=request.param, **SIZES))
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ def architecture(tmp_path):
 
 
 @pytest.fixture
-def clip_model(randomised):
-    return randomised(open_clip.CLIP(**CONFIG))
+def clip_model(randomise):
+    return randomise(open_clip.CLIP(**CONFIG))
 
 
 def assert_text_features(backbone, expected, **tolerance):
@@ -54,9 +54,9 @@ def assert_text_features(backbone, expected, **tolerance):
 
 @pytest.mark.parametrize("kind", ["state dict", "checkpoint", "safetensors", "custom text"])
 @pytest.mark.parametrize("quick_gelu", [False, True])
-def test_open_clip_checkpoints_give_open_clips_features(architecture, randomised, tmp_path, kind, quick_gelu):
+def test_open_clip_checkpoints_give_open_clips_features(architecture, randomise, tmp_path, kind, quick_gelu):
     model_class = open_clip.CustomTextCLIP if kind == "custom text" else open_clip.CLIP
-    model = randomised(model_class(**CONFIG, quick_gelu=quick_gelu))
+    model = randomise(model_class(**CONFIG, quick_gelu=quick_gelu))
     state = model.state_dict()
     path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.pt")
     if kind == "safetensors":
@@ -105,11 +105,11 @@ def test_default_preprocessing_is_open_clips(architecture, clip_model, tmp_path)
     assert not encoder.visual.training
 
 
-def test_image_towers_of_timm_are_built_without_a_download(architecture, randomised, tmp_path, monkeypatch):
+def test_image_towers_of_timm_are_built_without_a_download(architecture, randomise, tmp_path, monkeypatch):
     """A configuration that asks timm for pre-trained weights must not download them."""
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("downloads"))
     vision = {"timm_model_name": "resnet10t", "timm_model_pretrained": True, "timm_pool": "avg", "image_size": 32}
-    model = randomised(open_clip.CLIP(24, {**vision, "timm_model_pretrained": False}, CONFIG["text_cfg"]))
+    model = randomise(open_clip.CLIP(24, {**vision, "timm_model_pretrained": False}, CONFIG["text_cfg"]))
     torch.save(model.state_dict(), tmp_path / "model.pt")
     backbone = Backbone(architecture(vision_cfg=vision), checkpoint=tmp_path / "model.pt")
     images = torch.randn(2, 3, 32, 32)
@@ -118,10 +118,10 @@ def test_image_towers_of_timm_are_built_without_a_download(architecture, randomi
 
 
 @pytest.fixture
-def openai_model(randomised):
+def openai_model(randomise):
     from clip.model import CLIP
 
-    return randomised(CLIP(24, 32, 1, 64, 16, 20, 49408, 64, 1, 2))
+    return randomise(CLIP(24, 32, 1, 64, 16, 20, 49408, 64, 1, 2))
 
 
 OPENAI_TEXT = {**CONFIG["text_cfg"], "width": 64, "heads": 1}
@@ -170,7 +170,7 @@ def test_an_openai_archive_gives_openais_features(architecture, openai_model, tm
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("form", ["text", "text in shards", "whole"])
-def test_a_huggingface_folder_gives_transformers_features(randomised, tmp_path, form, activation):
+def test_a_huggingface_folder_gives_transformers_features(randomise, tmp_path, form, activation):
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection
 
     text = {
@@ -184,10 +184,10 @@ def test_a_huggingface_folder_gives_transformers_features(randomised, tmp_path, 
     if form == "whole":
         vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
         vision |= {"image_size": 32, "patch_size": 16}
-        model = randomised(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)))
+        model = randomise(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)))
         features = model.text_projection(model.text_model(padded()).pooler_output)
     else:
-        model = randomised(CLIPTextModelWithProjection(CLIPTextConfig(**text)))
+        model = randomise(CLIPTextModelWithProjection(CLIPTextConfig(**text)))
         features = model(padded()).text_embeds
     model.save_pretrained(tmp_path, max_shard_size="20KB" if form == "text in shards" else "50GB")
     assert ((tmp_path / "model.safetensors.index.json").exists()) == (form == "text in shards")

@@ -11,8 +11,8 @@ SIZES = {"vocabulary": 300, "context_length": 8, "width": 8, "layers": 2, "heads
 
 
 @pytest.fixture(params=["gelu", "quick_gelu"])
-def tower(request, randomised):
-    return randomised(TextTower(activation=request.param, **SIZES))
+def tower(request, randomise):
+    return randomise(TextTower(activation=request.param, **SIZES))
 
 
 def test_probe_tokens_are_those_of_the_probe_texts():
@@ -35,9 +35,9 @@ def test_the_digest_does_not_depend_on_the_dtype_that_holds_the_values(tower):
     assert digest(half) == digest(TextTower.from_state_dict(half.state_dict(), heads=2).float())
 
 
-def test_the_probe_survives_rounding_and_differs_between_clips(randomised):
+def test_the_probe_survives_rounding_and_differs_between_clips(randomise):
     sizes = {"width": 64, "layers": 3, "features": 32}
-    one, other = (randomised(TextTower(**sizes), seed) for seed in (1, 2))
+    one, other = (randomise(TextTower(**sizes), seed) for seed in (1, 2))
     fingerprint = probe(one)
     assert fingerprint.shape == (4, 16)
     assert fingerprint.dtype == torch.float32
@@ -47,8 +47,8 @@ def test_the_probe_survives_rounding_and_differs_between_clips(randomised):
     assert different > 10 * PROBE_TOLERANCE
 
 
-def test_the_probe_of_a_lightly_tuned_tower_differs(randomised):
-    tower = randomised(TextTower(width=64, layers=1, features=32))
+def test_the_probe_of_a_lightly_tuned_tower_differs(randomise):
+    tower = randomise(TextTower(width=64, layers=1, features=32))
     fingerprint = probe(tower)
     tower.text_projection.data *= 1 + 0.05 * torch.randn(64, 32)
     assert (probe(tower) - fingerprint).abs().max() > 0.005

@@ -39,9 +39,9 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_features_are_those_of_transformers(name, randomised, tmp_path):
+def test_features_are_those_of_transformers(name, randomise, tmp_path):
     config = CLIPConfig(text_config=TEXT | SETTINGS, vision_config=VISION, projection_dim=24)
-    randomised(CLIPModel(config)).save_pretrained(tmp_path)
+    randomise(CLIPModel(config)).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
     model = CLIPModel.from_pretrained(tmp_path)
     expected = model.text_projection(model.text_model(TOKENS).pooler_output)
@@ -50,9 +50,9 @@ def test_features_are_those_of_transformers(name, randomised, tmp_path):
     assert torch.pdist(expected).min() > 0.1
 
 
-def test_the_settings_matter(randomised):
+def test_the_settings_matter(randomise):
     """Otherwise the test above could not fail."""
-    tower = randomised(TextTower(width=64, layers=2, heads=4, features=24, activation="gelu"))
+    tower = randomise(TextTower(width=64, layers=2, heads=4, features=24, activation="gelu"))
     features = tower.encode(TOKENS)
     for changes in ({"activation": "quick_gelu", "heads": 4}, {"activation": "gelu", "heads": 8}):
         other = TextTower.from_state_dict(tower.state_dict(), **changes)
@@ -70,8 +70,8 @@ def test_tuned_encoders_have_the_same_settings(name, tmp_path):
 
 @pytest.mark.parametrize("model_type", ["clip_text_model", None])
 @torch.no_grad()
-def test_a_text_model_alone(model_type, randomised, tmp_path):
-    model = randomised(CLIPTextModelWithProjection(CLIPTextConfig(**TEXT, **SETTINGS)))
+def test_a_text_model_alone(model_type, randomise, tmp_path):
+    model = randomise(CLIPTextModelWithProjection(CLIPTextConfig(**TEXT, **SETTINGS)))
     model.save_pretrained(tmp_path)
     config = TEXT | SETTINGS | ({"model_type": model_type} if model_type else {})
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -106,7 +106,7 @@ def test_other_configurations_are_refused(config, message, tmp_path):
     assert str(error.value).startswith(f"{tmp_path / 'config.json'}: {message}")
 
 
-def test_a_configuration_of_other_weights_is_refused(randomised, tmp_path):
+def test_a_configuration_of_other_weights_is_refused(randomise, tmp_path):
     CLIPTextModelWithProjection(CLIPTextConfig(**TEXT, **SETTINGS)).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RTDError, match=r"2 layers of width 64; .*config\.json has 12 of 512$"):

@@ -15,7 +15,7 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 
 
 @pytest.fixture(scope="module")
-def model(randomised):
+def model(randomise):
     text = {
         "vocab_size": 49408,
         "hidden_size": 32,
@@ -33,7 +33,7 @@ def model(randomised):
     }
     activation = {"hidden_act": "quick_gelu", "projection_dim": 24}
     config = CLIPConfig(text_config=text | activation, vision_config=vision | activation, projection_dim=24)
-    return randomised(CLIPModel(config))
+    return randomise(CLIPModel(config))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 import rtd_plugin
 from rtd_plugin import contract
 from rtd_plugin.contract import Adapter, Prompt, hookimpl, plugins
+from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 
 SOURCE = Path(rtd_plugin.__file__).parent
@@ -214,7 +215,7 @@ def test_hook_rtd_recipe_folders(install, tmp_path):
             return [self.folder]
 
     install(first=Plugin("a"))
-    assert plugins.list_recipes() == {"quick": tmp_path / "a" / "quick.yaml"}
+    assert plugins.list_recipes() == {"quick": RecipeFile(tmp_path / "a" / "quick.yaml", "quick")}
     install(second=Plugin("b"))
     with pytest.raises(RTDError, match="two plugins register the recipe 'quick'"):
         plugins.list_recipes()
@@ -339,6 +340,28 @@ def test_imports_run_one_way():
             if parts[1] not in allowed:
                 wrong.append(f"{file.relative_to(SOURCE)} imports {module}")
     assert not wrong
+
+
+def test_the_command_line_imports_only_workflows_and_what_messages_need():
+    allowed = {"cli", "workflows", "contract", "errors", "printable", "progress"}
+    wrong = [
+        f"{file.relative_to(SOURCE)} imports {module}"
+        for file in (SOURCE / "cli").rglob("*.py")
+        for module in imports(ast.parse(file.read_text()))
+        if module.startswith("rtd_plugin.") and module.split(".")[1] not in allowed
+    ]
+    assert not wrong
+
+
+def test_only_the_command_line_imports_its_libraries():
+    """Workflows are the Python interface: they neither parse arguments nor print."""
+    importing = {
+        file.relative_to(SOURCE).parts[0]
+        for file in sources()
+        for module in imports(ast.parse(file.read_text()))
+        if module.split(".")[0] in ("click", "rich")
+    }
+    assert importing == {"cli"}
 
 
 def test_the_order_lists_every_package():

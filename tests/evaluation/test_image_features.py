@@ -43,8 +43,8 @@ def pictures(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def clip(randomised):
-    return randomised(open_clip.CLIP(24, VISION, TEXT))
+def clip(randomise):
+    return randomise(open_clip.CLIP(24, VISION, TEXT))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_preprocessings_differ_for_long_images(pictures, encoder):
     assert 0 < sum(changed) < len(changed)
 
 
-def test_features_are_kept_by_encoder_preprocessing_and_file(pictures, encoder, clip, randomised, tmp_path):
+def test_features_are_kept_by_encoder_preprocessing_and_file(pictures, encoder, clip, randomise, tmp_path):
     """Another encoder, preprocessing or file is computed, and only that; another list of images is not."""
     folder = tmp_path / "cache"
     first = ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
@@ -119,7 +119,7 @@ def test_features_are_kept_by_encoder_preprocessing_and_file(pictures, encoder, 
     assert [torch.equal(one, other) for one, other in zip(first, again, strict=True)] == [
         index != 3 for index in range(7)
     ]
-    other = ImageEncoder(randomised(open_clip.CLIP(24, VISION, TEXT), seed=1).visual, encoder.preprocess)
+    other = ImageEncoder(randomise(open_clip.CLIP(24, VISION, TEXT), seed=1).visual, encoder.preprocess)
     features = ImageFeatures(other, folder=folder).encode(pictures, NAMES)
     assert torch.equal(features, ImageFeatures(other).encode(pictures, NAMES))
     assert not torch.allclose(features, again, atol=0.1)

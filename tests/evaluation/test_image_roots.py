@@ -31,7 +31,7 @@ def open_benchmark(name, folder, **options):
 
 @pytest.fixture
 def folder(tmp_path, write_dataset):
-    """Writes a benchmark, next to a picture of somebody else's, `private/secret.jpg`; returns its folder."""
+    """A function that writes a benchmark beside a foreign `private/secret.jpg`, and returns its folder."""
     (tmp_path / "private").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "private/secret.jpg")
 
@@ -43,7 +43,7 @@ def folder(tmp_path, write_dataset):
 
 
 def rename_first(name, folder, path):
-    """Let the annotations say that the first image is at a path, relative to where they expect images; its new name."""
+    """Have the annotations name `path`, relative to their folder of images, as the first image; return its name."""
     file = {
         "cirr": "cirr/image_splits/split.rc2.val.json",
         "circo": "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json",
@@ -71,7 +71,7 @@ def check_refused(benchmark, image, secret):
 
 @pytest.mark.parametrize("absolute", [False, True])
 @pytest.mark.parametrize("name", ["cirr", "circo", "fashioniq"])
-def test_annotations_that_lead_out(folder, tmp_path, name, absolute):
+def test_annotations_that_lead_out_are_refused(folder, tmp_path, name, absolute):
     data, secret = folder(name), tmp_path / "private/secret.jpg"
     start = data if name == "cirr" else data / ROOTS[name]
     image = rename_first(name, data, str(secret) if absolute else os.path.relpath(secret, start))
@@ -82,7 +82,7 @@ def test_annotations_that_lead_out(folder, tmp_path, name, absolute):
 
 
 @pytest.mark.parametrize("name", ROOTS)
-def test_a_link_that_leads_out(folder, tmp_path, name):
+def test_a_link_that_leads_out_is_refused(folder, tmp_path, name):
     data, secret = folder(name), tmp_path / "private/secret.jpg"
     path = open_benchmark(name, data).path(FIRST[name])
     path.unlink()
@@ -93,8 +93,8 @@ def test_a_link_that_leads_out(folder, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", sorted(ROOTS.keys() - {"folder", "search"}))
-def test_a_linked_folder_of_images(folder, tmp_path, name):
-    """As where several benchmarks share one copy; a folder above it is a root as well."""
+def test_a_linked_folder_of_images_is_refused_unless_named(folder, tmp_path, name):
+    """Several benchmarks may share one copy; naming a folder above it is enough."""
     data, shared = folder(name), tmp_path / "shared/pictures"
     shared.parent.mkdir()
     shutil.move(data / ROOTS[name], shared)
@@ -106,7 +106,7 @@ def test_a_linked_folder_of_images(folder, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ROOTS)
-def test_links_inside_the_folder(folder, tmp_path, name):
+def test_links_inside_the_folder_are_followed(folder, tmp_path, name):
     """Also where the benchmark's folder is given as a link."""
     data = folder(name)
     path = open_benchmark(name, data).path(FIRST[name])
@@ -124,7 +124,7 @@ def test_a_folder_whose_name_begins_alike_is_outside(folder, tmp_path):
     check_refused(open_benchmark("cirr", data), image, tmp_path / "cirr-private/secret.jpg")
 
 
-def test_genecis_takes_its_image_folders_as_roots(folder, tmp_path):
+def test_genecis_trusts_the_image_folders_it_is_given(folder, tmp_path):
     data = folder("genecis")
     shutil.move(data / "val2017", tmp_path / "coco")
     (tmp_path / "link").symlink_to(tmp_path / "coco")
@@ -151,14 +151,14 @@ def test_results_and_recipes_omit_empty_roots(folder):
     assert named == {"data": str(data), "image_roots": [str(data)], "split": "val"}
 
 
-def test_a_name_that_no_file_can_have(folder):
+def test_a_name_that_no_file_can_have_is_refused(folder):
     data = folder("cirr")
     image = rename_first("cirr", data, "dev/\0.png")
     with pytest.raises(RTDError, match=r"not a name of a file \(.*\): mend the annotations"):
         open_benchmark("cirr", data).stamp(image)
 
 
-def test_a_link_to_itself(folder):
+def test_a_link_to_itself_is_an_error(folder):
     data = folder("cirr")
     path = open_benchmark("cirr", data).path(FIRST["cirr"])
     path.unlink()
@@ -167,7 +167,7 @@ def test_a_link_to_itself(folder):
         open_benchmark("cirr", data).stamp(FIRST["cirr"])
 
 
-def test_queries_of_a_folder_name_images_of_its_gallery_alone(folder, tmp_path):
+def test_queries_of_a_folder_may_name_only_images_of_its_gallery(folder, tmp_path):
     data = folder("folder")
     for name in ("../private/secret.jpg", str(tmp_path / "private/secret.jpg")):
         (data / "queries.csv").write_text(f"reference,condition,target\n{name},is red,1.png\n")

@@ -49,18 +49,18 @@ def finish_or_release(pipe, call):
 
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
-    """A stand-in on PATH that leaves a mark when it is started; returns the mark's path."""
-    mark, program = tmp_path / "started", tmp_path / "bin/gs"
+    """A program on PATH in Ghostscript's place that writes a file when it is started; that file's path."""
+    started, program = tmp_path / "started", tmp_path / "bin/gs"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
-    return mark
+    return started
 
 
-def test_the_stand_in_is_what_pillow_starts(tmp_path, ghostscript):
-    """Without this, the next test could not fail."""
+def test_pillow_starts_ghostscript(tmp_path, ghostscript):
+    """The next test proves nothing if Pillow does not."""
     (tmp_path / "x.png").write_bytes(EPS)
     with pytest.raises(OSError), Image.open(tmp_path / "x.png") as image:  # noqa: PT011
         image.load()
@@ -74,10 +74,10 @@ def test_no_program_is_started(tmp_path, ghostscript):
     assert not ghostscript.exists()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_each_format_is_read_whatever_the_name(tmp_path, kind):
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_each_format_is_read_whatever_the_name(tmp_path, image_format):
     image = Image.new("RGB", (9, 6), (200, 10, 10))
-    image.save(tmp_path / "x.img", kind)
+    image.save(tmp_path / "x.img", image_format)
     opened = open_image(tmp_path / "x.img")
     assert (opened.size, opened.convert("RGB").getpixel((4, 3))[0] > 150) == ((9, 6), True)
     assert getattr(opened, "fp", None) is None
@@ -97,7 +97,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
 
 
 def test_a_pipe_that_replaces_a_file_is_refused_at_once(tmp_path, monkeypatch):
-    """Between the first look at the file and opening it."""
+    """Between the check of the file and its opening."""
     os.mkfifo(tmp_path / "x.png")
     real, calls = pictures._require_regular, []
 
@@ -119,21 +119,25 @@ def test_devices_sockets_and_folders_are_not_opened(tmp_path, monkeypatch):
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "folder.png").mkdir()
     monkeypatch.setattr(os, "open", None)
-    for name, says in (("socket", "a pipe, socket or device"), ("zero", "a pipe, socket"), ("folder", "a folder, not")):
-        with pytest.raises(RTDError, match=rf"{name}\.png: {says}"):
+    for name, message in (
+        ("socket", "a pipe, socket or device"),
+        ("zero", "a pipe, socket"),
+        ("folder", "a folder, not"),
+    ):
+        with pytest.raises(RTDError, match=rf"{name}\.png: {message}"):
             open_image(tmp_path / f"{name}.png")
 
 
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [9_460, 12_000, 40_000])
-def test_too_many_pixels(tmp_path, side):
-    """Below Pillow's own limit, where Pillow warns, and where it refuses; by default and with warnings as errors."""
+def test_too_many_pixels_are_refused(tmp_path, side):
+    """Below Pillow's limit, where Pillow warns, and where it refuses."""
     write_png_header(tmp_path / "x.png", side, side)
     with pytest.raises(RTDError, match=r"x\.png: .*more than 89,478,485 pixels: save a smaller copy"):
         open_image(tmp_path / "x.png")
 
 
-def test_a_warning_as_an_error_is_the_same_sentence(tmp_path):
+def test_a_warning_as_an_error_gives_the_same_message(tmp_path):
     write_png_header(tmp_path / "x.png", 12_000, 12_000)
     with pytest.raises(RTDError, match=r"x\.png: more than 89,478,485 pixels: save a smaller copy"):
         open_image(tmp_path / "x.png")
@@ -146,7 +150,7 @@ def test_the_limit_does_not_depend_on_pillows_setting(tmp_path, monkeypatch):
         open_image(tmp_path / "x.png")
 
 
-def test_a_long_thin_picture(tmp_path):
+def test_a_long_thin_picture_is_refused(tmp_path):
     """CLIP's preprocessing would enlarge it to 224 x 13,440,000."""
     write_png_header(tmp_path / "x.png", 60_000, 1)
     with pytest.raises(RTDError, match=r"x\.png: 60000 x 1: one side is more than 500 times the other: crop it"):
@@ -156,16 +160,16 @@ def test_a_long_thin_picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "No such file"), (b"<html>", "not a picture"), (b"", "not a pic")]
+    ("content", "message"), [(None, "No such file"), (b"<html>", "not a picture"), (b"", "not a pic")]
 )
-def test_files_that_are_not_pictures(tmp_path, content, says):
+def test_files_that_are_not_pictures_are_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(RTDError, match=says):
+    with pytest.raises(RTDError, match=message):
         open_image(tmp_path / "x.png")
 
 
-def test_a_truncated_picture(tmp_path):
+def test_a_truncated_picture_is_refused(tmp_path):
     Image.effect_noise((40, 40), 50).save(tmp_path / "x.png")
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:200])
     with pytest.raises(RTDError, match=r"x\.png: cannot be read \(.*truncated.*\): replace the file"):

@@ -68,13 +68,13 @@ class Kept(Noise):
 
 
 @pytest.fixture(scope="module")
-def clip(randomised):
-    return randomised(open_clip.CLIP(WIDTH, VISION, TEXT))
+def clip(randomise):
+    return randomise(open_clip.CLIP(WIDTH, VISION, TEXT))
 
 
 @pytest.fixture(scope="module")
-def phi(randomised):
-    return randomised(Phi(WIDTH, WIDTH)).requires_grad_(False)
+def phi(randomise):
+    return randomise(Phi(WIDTH, WIDTH)).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

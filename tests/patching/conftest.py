@@ -51,13 +51,13 @@ def round_to_half(module):
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, randomised) -> Files:
+def files(tmp_path_factory, randomise) -> Files:
     folder = tmp_path_factory.mktemp("files")
-    clip = round_to_half(randomised(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
+    clip = round_to_half(randomise(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
     torch.save(clip.state_dict(), folder / "clip.pt")
     base = TextTower.from_state_dict(clip.state_dict()).eval().requires_grad_(False)
-    tuned = round_to_half(randomised(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
-    other = randomised(TextTower.from_state_dict(clip.state_dict()), seed=2)
+    tuned = round_to_half(randomise(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
+    other = randomise(TextTower.from_state_dict(clip.state_dict()), seed=2)
 
     def info(origin: TextTower, name: str) -> TextEncoderInfo:
         return TextEncoderInfo(

@@ -59,7 +59,7 @@ METHOD_POINT = pytest.param(
 
 
 @pytest.fixture
-def case(copy_host, patch_host, request, tmp_path, randomised):
+def case(copy_host, patch_host, request, tmp_path, randomise):
     """A host, one of its composition points, and a patch whose weights are another tower for the point's example."""
 
     class Case:
@@ -71,12 +71,12 @@ def case(copy_host, patch_host, request, tmp_path, randomised):
             sys.path.insert(0, str(folder))
             self.module = self.import_()
             self.arguments = self.point.example(self.module)
-            randomised(self.arguments[0])
+            randomise(self.arguments[0])
             with torch.no_grad():
                 self.original = self.function()(*self.arguments)
             self.composition = self.point.read(*self.arguments)
             tuned = copy_text_tower(self.composition.model, None, None)
-            randomised(tuned, seed=5)
+            randomise(tuned, seed=5)
             save_file(tuned.state_dict(), tmp_path / "tuned.safetensors")
             heads = tuned.heads
             tuned = TextTower.from_state_dict(tuned.state_dict(), heads=heads).eval()

@@ -147,11 +147,11 @@ def test_another_clip_is_an_error(make_encoder, files, model, pseudo_tokens):
     assert "patch with --force" in message
 
 
-def test_each_model_is_checked_before_its_first_query(make_encoder, model, pseudo_tokens, randomised):
+def test_each_model_is_checked_before_its_first_query(make_encoder, model, pseudo_tokens, randomise):
     encoder = make_encoder()
     compose_inside(encoder, model, pseudo_tokens)
     with pytest.raises(RTDError, match="with other weights"):
-        compose_inside(encoder, randomised(CLIP(*SIZES), seed=8), pseudo_tokens)
+        compose_inside(encoder, randomise(CLIP(*SIZES), seed=8), pseudo_tokens)
 
 
 def test_force_skips_the_check(make_encoder, files, model, pseudo_tokens):
@@ -162,8 +162,8 @@ def test_force_skips_the_check(make_encoder, files, model, pseudo_tokens):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_clip_of_another_size_never_fits(make_encoder, pseudo_tokens, randomised, force):
-    wider = randomised(CLIP(48, 16, 1, 64, 16, 77, 49408, 64, 1, 2))
+def test_a_clip_of_another_size_never_fits(make_encoder, pseudo_tokens, randomise, force):
+    wider = randomise(CLIP(48, 16, 1, 64, 16, 77, 49408, 64, 1, 2))
     with pytest.raises(
         RTDError, match=r"but the host has CLIP \(width 64, 2 layers, features of 48\): they do not fit"
     ):

@@ -276,11 +276,21 @@ def test_tensorboard(trained, metrics, tmp_path):
 
 def test_what_this_machine_lacks(make_run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RTDError, match="precision fp16 needs a GPU, and there is none here: pass --set precision=bf16"):
+    with pytest.raises(RTDError, match="precision fp16 needs a GPU, and torch sees none: pass --set precision=bf16"):
         make_accelerator(make_run("run", "precision=fp16").recipe)
     monkeypatch.setattr("rtd_plugin.training.loop.get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(RTDError, match="the tracker aim is not installed: pip install aim"):
         make_accelerator(make_run("run", "tracker=aim").recipe)
+
+
+def test_a_gpu_without_bf16_is_named(make_run, monkeypatch):
+    recipe = make_run("run", "precision=bf16").recipe
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    with pytest.raises(RTDError) as error:
+        make_accelerator(recipe)
+    assert str(error.value) == "precision bf16: Tesla T4 lacks it: pass --set precision=fp16 or fp32"
 
 
 def test_precisions_follow_each_other_in_one_process(trained, same_weights):

@@ -1,4 +1,4 @@
-"""Recipes: what is right is read, what is wrong is named by key, file and line."""
+"""Recipes: read what is right, and name what is wrong by key, file and line."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 from rtd_plugin.contract import plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.contract.recipe_files import RecipeFile, list_recipe_files
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.training.recipe import Recipe, read_recipe
-from rtd_plugin.training.run import resumed_recipe, write_recipe
+from rtd_plugin.training.run import resume_recipe, write_recipe
+from rtd_plugin.training.yaml_lines import name_files
 
 TEXT = """\
 # comments count as lines
@@ -66,9 +68,9 @@ def test_paths_are_relative_to_the_file_and_overrides_to_the_current_folder(read
     assert [source.path for source in recipe.triplets] == [tmp_path / "LLM_triplets.json", here / "mine.jsonl"]
     assert recipe.backbone.model == str(here / "m.json")
     assert recipe.backbone.checkpoint == Path("/home/ada/w.pt")
-    whole = read(TEXT, "triplets=[{source: json, path: list.jsonl}]", "projection=~nobody-at-all/p.pt")
+    whole = read(TEXT, "triplets=[{source: json, path: list.jsonl}]", "projection=~unknown-user/p.pt")
     assert whole.triplets[0].path == here / "list.jsonl"
-    assert whole.projection == here / "~nobody-at-all/p.pt"
+    assert whole.projection == here / "~unknown-user/p.pt"
 
 
 def test_overrides(read):
@@ -93,7 +95,7 @@ def test_overrides(read):
     assert read(TEXT.replace("adapter: lincir\n", ""), adapter="lincir").adapter == "lincir"
 
 
-def test_override_of_an_alias_leaves_the_other_place(read):
+def test_override_of_an_alias_leaves_the_other_key(read):
     text = TEXT + "validation: &shelf {benchmark: shelf, data: d}\nevaluation: *shelf\n"
     recipe = read(text, "validation.books=8")
     assert (recipe.validation.benchmark.books, recipe.evaluation.books) == (8, 3)
@@ -147,8 +149,8 @@ def test_written_recipe_is_the_same_read_again(read, tmp_path):
         ("evaluation:\n  benchmark: shelf\n  data: d\n  books: -1", "line 13: evaluation: a shelf cannot hold less"),
         ("evaluation: shelf", "line 13: evaluation: needs benchmark: NAME"),
         ("5: 6", "line 13: 5: "),
-        ("adapter: lincir", "line 13: not YAML: the key 'adapter' stands twice"),
-        ("optimizer:\n  schedule: linear\n  schedule: cosine", "line 15: not YAML: the key 'schedule' stands twice"),
+        ("adapter: lincir", "line 13: not YAML: the key 'adapter' is given twice"),
+        ("optimizer:\n  schedule: linear\n  schedule: cosine", "line 15: not YAML: the key 'schedule' is given twice"),
         ("steps:\t5\n\tseed: 1", "line 13: not YAML: found character '\\t'"),
         ("seed: !!python/object/apply:os.getpid []", "line 13: not YAML: could not determine a constructor"),
         ("seed: [1,", "line 14: not YAML: "),
@@ -197,8 +199,8 @@ def test_errors_in_what_a_recipe_must_have(read, tmp_path, old, new, message):
         ("validation.every=5", "--set validation: needs benchmark: NAME and its options"),
         ("triplets.1.source=nonsense", "--set triplets.1.source: there is no triplet source 'nonsense'"),
         ("triplets=[]", "--set triplets: list should have at least 1 item"),
-        ("triplets.2.path=x", "--set triplets.2.path=x: '2' is not the number of one of 2 entries, from 0"),
-        ("triplets.²=x", "--set triplets.²=x: '²' is not the number"),
+        ("triplets.2.path=x", "--set triplets.2.path=x: '2' is not the index of one of 2 entries, from 0"),
+        ("triplets.²=x", "--set triplets.²=x: '²' is not the index"),
         ("projection.file=x", "--set projection.file=x: 'models/lincir_large.pt' is a value, and has no key 'file'"),
         ("steps", "--set steps: expected key=value"),
         ("=5", "--set =5: expected key=value"),
@@ -218,7 +220,7 @@ def test_an_override_is_not_blamed_for_another_key(read):
 
 
 @pytest.mark.parametrize("content", [b"", b"- adapter", b"lincir", b"# nothing"])
-def test_no_mapping(tmp_path, content):
+def test_not_a_mapping(tmp_path, content):
     (tmp_path / "my.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=r"my.yaml: not a recipe: it should hold keys and values"):
         read_recipe(tmp_path / "my.yaml")
@@ -232,36 +234,113 @@ def test_unreadable_files(tmp_path):
         read_recipe(tmp_path)
 
 
-def test_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+def test_byte_order_mark_is_not_read_as_text(tmp_path):
     (tmp_path / "my.yaml").write_bytes(b"\xef\xbb\xbf" + TEXT.split("\n", 1)[1].encode())
     assert read_recipe(tmp_path / "my.yaml").adapter == "lincir"
 
 
 def test_find_recipe(tmp_path):
     (tmp_path / "mine.yaml").write_text(TEXT)
-    assert plugins.find_recipe(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
+    assert plugins.find_recipe(str(tmp_path / "mine.yaml")) == RecipeFile(tmp_path / "mine.yaml", "mine")
     with pytest.raises(UsageError, match=r"other.yaml: no such recipe file"):
         plugins.find_recipe(str(tmp_path / "other.yaml"))
     with pytest.raises(UsageError, match="there is no recipe 'other': installed are "):
         plugins.find_recipe("other")
 
 
-def test_resumed_recipe_changes_only_what_may_change(read, tmp_path):
+def test_resume_recipe_changes_only_what_may_change(read, tmp_path):
     began = read()
     write_recipe(began, tmp_path / "run")
-    resumed = resumed_recipe(tmp_path / "run", ("steps=9", "checkpoints.every=3", "tracker=tensorboard"), "lincir")
+    resumed = resume_recipe(tmp_path / "run", ("steps=9", "checkpoints.every=3", "tracker=tensorboard"), "lincir")
     assert (resumed.steps, resumed.checkpoints.every, resumed.tracker) == (9, 3, "tensorboard")
     assert resumed.projection == began.projection
     with pytest.raises(UsageError, match="cannot resume with another batch_size than it began with \\(128\\)"):
-        resumed_recipe(tmp_path / "run", ("batch_size=9",), None)
+        resume_recipe(tmp_path / "run", ("batch_size=9",), None)
     with pytest.raises(UsageError, match="another objective"):
-        resumed_recipe(tmp_path / "run", ("objective.temperature=1",), None)
+        resume_recipe(tmp_path / "run", ("objective.temperature=1",), None)
 
 
 def test_a_shipped_recipe_says_what_it_needs():
-    recipe = plugins.find_recipe("lincir-vit-l-14")
-    says = r"lincir-vit-l-14\.yaml, line \d+: {0}: is missing: add it, or pass --set {0}=…"
-    with pytest.raises(UsageError, match=says.format(r"triplets\.0\.path")):
-        read_recipe(recipe)
-    with pytest.raises(UsageError, match=says.format("projection")):
-        read_recipe(recipe, ["triplets.0.path=triplets.jsonl"])
+    recipe = plugins.find_recipe("lincir-vit-h-14")
+    lines = recipe.path.read_text().splitlines()
+    for key, line, overrides in (
+        ("triplets.0.path", "    path: null", []),
+        ("projection", "projection: null", ["triplets.0.path=triplets.jsonl"]),
+    ):
+        with pytest.raises(UsageError) as error:
+            read_recipe(recipe, overrides)
+        where = f"{recipe.path}, line {lines.index(line) + 1}"
+        assert str(error.value) == f"{where}: {key}: is missing: add it, or pass --set {key}=…"
+
+
+@pytest.fixture
+def write_folder(tmp_path):
+    """Write a folder with my.yaml and a table of backbones, and return its recipes by name."""
+
+    def write(text, backbones='{"small": {"model": "RN50", "pretrained": "yfcc15m"}, "local": {"model": "m.json"}}'):
+        (tmp_path / "my.yaml").write_text(text)
+        (tmp_path / "backbones.json").write_text(backbones)
+        return {recipe.name: recipe for recipe in list_recipe_files(tmp_path)}
+
+    return write
+
+
+def test_a_table_of_backbones_gives_a_recipe_for_each(write_folder, tmp_path):
+    recipes = write_folder(TEXT)
+    assert list(recipes) == ["my-small", "my-local"]
+    small, local = map(read_recipe, recipes.values())
+    assert (small.backbone.model, small.backbone.pretrained) == ("RN50", "yfcc15m")
+    assert (local.backbone.model, local.backbone.pretrained) == (str(tmp_path / "m.json"), "openai")
+    assert read_recipe(write_folder(TEXT.replace("openai", ""))["my-small"]) == small
+    assert small.projection == local.projection == tmp_path / "models/lincir_large.pt"
+
+
+def test_errors_of_a_replaced_backbone_keep_the_lines_of_the_file(write_folder, tmp_path):
+    recipes = write_folder(TEXT.replace("  model: ViT-L-14\n", "  model:\n    ViT-L-14\n") + "stepz: 1\n")
+    with pytest.raises(UsageError, match=r"my.yaml, line 14: stepz: no such key"):
+        read_recipe(recipes["my-small"])
+    with pytest.raises(
+        UsageError, match=r"my.yaml: needs backbone.pretrained, which the backbone of my-small replaces"
+    ):
+        read_recipe(write_folder(TEXT.replace("  pretrained: openai\n", ""))["my-small"])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{"small": {"model": 5}}', "backbones.json: small: needs a model and a pretrained tag, found {'model': 5}"),
+        ('{"small": {"steps": "5"}}', "backbones.json: small: needs a model and a pretrained tag"),
+        ('{"small": null}', "backbones.json: small: needs a model and a pretrained tag, found None"),
+        ("[]", "backbones.json: not a JSON object"),
+        ("{", "backbones.json: not a readable JSON file"),
+    ],
+)
+def test_broken_tables_of_backbones(write_folder, table, message):
+    with pytest.raises(RTDError, match=message):
+        write_folder(TEXT, table)
+
+
+def test_name_files(tmp_path):
+    for name in ("openai", "lincir", "LLM.json", "é: #.pt"):
+        (tmp_path / name).touch()
+    text = """\
+adapter: lincir  # a name, not the file beside it
+projection: 'é: #.pt'
+steps: 5
+tracker:
+triplets: [{source: json, path: &file LLM.json}, {source: json, path: *file}, {path: LLM.jsonl}]
+"""
+    named = name_files(text, tmp_path)
+    assert yaml.safe_load(named) == {
+        "adapter": "lincir",
+        "projection": str(tmp_path / "é: #.pt"),
+        "steps": 5,
+        "tracker": None,
+        "triplets": [
+            {"source": "json", "path": str(tmp_path / "LLM.json")},
+            {"source": "json", "path": str(tmp_path / "LLM.json")},
+            {"path": "LLM.jsonl"},
+        ],
+    }
+    assert "adapter: lincir  # a name, not the file beside it\n" in named
+    assert name_files(named, tmp_path / "elsewhere") == named
