@@ -7,8 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rtd_plugin.clip.injection import find_placeholders, inject
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.transformer import select_attention_kernels
-from rtd_plugin.engine.prefix_tree import GROUP_NODES, PackedTexts, pack_texts
+from rtd_plugin.clip.transformer import Block, select_attention_kernels
+from rtd_plugin.engine.prefix_tree import PackedTexts, pack_texts
 from rtd_plugin.errors import RTDError
 
 
@@ -62,8 +62,7 @@ class PackedTower(nn.Module):
             raise RTDError(
                 f"a text needs {int(ends.max()) + 1} positions, but the text tower has {self.tower.context_length}"
             )
-        on_gpu = self.device.type != "cpu"
-        return pack_texts(tokens.numpy(), ends.numpy() + 1, GROUP_NODES["cuda" if on_gpu else "cpu"], few_shapes=on_gpu)
+        return pack_texts(tokens.numpy(), ends.numpy() + 1, few_shapes=self.device.type != "cpu")
 
     def forward(self, texts: PackedTexts, pseudo_tokens: Tensor | None = None) -> Tensor:
         """Return the texts' features, (n, D), not normalised.
@@ -81,16 +80,27 @@ class PackedTower(nn.Module):
         x = x + F.embedding(texts.positions, tower.positional_embedding)
         kind = x.device.type
         mask = texts.build_mask(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype)
-        *blocks, last = tower.transformer.resblocks
+        blocks = [block for block in tower.transformer.resblocks if isinstance(block, Block)]
+        last = blocks.pop()
         with select_attention_kernels():
             for block in blocks:
-                if self.checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(block, x, mask, use_reentrant=False)
-                else:
-                    x = block(x, mask)
+                x = self._run(block, x, mask)
             attended = last.attn.attend(last.ln_1(x), mask)
         # Behind the last attention only end tokens are read: 6 % of a step of twelve layers saved.
         x, attended = (state.view(groups * size, -1).index_select(0, texts.ends) for state in (x, attended))
         x = x + last.attn.out_proj(attended)  # (n, W)
         x = x + last.mlp(last.ln_2(x))
         return tower.ln_final(x) @ tower.text_projection
+
+    def _run(self, block: Block, x: Tensor, mask: Tensor) -> Tensor:
+        try:
+            if self.checkpointing and torch.is_grad_enabled():
+                return checkpoint(block, x, mask, use_reentrant=False)
+            return block(x, mask)
+        except Exception as error:
+            if self.compiled and type(error).__name__ == "BackendCompilerFailed":
+                raise RTDError(
+                    f"torch.compile failed ({str(error).strip().splitlines()[0]}): it needs a C++ compiler, "
+                    "and Triton for a GPU; or set `compile: false`"
+                ) from error
+            raise

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GROUP_NODES = {"cpu": 64, "cuda": 128}  # larger groups share more; attention within them costs more
+GROUP_NODES = 128  # where few shapes are wanted; larger groups waste less, but attention within them costs more
+GROUP_SIZES = range(48, 264, 8)  # to choose from elsewhere
+ATTENTION_COST = 1 / 4000  # of a node of the group, beside the matrix products of ViT-L/14
 FINEST_STEP = 8  # groups are rounded up by at most 1 in 8, where few shapes are wanted
 NOTHING = np.iinfo(np.int64).min  # right of a text's end
 
@@ -50,14 +52,14 @@ class PackedTexts:
         return mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
 
 
-def pack_texts(tokens: np.ndarray, lengths: np.ndarray, group_nodes: int, few_shapes: bool = False) -> PackedTexts:
+def pack_texts(tokens: np.ndarray, lengths: np.ndarray, few_shapes: bool = False) -> PackedTexts:
     """Build the prefix trees of texts.
 
     Args:
         tokens: (n, L) integers; -1 - i stands for the i-th pseudo token of the batch.
         lengths: (n,) of the texts, end token included.
-        group_nodes: nodes of a group, T; more if a text is longer.
-        few_shapes: round the number of groups up, so that batches of one size have few different shapes.
+        few_shapes: have groups of one size and round their number up, so that batches have few different shapes;
+            otherwise the size that leaves the fewest nodes unused.
     """
     columns = np.arange(int(lengths.max()))
     tokens = np.where(columns < lengths[:, None], tokens[:, : len(columns)], NOTHING)
@@ -66,7 +68,7 @@ def pack_texts(tokens: np.ndarray, lengths: np.ndarray, group_nodes: int, few_sh
     shared = np.zeros(len(tokens), np.int64)  # how much of a text is that of the one before it
     shared[1:] = np.logical_and.accumulate(tokens[1:] == tokens[:-1], axis=1).sum(axis=1)
     shared = np.minimum(shared, lengths)
-    size = max(group_nodes, -(-len(columns) // 8) * 8)
+    size = GROUP_NODES if few_shapes else _choose_size(lengths, shared)
     starts = _start_groups(lengths, shared, size)
     shared[starts] = 0
     added = lengths - shared  # nodes of a text that the ones before it do not have
@@ -94,6 +96,15 @@ def pack_texts(tokens: np.ndarray, lengths: np.ndarray, group_nodes: int, few_sh
     ends[order] = (offsets + added - 1)[last]
     arrays = [*packed.reshape(4, count, size), ends]
     return PackedTexts(*map(torch.from_numpy, arrays))
+
+
+def _choose_size(lengths: np.ndarray, shared: np.ndarray) -> int:
+    """Return the nodes of a group for which all groups together cost least."""
+
+    def cost(size: int) -> float:
+        return len(_start_groups(lengths, shared, size)) * size * (1 + ATTENTION_COST * size)
+
+    return min((size for size in GROUP_SIZES if size >= lengths.max()), key=cost)
 
 
 def _start_groups(lengths: np.ndarray, shared: np.ndarray, size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Batches of triplets as tokens and noise, all that a step knows before it computes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Batch:
     queries: Tensor
     unconditioned: Tensor
     captions: Tensor
-    noise: Tensor | None = None
+    noise: Tensor = field(default_factory=lambda: torch.empty(0))
     composed: Any = None
     packed_captions: Any = None
 
@@ -164,9 +164,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """Apply a function to a tensor, or to all tensors of a dataclass."""
     if isinstance(value, Tensor):
         return function(value)
-    if not is_dataclass(value):
+    if not is_dataclass(value) or isinstance(value, type):
         return value
-    return type(value)(**{field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)})
+    return replace(value, **{part.name: map_tensors(function, getattr(value, part.name)) for part in fields(value)})
 
 
 def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:

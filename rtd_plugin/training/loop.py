@@ -89,19 +89,19 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
     accelerator.project_configuration.logging_dir = str(run.folder / (recipe.tracker or ""))
     accelerator.init_trackers("rtd-plugin", config=dict(flatten(recipe.to_dict())))
 
-    def validate() -> float:
+    def validate(select: str) -> float:
         metrics = merge_metrics(hook.rtd_validation_due(run=run, tower=trainer.tower, step=progress.step))
         log.write(progress.step, validation=metrics)
-        return select_metric(metrics, recipe.validation.select)
+        return select_metric(metrics, select)
 
-    validates = main and recipe.validation is not None
+    validation = recipe.validation if main else None
     try:
         with catch_interrupts() as is_interrupted:
             losses = PendingLosses(run, trainer, log, is_interrupted)
             if main:
                 hook.rtd_run_started(run=run, step=progress.step)
-            if validates and saved is None:
-                validate()  # an unknown metric or a missing image fails here, and not after hours
+            if validation is not None and saved is None:
+                validate(validation.select)  # an unknown metric or a missing image fails here, and not after hours
             while progress.step < recipe.steps:
                 losses.take_step(progress.step)
                 progress.step += 1
@@ -113,8 +113,8 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
                 stop = losses.read(now=validation_due or checkpoint_due)
                 if validation_due or checkpoint_due or stop:
                     trainer.check_weights(progress.step)
-                if validates and validation_due:
-                    value = validate()
+                if validation is not None and validation_due:
+                    value = validate(validation.select)
                     if progress.best is None or value > progress.best.value:
                         progress.best = Best(step=progress.step, value=value, validation=_describe_validation(recipe))
                         checkpoint_due = True  # the best tower is kept as a checkpoint like any other

@@ -29,12 +29,12 @@ class NotYAML(ValueError):
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses a key given twice, where PyYAML takes the later value."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
             keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 

@@ -106,16 +106,18 @@ TEXTS = st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=1
 
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, st.sampled_from([16, 24, 64]), st.booleans())
-def test_a_group_is_the_prefix_tree_of_its_texts(texts, group_nodes, few_shapes):
+def test_a_group_is_the_prefix_tree_of_its_texts(texts, size, few_shapes):
     """Every node once a group; a node sees exactly its ancestors and itself; every text ends at its own path's end."""
     rows = [[START, *text, END] for text in texts]
     lengths = np.array([len(row) for row in rows])
     tokens = np.zeros((len(rows), lengths.max()), np.int64)
     for row, text in zip(tokens, rows, strict=True):
         row[: len(text)] = text
-    packed = pack_texts(tokens, lengths, group_nodes, few_shapes)
-    size = packed.tokens.shape[1]
-    assert size == group_nodes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix_tree, "GROUP_NODES", size)
+        patch.setattr(prefix_tree, "GROUP_SIZES", range(size, size + 1))
+        packed = pack_texts(tokens, lengths, few_shapes)
+    assert packed.tokens.shape[1] == size
     seen = (packed.build_mask(torch.float32).squeeze(1) == 0).numpy()  # (S, T, T)
     assert seen.diagonal(axis1=1, axis2=2).all()
     members = {}
@@ -127,7 +129,7 @@ def test_a_group_is_the_prefix_tree_of_its_texts(texts, group_nodes, few_shapes)
         members.setdefault(group, []).append(text)
     used = sum(len(expected_prefixes(texts)) for texts in members.values())
     assert used == int(((packed.positions > 0) | (packed.tokens == START)).sum())
-    if len(expected_prefixes(rows)) <= group_nodes:
+    if len(expected_prefixes(rows)) <= size:
         assert list(members) == [0]
 
 
@@ -136,7 +138,7 @@ def test_a_prompt_costs_its_condition_and_one_end_token_more():
     tokens = make_tokens(*PROMPTS, *BARE)
     lengths = tokens.argmax(dim=1).numpy() + 1
     subjects = torch.arange(5).repeat(2).unsqueeze(1)
-    packed = pack_texts(tokens.where(tokens != PLACEHOLDER, -1 - subjects).numpy(), lengths, 128)
+    packed = pack_texts(tokens.where(tokens != PLACEHOLDER, -1 - subjects).numpy(), lengths)
     used = (packed.positions > 0) | (packed.tokens == START)
     assert used.sum() == 4 + sum(len(prompt) - len(OF) + 2 for prompt in PROMPTS)
     assert sorted(packed.pseudo_rows[packed.pseudo_rows >= 0].tolist()) == [0, 1, 2, 3, 4]
@@ -148,8 +150,16 @@ def test_batches_of_one_size_have_few_shapes():
     for _ in range(200):
         lengths = generator.integers(6, 40, 256)
         tokens = generator.integers(1, 1000, (256, 40))
-        shapes.add(pack_texts(tokens, lengths, 128, few_shapes=True).tokens.shape)
+        shapes.add(pack_texts(tokens, lengths, few_shapes=True).tokens.shape)
     assert len(shapes) <= 4
+
+
+def test_little_is_unused_where_shapes_may_differ():
+    generator = np.random.default_rng(0)
+    for texts in (20, 64, 256):
+        lengths = generator.integers(8, 30, texts)
+        packed = pack_texts(generator.integers(1, 1000, (texts, 30)), lengths)
+        assert lengths.sum() <= packed.tokens.numel() < 1.15 * lengths.sum()
 
 
 def test_groups_are_rounded_up_by_an_eighth_at_most():
