@@ -26,7 +26,7 @@ def command(patch: Path, command_line: tuple[str, ...]) -> None:
     if command_line[0] == "--":
         command_line = command_line[1:]
     if not command_line:
-        raise click.UsageError("there is no command to run after --")
+        raise click.UsageError("no command after --")
     code, line = run_patched(patch, command_line)
     err().print(line, soft_wrap=True)
     click.get_current_context().exit(code)
