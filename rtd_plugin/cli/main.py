@@ -50,7 +50,8 @@ class CommandLine(click.Group):
                 code = run(*args, standalone_mode=False, **options)  # 0 or None, or that of `Context.exit`
             except click.ClickException as error:
                 print_failure(error)
-                code = error.exit_code
+                cause = error.__cause__
+                code = cause.exit_code if isinstance(cause, RTDError) else error.exit_code
             except click.Abort:
                 print_text("Aborted!\n", stderr=True)
                 code = 1
@@ -69,9 +70,7 @@ class CommandLine(click.Group):
 
 def _convert(error: Exception) -> click.ClickException:
     if isinstance(error, RTDError):
-        failure = click.ClickException(str(error))
-        failure.exit_code = error.exit_code
-        return failure
+        return click.ClickException(str(error))
     # Not foreseen: the sentence can only say where to look.
     return click.ClickException(f"unexpected {type(error).__name__}: {error} (rtd-plugin --debug … shows where)")
 

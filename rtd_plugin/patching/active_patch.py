@@ -71,8 +71,8 @@ class ActivePatch:
             raise
         for patched in _list_functions(self.manifest):
             for module_name in patched.modules:
-                module = sys.modules.get(module_name)
-                if module is None or hook.is_executing(module):
+                imported = sys.modules.get(module_name)
+                if imported is None or hook.is_executing(imported):
                     hook.add(module_name, host, functools.partial(_replace_imported, host))
 
     def stop(self) -> None:

@@ -114,7 +114,7 @@ def test_weights_that_are_not_finite_are_refused(rtd, finished, copy_host, tmp_p
     assert not (tmp_path / "code-rtd-patch").exists()
 
 
-def test_plugins_see_a_written_patch(rtd, finished, copy_host, tmp_path):
+def test_hook_rtd_host_patched(rtd, finished, copy_host, tmp_path):
     copy_host("searle")
     manifests = []
 
@@ -151,6 +151,7 @@ def test_doctor_finds_the_lost_causal_mask(rtd, copy_host, tmp_path):
     assert [shim["name"] for shim in content["shims"]] == ["causal-mask"]
 
 
+@pytest.mark.slow
 def test_doctor_changes_nothing_in_a_host_that_composes_right(rtd, copy_host, tmp_path):
     copy_host("pic2word")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -173,6 +174,7 @@ def test_doctor_reports_a_host_that_fails(rtd, copy_host, tmp_path):
     assert "Do: patch the host (`rtd-plugin patch`): composed queries then do not call the function" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_recommends_a_patch_last(rtd, copy_host, tmp_path):
     """A patch helps where the host's function is wrong."""
     copy_host("lincir")

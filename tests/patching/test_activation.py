@@ -179,6 +179,16 @@ def test_contexts_may_be_nested(case):
 
 
 @searle
+def test_training_code_keeps_the_pre_trained_encoder(case):
+    case.import_()
+    program = {"__file__": str(case.root / "src/train_other.py"), "case": case}
+    exec("def step(): return case.function()(*case.arguments)", program)
+    with rtd_plugin.activate(case.patch.folder) as activation, torch.no_grad():
+        torch.testing.assert_close(program["step"](), case.original)
+        assert activation.composed_queries == 0
+
+
+@searle
 def test_a_second_patch_of_a_host_is_refused(case, patch_host, tmp_path):
     other = patch_host(case.root, weights=tmp_path / "tuned.safetensors", folder="other", blend=0.0)
     case.import_()

@@ -83,6 +83,7 @@ def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
     assert read_files(manifest.host) == before
 
 
+@pytest.mark.slow
 def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expected, tmp_path):
     """Also what it validates by other programs' functions."""
     manifest, _ = searle
@@ -168,24 +169,18 @@ torch.distributed.destroy_process_group()
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("child", "line", "count"),
     [
-        pytest.param("workers", "python FILE OUT", "3 composed queries", id="workers", marks=pytest.mark.slow),
+        pytest.param("workers", "python FILE OUT", "3 composed queries", id="workers"),
         pytest.param("program", "python -m program OUT", "3 composed queries", id="module"),
-        pytest.param(
-            "program",
-            "sh -c 'python FILE OUT && python FILE OUT'",
-            "6 composed queries",
-            id="shell",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param("program", "sh -c 'python FILE OUT && python FILE OUT'", "6 composed queries", id="shell"),
         pytest.param(
             "rank",
             "python -m torch.distributed.run --standalone --nproc-per-node 2 FILE OUT",
             "6 composed queries",
             id="torchrun",
-            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -204,17 +199,28 @@ def test_python_children(searle, rtd, write_program, expected, tmp_path, child, 
     assert ("in 2 processes" in read_last_line(done)) == (not line.startswith("python -m program"))
 
 
+# A composition point that imports nothing, so that the test is quick.
+IMPORT = """
+import os, pathlib, sys
+folder = pathlib.Path(os.environ["HOST"], "src")
+signature = "clip_model, text, pseudo_tokens, num_tokens=1"
+(folder / "encode_with_pseudo_tokens.py").write_text(f"def encode_with_pseudo_tokens({signature}): ...")
+sys.path.insert(0, str(folder))
+import encode_with_pseudo_tokens
+"""
+
+
 @pytest.mark.parametrize(
     ("program", "code", "says"),
     [
-        ("COMPOSE", 0, ": a composition point of HOST was imported, but never called"),
+        (IMPORT, 0, ": a composition point of HOST was imported, but never called"),
         ("raise SystemExit(7)", 7, ": no composition point of HOST was imported"),
-        ("COMPOSE; compose(0); os.kill(os.getpid(), 9)", 137, None),
+        pytest.param("COMPOSE; compose(0); os.kill(os.getpid(), 9)", 137, None, marks=pytest.mark.slow),
     ],
 )
 def test_exit_codes_and_the_line_at_the_end(searle, rtd, write_program, program, code, says):
     manifest, environment = searle
-    source = (COMPOSE if "COMPOSE" in program else "") + program.replace("COMPOSE; ", "").replace("COMPOSE", "")
+    source = program.replace("COMPOSE; ", COMPOSE)
     done = rtd("run", manifest.folder, "--", *write_program(source), **environment)
     assert done.returncode == code
     if says is None:
@@ -224,6 +230,7 @@ def test_exit_codes_and_the_line_at_the_end(searle, rtd, write_program, program,
         assert read_last_line(done) == warning + says.replace("HOST", manifest.host)
 
 
+@pytest.mark.slow
 def test_an_error_that_the_host_swallows_is_reported(patch_host, files, rtd, write_program):
     manifest = patch_host("searle", weights=files.other)
     program = write_program(COMPOSE + "try:\n    compose(0)\nexcept Exception:\n    print('done')\n")
@@ -402,6 +409,7 @@ def test_a_broken_patch_stops_only_programs_of_the_host(searle, run_command, tmp
     text = (manifest.folder / "manifest.json").read_text()
     (manifest.folder / "manifest.json").write_text(text.replace('"format": 1', '"format": 2'))
     path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
+    (Path(manifest.host) / "src/encode_with_pseudo_tokens.py").write_text("")  # imports nothing, so the test is quick
     assert run_command(sys.executable, "-c", "", PYTHONPATH=path).stderr == ""
     done = run_command(sys.executable, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
     assert done.returncode == 1
