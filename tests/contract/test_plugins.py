@@ -328,7 +328,7 @@ def imports(tree: ast.AST) -> list[str]:
 def test_imports_run_one_way():
     wrong = []
     for file in sources():
-        package = file.relative_to(SOURCE).names[0]
+        package = file.relative_to(SOURCE).parts[0]
         if package == "__main__.py":
             continue
         for module in imports(ast.parse(file.read_text())):
@@ -356,7 +356,7 @@ def test_the_command_line_imports_only_workflows_and_what_messages_need():
 def test_only_the_command_line_imports_its_libraries():
     """Workflows are the Python interface: they neither parse arguments nor print."""
     importing = {
-        file.relative_to(SOURCE).names[0]
+        file.relative_to(SOURCE).parts[0]
         for file in sources()
         for module in imports(ast.parse(file.read_text()))
         if module.split(".")[0] in ("click", "rich")
