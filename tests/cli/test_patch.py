@@ -114,7 +114,7 @@ def test_weights_that_are_not_finite_are_refused(rtd, finished, copy_host, tmp_p
     assert not (tmp_path / "code-rtd-patch").exists()
 
 
-def test_plugins_see_a_written_patch(rtd, finished, copy_host, tmp_path):
+def test_hook_rtd_host_patched(rtd, finished, copy_host, tmp_path):
     copy_host("searle")
     manifests = []
 
