@@ -45,7 +45,6 @@ def run_shell(command: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_readmes_commands_and_python_run_in_order(clone: Path) -> None:
     installed = Path(sys.prefix) / ".rtd-plugin"  # this test's environment counts as set up
     for language, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")):

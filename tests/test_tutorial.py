@@ -74,7 +74,6 @@ def test_the_adapter_is_short():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_tutorial_from_installing_to_a_tuned_encoder(shell, folder):
     install, train, patch = find_blocks("sh")
     said = shell(install)

@@ -19,7 +19,7 @@ from rich.text import Text
 from rtd_plugin.printable import dump_json, make_printable, read_api_key
 from rtd_plugin.progress import Advance, ignore_progress
 
-PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal
+PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 
 
 class PrintableConsole(Console):
@@ -36,17 +36,17 @@ class PrintableConsole(Console):
 
 
 def out() -> Console:
-    """Results, on stdout; brackets and colons in paths are no markup."""
+    """Return the console for results, on stdout; brackets and colons in paths are not markup."""
     return PrintableConsole(highlight=False, markup=False, emoji=False)
 
 
 def err() -> Console:
-    """Everything else, on stderr."""
+    """Return the console for everything else, on stderr."""
     return PrintableConsole(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_text(text: str, stderr: bool = False) -> None:
-    """Print a text as it is, neither wrapped nor coloured, cleaned."""
+    """Print a text without wrapping or colours, its control characters escaped."""
     click.echo(make_printable(text), nl=False, err=stderr)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from rtd_plugin.cli.console import clean_messages, print_failure, print_text
-from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.errors import RTDError
 
 COMMANDS = {
     "train": "Tune a text encoder: the main job.",
     "evaluate": "Measure retrieval before and after on a benchmark.",
     "search": "Find images in a folder by a reference image and a condition.",
     "patch": "Put a tuned text encoder under a host, without editing it.",
-    "run": "Run a command with a patch in force.",
+    "run": "Run a command with an active patch.",
     "doctor": "Examine a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
     "triplets": "Make, check and describe text triplets.",
@@ -50,7 +50,8 @@ class CommandLine(click.Group):
                 code = run(*args, standalone_mode=False, **options)  # 0 or None, or that of `Context.exit`
             except click.ClickException as error:
                 print_failure(error)
-                code = error.exit_code
+                cause = error.__cause__
+                code = cause.exit_code if isinstance(cause, RTDError) else error.exit_code
             except click.Abort:
                 print_text("Aborted!\n", stderr=True)
                 code = 1
@@ -67,15 +68,7 @@ class CommandLine(click.Group):
             raise _convert(error) from error
 
 
-class UsageFailure(click.ClickException):
-    """A `UsageError` as click shows it, with exit code 2."""
-
-    exit_code = UsageError.exit_code
-
-
 def _convert(error: Exception) -> click.ClickException:
-    if isinstance(error, UsageError):
-        return UsageFailure(str(error))
     if isinstance(error, RTDError):
         return click.ClickException(str(error))
     # Not foreseen: the sentence can only say where to look.

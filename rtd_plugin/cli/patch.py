@@ -100,9 +100,9 @@ def _show(manifest: Manifest, host: Host) -> None:
     weights = manifest.weights
     commit = f", commit {manifest.commit[:12]}" if manifest.commit else ""
     lines = [f"Host     {manifest.host} ({manifest.adapter}{commit})"]
-    for found in host.points:
-        point = found.point
-        lines.append(f"Point    {point.file}:{found.line}  {point.name}{point.signature}")
+    for located in host.points:
+        point = located.point
+        lines.append(f"Point    {point.file}:{located.line}  {point.name}{point.signature}")
     step = f", step {weights.step}" if weights.step is not None else ""
     lines.append(f"Weights  {weights.path}{step}")
     if weights.base is None:

@@ -45,11 +45,11 @@ def find_newest_run(runs: Path) -> Path:
     """Return the text encoder that was written last among the runs of a folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no run is finished.
     """
     files = list(runs.glob(f"*/{FILE_NAME}"))
     if not files:
-        raise UsageError(f"there is no finished run in {runs.absolute()}: pass --weights RUN|FILE")
+        raise UsageError(f"{runs.absolute()}: no finished run in this folder: pass --weights RUN|FILE")
     return max(files, key=lambda path: path.stat().st_mtime)
 
 
@@ -61,7 +61,7 @@ def read_weights(path: Path) -> TunedWeights:
             (a file, or a folder of `save_pretrained`), or of the authors' RTD code.
 
     Raises:
-        RTDError: it is none of them, or broken.
+        RTDError: the path is missing or in another layout, or its weights are broken, not finite, or in several files.
     """
     from rtd_plugin.clip.tower import TextTower
     from rtd_plugin.files import hash_file, read_checkpoint
@@ -78,13 +78,13 @@ def read_weights(path: Path) -> TunedWeights:
     return TunedWeights(path=str(file), digest=hash_file(file), **recorded)
 
 
-def check_base(weights: TunedWeights, base: "TextTower", found: str, hint: str = "") -> None:
+def check_base(weights: TunedWeights, base: "TextTower", clause: str, hint: str = "") -> None:
     """Check that a text encoder was tuned from a given tower, by the probe recorded with it, if there is one.
 
     Args:
         weights: the tuned text encoder.
         base: the pre-trained tower, in fp32 on the CPU.
-        found: a clause of the message about `base`, such as "the backbone given here has other weights".
+        clause: what the message says about `base`, such as "the backbone given here has other weights".
         hint: a sentence that ends the message: what to do.
 
     Raises:
@@ -97,9 +97,9 @@ def check_base(weights: TunedWeights, base: "TextTower", found: str, hint: str =
     if weights.base_probe is None:
         return
     difference = (probe(base) - torch.tensor(weights.base_probe, device="cpu")).abs().max().item()
-    if not difference <= PROBE_TOLERANCE:  # also if it is not a number
+    if not difference <= PROBE_TOLERANCE:  # also if it is NaN
         raise RTDError(
-            f"{weights.path} was tuned from {weights.base}, but {found}: their features differ by "
+            f"{weights.path} was tuned from {weights.base}, but {clause}: their features differ by "
             f"{difference:.2g} (the same CLIP's by less than {PROBE_TOLERANCE}){f'. {hint}' if hint else ''}"
         )
 
@@ -111,6 +111,11 @@ def _find_file(path: Path) -> Path:
     for name in names:
         if (path / name).is_file():
             return (path / name).resolve()
+        if (path / f"{name}.index.json").is_file():
+            raise RTDError(
+                f"{path}: its weights are sharded into several files: save them in one, with "
+                "save_pretrained(folder, max_shard_size='50GB')"
+            )
     raise RTDError(
         f"{path}: no text encoder in this folder: neither a finished run nor a folder of save_pretrained; "
         f"expected {', '.join(names)}"

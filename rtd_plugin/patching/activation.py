@@ -29,7 +29,7 @@ class Activation:
         return self._patch.composed_queries
 
     def deactivate(self) -> None:
-        """Give the host its own functions back. Idempotent."""
+        """Restore the functions of the host. Idempotent."""
         self._patch.stop()
 
     def __enter__(self) -> "Activation":
@@ -45,7 +45,7 @@ def activate(patch: str | os.PathLike[str]) -> Activation:
 
     Works before and after the host's modules are imported, and is idempotent. In modules that are imported already,
     functions are replaced wherever a module's global or a class names them; a reference elsewhere, such as a local
-    variable, keeps the host's own function. Call it again after a module was reloaded.
+    variable, keeps the host's function. Call it again after a module was reloaded.
 
         with rtd_plugin.activate("path/to/searle-rtd-patch") as patch:
             ...

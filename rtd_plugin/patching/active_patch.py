@@ -64,17 +64,19 @@ class ActivePatch:
                 else:
                     modules = list(find_modules(os.path.join(host, file)))
                 for module in modules:
-                    self._replace(module, file, name)
+                    if not hook.is_executing(module):
+                        self._replace(module, file, name)
         except RTDError:
             self.stop()
             raise
         for patched in _list_functions(self.manifest):
             for module_name in patched.modules:
-                if module_name not in sys.modules:
+                imported = sys.modules.get(module_name)
+                if imported is None or hook.is_executing(imported):
                     hook.add(module_name, host, functools.partial(_replace_imported, host))
 
     def stop(self) -> None:
-        """Give the host its own functions back. Idempotent."""
+        """Restore the functions of the host. Idempotent."""
         if _active.get(self.manifest.host) is not self:
             return
         del _active[self.manifest.host]
@@ -126,7 +128,7 @@ class ActivePatch:
             raise error
 
     def _compose(self, point: PatchedPoint, original: Function, *args: Any, **kwargs: Any) -> Any:
-        """Compose with the tuned text encoder; for training code, call the host's own function."""
+        """Compose with the tuned text encoder; for training code, call the host's function."""
         log = get_usage_log()
         if self._is_called_by_training():
             log.add(KEPT)
@@ -134,7 +136,7 @@ class ActivePatch:
         try:
             with self._lock:
                 if self._encoder is None:
-                    # Not earlier: the host's own `datasets` or `utils` must be imported before torch looks for them.
+                    # Not earlier: the host's `datasets` or `utils` must be imported before torch looks for them.
                     from rtd_plugin.patching.host_encoder import HostEncoder
 
                     self._encoder = HostEncoder(self.manifest)
@@ -178,7 +180,7 @@ def find_active_patch(host: str) -> ActivePatch | None:
 
 
 def _call(host: str, key: tuple[str | None, str], original: Function, *args: Any, **kwargs: Any) -> Any:
-    """Call a function that was replaced: through the patch while one is active, else the host's own."""
+    """Call a function that was replaced: by the patch if one is active, else directly."""
     patch = _active.get(host)
     return original(*args, **kwargs) if patch is None else patch.call(key, original, args, kwargs)
 

@@ -17,7 +17,7 @@ LARGEST_SOURCE = 2**22  # bytes of a source file that is read
 
 
 @dataclass(frozen=True)
-class FoundPoint:
+class HostPoint:
     """A composition point of a host: the adapter's description, and the line of the function."""
 
     point: CompositionPoint
@@ -38,7 +38,7 @@ class Host:
 
     root: Path
     adapter: Adapter
-    points: tuple[FoundPoint, ...]
+    points: tuple[HostPoint, ...]
     shims: tuple[Shim, ...]
     commit: str | None
 
@@ -82,13 +82,13 @@ def find_host(folder: Path, adapters: Iterable[Adapter]) -> Host:
             raise RTDError(
                 f"{root / point.file}, line {function.line}: {point.name} has another signature: looked for "
                 f"{point.name}{point.signature}, found {point.name}{function.signature}. A fork that differs there "
-                "needs an adapter of its own"
+                "needs its own adapter"
             )
     shims = tuple(
         shim for shim in adapter.shims if shim.file is None or shim.function in _read_functions(root / shim.file)
     )
-    found = tuple(FoundPoint(point, function.line) for point, function in points)
-    return Host(root, adapter, found, shims, _read_commit(root))
+    host_points = tuple(HostPoint(point, function.line) for point, function in points)
+    return Host(root, adapter, host_points, shims, _read_commit(root))
 
 
 def _format_names(adapters: Iterable[Adapter]) -> str:
@@ -109,15 +109,15 @@ def _find_points(root: Path, adapter: Adapter) -> list[tuple[CompositionPoint, _
 
 
 def _describe_search(folder: Path, adapters: Iterable[Adapter]) -> str:
-    looked_for, found = [], []
+    looked_for, files = [], []
     for point in {(p.file, p.name): p for adapter in adapters for p in adapter.composition_points}.values():
         looked_for.append(f"{point.name} in {point.file}")
         for root in _list_roots(folder.resolve()):
             if (root / point.file).is_file():
                 functions = ", ".join(_read_functions(root / point.file)) or "no function"
-                found.append(f"{root / point.file} has {functions}")
+                files.append(f"{root / point.file} has {functions}")
                 break
-    return f"looked for {'; '.join(looked_for)}; found {'; '.join(dict.fromkeys(found)) or 'none of these files'}"
+    return f"looked for {'; '.join(looked_for)}; found {'; '.join(dict.fromkeys(files)) or 'none of these files'}"
 
 
 def _read_functions(file: Path) -> Mapping[str, _Function]:

@@ -18,7 +18,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.detection import FoundPoint, Host, parse_source
+from rtd_plugin.patching.detection import Host, HostPoint, parse_source
 from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import MANIFEST_FILE
 from rtd_plugin.patching.usage_log import VARIABLE
@@ -34,8 +34,8 @@ class PointReport:
     Attributes:
         file, line, name: of the function.
         outcome: "exact", "wrong", "failed", or "unchecked".
-        difference: from an exact causal encoding of the same weights, relative to the largest feature; None if there is
-            none, or it is not finite.
+        difference: from an exact causal encoding of the same weights, relative to the largest feature; None if it was
+            not measured, or is not finite.
         message: what failed, or why nothing was checked.
     """
 
@@ -98,18 +98,18 @@ class Diagnosis:
 
 
 def examine(host: Host) -> Diagnosis:
-    """Examine a host with the packages of this Python; the host's own functions run in separate processes."""
+    """Examine a host with the packages of this Python; the host's functions run in separate processes."""
     return Diagnosis(
         host=host,
-        points=tuple(_examine_point(host, found) for found in host.points),
+        points=tuple(_examine_point(host, host_point) for host_point in host.points),
         known_faults=tuple(_find_known_faults(host)),
         missing=find_missing_packages(host.root),
         versions={package: installed for package in SHOWN if (installed := _find_version(package))},
     )
 
 
-def _examine_point(host: Host, found: FoundPoint) -> PointReport:
-    point = found.point
+def _examine_point(host: Host, host_point: HostPoint) -> PointReport:
+    point = host_point.point
     if point.example is None:
         result: dict[str, Any] = {
             "outcome": "unchecked",
@@ -120,11 +120,11 @@ def _examine_point(host: Host, found: FoundPoint) -> PointReport:
         names = (str(host.root), point.file, point.modules[0], point.name)
         functions = (format_reference(point.read), format_reference(point.example))
         result = _check_in_process([*names, *functions])
-    return PointReport(file=point.file, line=found.line, name=point.name, **result)
+    return PointReport(file=point.file, line=host_point.line, name=point.name, **result)
 
 
 def _check_in_process(arguments: list[str]) -> dict[str, Any]:
-    """Run `rtd_plugin.patching.self_check` in a process group of its own, which is killed at the time limit."""
+    """Run `rtd_plugin.patching.self_check` in a new process group, which is killed at the time limit."""
     command = [sys.executable, "-m", "rtd_plugin.patching.self_check", *arguments]
     # Files, not pipes: a child of the host's that outlives it would keep pipes open.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:

@@ -1,4 +1,4 @@
-"""The tuned text encoder inside a host: loaded at the first composed query, where and as the host's model is."""
+"""The tuned text encoder inside a host: loaded at the first composed query, with the device and dtype of its model."""
 
 import threading
 import weakref
@@ -67,7 +67,7 @@ class HostEncoder:
         return self._towers[placement]
 
     def _load(self, model: nn.Module) -> TextTower:
-        """Load the tuned tower as it is on disk."""
+        """Load the tuned tower with the dtype of its file."""
         weights = self._manifest.weights
         path = Path(weights.path)
         state = read_checkpoint(path)
@@ -92,15 +92,15 @@ class HostEncoder:
             raise RTDError(
                 f"the host's model cannot be compared with the tuned text encoder's base: {error}"
             ) from error
-        ours = f"{weights.path} was tuned from {weights.base or 'a CLIP'} ({format_sizes(tuned)})"
-        theirs = f"the host has {describe_model(model, base)}"
+        tuned_clause = f"{weights.path} was tuned from {weights.base or 'a CLIP'} ({format_sizes(tuned)})"
+        host_clause = f"the host has {describe_model(model, base)}"
         same_sizes = (base.width, base.features) == (tuned.width, tuned.features)
         blendable = self._manifest.blend == 1 or [p.shape for p in base.parameters()] == [
             p.shape for p in tuned.parameters()
         ]
         if not same_sizes or not blendable:
-            raise RTDError(f"{ours}, but {theirs}: they do not fit")
+            raise RTDError(f"{tuned_clause}, but {host_clause}: they do not fit")
         if not forced:
             hint = "Tune an encoder from the host's CLIP, or patch with --force"
-            check_base(weights, base, f"{theirs} with other weights", hint)
+            check_base(weights, base, f"{host_clause} with other weights", hint)
         return base

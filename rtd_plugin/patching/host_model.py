@@ -27,7 +27,7 @@ def copy_text_tower(model: nn.Module, activation: str | None, heads: int | None)
 def read_settings(model: nn.Module) -> tuple[str | None, int | None]:
     """Return activation and heads of a model's text tower, which weights do not tell; None for what is unknown."""
     model = getattr(model, "module", model)  # inside DistributedDataParallel
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = getattr(config, "text_config", config)
     if hasattr(config, "hidden_act"):
         return config.hidden_act, getattr(config, "num_attention_heads", None)

@@ -13,10 +13,11 @@ Callback = Callable[[ModuleType], None]
 
 
 class ImportHook:
-    """A finder of `sys.meta_path` that leaves finding to the others, and calls back after the import."""
+    """A finder of `sys.meta_path` that finds by the other finders, and calls back after the import."""
 
     def __init__(self) -> None:
         self._callbacks: dict[str, dict[str, Callback]] = {}  # by module name and key
+        self._executing: list[ModuleType] = []
 
     def add(self, name: str, key: str, callback: Callback) -> None:
         """Call a function with the module of a name once that is imported; once, and one function for each key."""
@@ -28,6 +29,19 @@ class ImportHook:
         """Call the functions that wait for a module."""
         for callback in self._callbacks.pop(name, {}).values():
             callback(module)
+
+    def execute(self, module: ModuleType, loader: Any) -> None:
+        """Run a module's code with its loader, then call the functions that wait for the module."""
+        self._executing.append(module)
+        try:
+            loader.exec_module(module)
+        finally:
+            self._executing = [other for other in self._executing if other is not module]
+        self.call(module, module.__name__ if module.__spec__ is None else module.__spec__.name)
+
+    def is_executing(self, module: ModuleType) -> bool:
+        """Whether a module's code still runs, after which its functions will be called."""
+        return any(other is module for other in self._executing)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -45,7 +59,7 @@ class ImportHook:
 
 
 class _Loader:
-    """A module's own loader, with a call of the hook after `exec_module`."""
+    """Wraps a module's loader and calls the hook after `exec_module`."""
 
     def __init__(self, loader: Any, hook: ImportHook):
         self._loader = loader
@@ -58,13 +72,12 @@ class _Loader:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module shall look as if it had been imported without the hook.
+        # The module must look as if it had been imported without the hook.
         spec = module.__spec__
         module.__loader__ = self._loader
         if spec is not None:
             spec.loader = self._loader
-        self._loader.exec_module(module)
-        self._hook.call(module, module.__name__ if spec is None else spec.name)
+        self._hook.execute(module, self._loader)
 
 
 hook = ImportHook()

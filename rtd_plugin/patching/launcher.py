@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.patching.manifest import SITE, Manifest, check_python_path
@@ -113,12 +114,15 @@ def _wait(command: Sequence[str], environment: Mapping[str, str]) -> int:
         process = subprocess.Popen(command, env=environment)
     except OSError as error:
         raise RTDError(f"{command[0]}: cannot be started ({error.strerror})") from error
-    handlers = {number: lambda number, _: process.send_signal(number) for number in FORWARDED}
-    handlers[signal.SIGINT] = signal.SIG_IGN  # the command decides what it means
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def forward(signum: int, _: FrameType | None) -> None:
+        process.send_signal(signum)
+
+    before = {signum: signal.signal(signum, forward) for signum in FORWARDED}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what it means
     try:
         code = process.wait()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
     return code if code >= 0 else 128 - code

@@ -53,7 +53,7 @@ def write_patch(
     """
     folder = folder.absolute()
     if folder.resolve().is_relative_to(host.root):
-        raise UsageError(f"{folder}: lies inside the host, which is never written to: pass another --output")
+        raise UsageError(f"{folder}: lies inside the host, which is never changed: pass another --output")
     if folder.exists() and not _is_empty(folder):
         if not (folder / MANIFEST_FILE).is_file():
             raise UsageError(f"{folder}: exists and is not a patch folder: pass another --output")
@@ -76,7 +76,7 @@ def write_patch(
         adapter=host.adapter.name,
         points=tuple(
             PatchedPoint(point.file, point.modules, point.name, str(point.signature), format_reference(point.read))
-            for point in (found.point for found in host.points)
+            for point in (host_point.point for host_point in host.points)
         ),
         training_files=host.adapter.training_files,
         shims=tuple(

@@ -1,4 +1,4 @@
-"""Composes with a host's own function and a tiny model, and compares with an exact encoding: in a process of its own.
+"""Compares a host's function with an exact encoding, both of a tiny model; runs as a separate process.
 
 `python -m rtd_plugin.patching.self_check ROOT FILE MODULE NAME READ EXAMPLE` prints the result as JSON.
 """
@@ -31,7 +31,7 @@ def check(root: str, file: str, module: str, name: str, read: str, example: str)
 
     Returns:
         `outcome`: "exact", "wrong", or "failed", with a `message`; and the `difference`, relative to the largest value,
-        None if it is not a finite number.
+        None if it is not finite.
     """
     package = Path(file).parents[module.count(".")]  # its modules are imported from here
     sys.path[:0] = [str(Path(root) / package), root]
@@ -66,7 +66,7 @@ def _measure_difference(result: Any, expected: Any) -> float:
         raise TypeError(f"returned something else than tensors of the shapes {shapes}")
     pairs = zip(results, expectations, strict=True)
     differences = [(value - exact).abs().max() / exact.abs().max() for value, exact in pairs]
-    return torch.stack(differences).max().item()  # not a number if one of them is not
+    return torch.stack(differences).max().item()  # NaN if one of them is
 
 
 if __name__ == "__main__":

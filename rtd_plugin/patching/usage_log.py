@@ -1,6 +1,6 @@
 """Counts what a patch did in a process and its children, for the line printed at the end.
 
-Each process appends events to one file as they happen, so that a child that is killed has been counted. The launcher
+Each process appends events to one file as they happen, so that a killed child is counted too. The launcher
 makes the file; without a launcher, the first process that records an event makes it, for its children too.
 """
 
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
-VARIABLE = "RTD_PLUGIN_TALLY"
+VARIABLE = "RTD_PLUGIN_USAGE_LOG"
 
 # The events: a Python started under the patch, imported a composition point, composed queries, called a composition
 # point from training code, failed to compose, needed a shim; a shim found an error that the host hides.
@@ -81,7 +81,7 @@ class UsageLog:
 
 @functools.lru_cache(maxsize=1)
 def get_usage_log() -> UsageLog:
-    """Return the one usage log of this process."""
+    """Return the usage log of this process."""
     return UsageLog()
 
 
@@ -89,7 +89,7 @@ def create_file() -> str:
     """Create an empty file for events and return its path."""
     import tempfile  # not at the top: every Python under a patch imports this module
 
-    handle, path = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".tally")
+    handle, path = tempfile.mkstemp(prefix="rtd-plugin-", suffix=".jsonl")
     os.close(handle)
     return path
 

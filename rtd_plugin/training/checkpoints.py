@@ -60,7 +60,7 @@ class CheckpointStore:
 
     Args:
         folder: the run's folder.
-        keep: how many of the latest to keep; the best one is kept besides.
+        keep: how many of the latest to keep, in addition to the best one.
     """
 
     def __init__(self, folder: Path, keep: int):
@@ -82,7 +82,7 @@ class CheckpointStore:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        """Write a checkpoint and drop those that are no longer to be kept.
+        """Write a checkpoint and drop those that need not be kept.
 
         Raises:
             RTDError: it cannot be written; the earlier ones are still there.

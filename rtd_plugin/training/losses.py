@@ -19,7 +19,7 @@ STEPS_A_READ = {"cpu": 1, "cuda": 10}
 
 @dataclass(frozen=True)
 class StepReport:
-    """What plugins are told after each step; on a GPU the reports of several steps come together.
+    """What plugins receive after each step; on a GPU several reports arrive at once.
 
     Attributes:
         step: optimizer steps taken.

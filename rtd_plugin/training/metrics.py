@@ -73,15 +73,15 @@ def merge_metrics(results: Iterable[Metrics]) -> dict[str, Any]:
 
 
 def select_metric(metrics: Metrics, name: str) -> float:
-    """A metric by its name, dotted where metrics are nested.
+    """Return a metric by its name, dotted where metrics are nested.
 
     Raises:
         RTDError: there is no such metric, or it is not a number.
     """
-    found = dict(flatten(metrics))
-    if name not in found:
-        raise RTDError(f"validation.select: there is no metric {name!r}; found {', '.join(found) or 'none'}")
-    value = found[name]
+    values = dict(flatten(metrics))
+    if name not in values:
+        raise RTDError(f"validation.select: there is no metric {name!r}; found {', '.join(values) or 'none'}")
+    value = values[name]
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise RTDError(f"validation.select: the metric {name} is {value!r}, not a number to compare")
     return float(value)

@@ -91,7 +91,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
     """
     adapter = plugins.find_adapter(recipe.adapter)
     sets = [open_source(source) for source in recipe.triplets]
-    mixture = Mixture([part.count for part in sets], [source.weight for source in recipe.triplets])
+    mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
     return Run(
@@ -101,11 +101,11 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         tower=tower,
         projection=projection,
         triplets=open_token_store(sets, adapter.prompt, advance).reorder(mixture),
-        skipped=sum(part.skipped for part in sets),
+        skipped=sum(triplets.skipped for triplets in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),
         projection_digest=hashlib.sha256(recipe.projection.read_bytes()).hexdigest(),
-        triplet_digests=[part.digest for part in sets],
+        triplet_digests=[triplets.digest for triplets in sets],
     )
 
 

@@ -90,10 +90,10 @@ def read_values(recipe: Path | RecipeFile) -> tuple[str, dict[str, Any]]:
 
 
 def _replace_backbone(text: str, recipe: RecipeFile) -> str:
-    settings = {("backbone", key): value for key, value in recipe.backbone.items()}
-    if missing := settings.keys() - _list_scalars(text).keys():
-        raise UsageError(f"{recipe}: needs {'.'.join(min(missing))}, which the backbone of {recipe.name} replaces")
-    return _replace_scalars(text, settings)
+    scalars = _list_scalars(text)
+    if missing := [key for key in recipe.backbone if ("backbone", key) not in scalars]:
+        raise UsageError(f"{recipe}: needs backbone.{min(missing)}, which the backbone of {recipe.name} replaces")
+    return _replace_scalars(text, {("backbone", key): value for key, value in recipe.backbone.items()})
 
 
 def name_files(text: str, folder: Path) -> str:

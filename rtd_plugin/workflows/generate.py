@@ -73,10 +73,10 @@ def build_triplets(
         107187
     """
     captions, output = Path(captions), Path(output)
-    others: dict[str, object] = {"endpoint": endpoint, "model": model}
+    unsuitable: dict[str, object] = {"endpoint": endpoint, "model": model}
     if method == "llm":
-        others = {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint}
-    for name, value in others.items():
+        unsuitable = {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint}
+    for name, value in unsuitable.items():
         if value is not None:
             raise UsageError(f"{name}: is not an option of the method {method!r}")
     with _explain_missing_modules():

@@ -54,8 +54,8 @@ def search(
 
     Example:
         ```python
-        found = search("shoe.jpg", "is red and has no laces", "catalogue", weights=["runs/mine"])
-        found["results"][1]["images"][0]["image"]
+        results = search("shoe.jpg", "is red and has no laces", "catalogue", weights=["runs/mine"])
+        results["results"][1]["images"][0]["image"]
         ```
     """
     if not 1 <= top <= DEPTH:

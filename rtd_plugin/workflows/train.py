@@ -93,8 +93,11 @@ def train(
 ) -> TrainingResult | None:
     """Tune CLIP's text encoder for composed queries, on text triplets alone: what `rtd-plugin train` does.
 
-    >>> result = rtd_plugin.train("lincir-miniature", overrides=["steps=20"])  # doctest: +SKIP
-    >>> tower = rtd_plugin.load_text_encoder(result.folder)  # doctest: +SKIP
+    >>> import rtd_plugin
+    >>> result = rtd_plugin.train("lincir-miniature", overrides=["steps=5", "triplets.0.count=1000"])
+    >>> result.step
+    5
+    >>> tower = rtd_plugin.load_text_encoder(result.folder)
 
     Args:
         recipe: a recipe's name or file, or its keys and values; paths in these are relative to the current folder.

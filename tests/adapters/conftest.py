@@ -78,22 +78,22 @@ def huggingface(randomise) -> Host:
 
 
 @pytest.fixture
-def tokenised() -> Callable[[Sequence[Sequence[int]]], Tensor]:
+def tokenise() -> Callable[[Sequence[Sequence[int]]], Tensor]:
     """Token ids as a host's tokenizer gives them: start and end around them, zeros up to the context's length."""
 
-    def tokenised(texts: Sequence[Sequence[int]]) -> Tensor:
+    def tokenise(texts: Sequence[Sequence[int]]) -> Tensor:
         rows = [[START, *text, END] for text in texts]
         return torch.tensor([row + [0] * (CONTEXT - len(row)) for row in rows], dtype=torch.int32)
 
-    return tokenised
+    return tokenise
 
 
 @pytest.fixture
 def assert_equal():
-    """Compares features, which must also be those of different texts."""
+    """Compare features, which must also be those of different texts."""
 
-    def assert_equal(found: Tensor, expected: Tensor, different: bool = True) -> None:
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    def assert_equal(features: Tensor, expected: Tensor, different: bool = True) -> None:
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
         if different and len(expected) > 1:
             assert torch.pdist(expected).min() > 0.1, "the texts' features do not differ, so nothing was compared"
 

@@ -50,24 +50,24 @@ def test_an_adapter_may_have_no_points():
 
 @pytest.mark.parametrize("hidden_states", [False, True])
 @pytest.mark.parametrize("as_mask", [False, True])
-def test_compose_encodes_as_the_host(openai, tokenised, assert_equal, as_mask, hidden_states):
-    """A placeholder's id and its positions say the same; (B, n, W) makes room, as with three tokens for one place."""
-    tokens, pseudo = tokenised([[5, 265, 7], [265, 2, 3]]), torch.randn(2, 3, W)
-    longer = tokenised([[5, 0, 0, 0, 7], [0, 0, 0, 2, 3]])
-    places = {(0, 2): (0, 0), (0, 3): (0, 1), (0, 4): (0, 2), (1, 1): (1, 0), (1, 2): (1, 1), (1, 3): (1, 2)}
-    expected, _ = openai.encode_with(longer, {place: pseudo[index] for place, index in places.items()})
+def test_compose_encodes_as_the_host(openai, tokenise, assert_equal, as_mask, hidden_states):
+    """A placeholder's id and its positions say the same; (B, n, W) makes room, as with three tokens at one $."""
+    tokens, pseudo = tokenise([[5, 265, 7], [265, 2, 3]]), torch.randn(2, 3, W)
+    longer = tokenise([[5, 0, 0, 0, 7], [0, 0, 0, 2, 3]])
+    positions = {(0, 2): (0, 0), (0, 3): (0, 1), (0, 4): (0, 2), (1, 1): (1, 0), (1, 2): (1, 1), (1, 3): (1, 2)}
+    expected, _ = openai.encode_with(longer, {position: pseudo[index] for position, index in positions.items()})
     short = tokens[:, :9]  # leaves room in the context
     placeholder = short == 265 if as_mask else 265
     with torch.no_grad():
-        found = compose(openai.tower, Composition(openai.model, short, pseudo, placeholder, hidden_states))
+        features = compose(openai.tower, Composition(openai.model, short, pseudo, placeholder, hidden_states))
     if hidden_states:
-        assert found[1].shape == (2, 11, W)
-        torch.testing.assert_close(found[1][torch.arange(2), [6, 6]] @ openai.tower.text_projection, expected)
-        found = found[0]
-    assert_equal(found, expected)
+        assert features[1].shape == (2, 11, W)
+        torch.testing.assert_close(features[1][torch.arange(2), [6, 6]] @ openai.tower.text_projection, expected)
+        features = features[0]
+    assert_equal(features, expected)
 
 
-def test_a_placeholder_id_must_be_in_the_text(openai, tokenised):
-    composition = Composition(openai.model, tokenised([[5, 265], [7]]), torch.randn(2, W), 265)
+def test_a_placeholder_id_must_be_in_the_text(openai, tokenise):
+    composition = Composition(openai.model, tokenise([[5, 265], [7]]), torch.randn(2, W), 265)
     with pytest.raises(RTDError, match="text 1 of the batch has no placeholder"):
         compose(openai.tower, composition)

@@ -32,49 +32,49 @@ def test_the_adapter_is_installed():
 
 @pytest.mark.parametrize("hidden_states", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_compositions_equal_the_hosts(huggingface, tokenised, assert_equal, point, form, hidden_states):
-    host, (texts, shape, places) = huggingface, FORMS[form]
-    tokens, pseudo = tokenised(texts), torch.randn(shape)
+def test_compositions_equal_the_hosts(huggingface, tokenise, assert_equal, point, form, hidden_states):
+    host, (texts, shape, positions) = huggingface, FORMS[form]
+    tokens, pseudo = tokenise(texts), torch.randn(shape)
     every_text = tokens.expand(max(len(tokens), len(pseudo)), -1)
-    expected = host.encode_with(every_text, {place: pseudo[index] for place, index in places.items()})
+    expected = host.encode_with(every_text, {position: pseudo[index] for position, index in positions.items()})
     untouched, _ = host.encode_with(every_text, {})
     assert (expected[0] - untouched).norm() > 0.1
     with torch.no_grad():
-        found = compose(host.tower, point.read(host.model, tokens, pseudo, return_last_states=hidden_states))
+        encoded = compose(host.tower, point.read(host.model, tokens, pseudo, return_last_states=hidden_states))
         rows = zip(tokens.split(1), pseudo.split(1), strict=False)
         alone = [compose(host.tower, point.read(host.model, *row, 1, hidden_states)) for row in rows]
     if not hidden_states:
-        assert_equal(found, expected[0])
+        assert_equal(encoded, expected[0])
         assert_equal(torch.cat(alone), expected[0][: len(alone)])
         return
-    assert_equal(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
-    assert found[1].shape == (len(every_text), 12, W)
+    assert_equal(encoded[0], expected[0])
+    torch.testing.assert_close(encoded[1], expected[1], rtol=1e-5, atol=1e-5)
+    assert encoded[1].shape == (len(every_text), 12, W)
     torch.testing.assert_close(torch.cat([states for _, states in alone]), expected[1][: len(alone)], rtol=0, atol=1e-5)
 
 
-def test_hidden_states_after_the_end_token_equal_the_hosts(huggingface, tokenised, point):
-    """Padding is encoded as it is: with end tokens, as Hugging Face's tokenizer pads, and with a `$` among them."""
-    tokens, pseudo = tokenised(ONE), torch.randn(3, W)
+def test_hidden_states_after_the_end_token_equal_the_hosts(huggingface, tokenise, point):
+    """Padding is encoded too: with end tokens, as Hugging Face's tokenizer pads, and with a `$` among them."""
+    tokens, pseudo = tokenise(ONE), torch.randn(3, W)
     tokens[tokens == 0] = 299
     tokens[1, 9] = 259
     vectors = {(0, 2): pseudo[0], (1, 3): pseudo[1], (1, 9): pseudo[1], (2, 1): pseudo[2]}
     expected = huggingface.encode_with(tokens, vectors)
     with torch.no_grad():
-        found = compose(huggingface.tower, point.read(huggingface.model, tokens, pseudo, return_last_states=True))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        encoded = compose(huggingface.tower, point.read(huggingface.model, tokens, pseudo, return_last_states=True))
+    torch.testing.assert_close(encoded, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_num_tokens_changes_nothing(huggingface, tokenised, point):
-    tokens, pseudo = tokenised(ONE), torch.randn(3, W)
+def test_num_tokens_changes_nothing(huggingface, tokenise, point):
+    tokens, pseudo = tokenise(ONE), torch.randn(3, W)
     one, two = (compose(huggingface.tower, point.read(huggingface.model, tokens, pseudo, n)) for n in (1, 2))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(2, W), (3, 1, W), (3, W + 1)])
-def test_wrong_arguments_are_refused(huggingface, tokenised, point, shape):
+def test_wrong_arguments_are_refused(huggingface, tokenise, point, shape):
     with pytest.raises(Exception, match=r"size|shape"):
-        compose(huggingface.tower, point.read(huggingface.model, tokenised(ONE), torch.randn(shape)))
+        compose(huggingface.tower, point.read(huggingface.model, tokenise(ONE), torch.randn(shape)))
 
 
 def test_the_composition_points_are_those_of_the_repository():

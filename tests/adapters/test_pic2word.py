@@ -36,15 +36,15 @@ FORMS = {
         TWO,
         [(3, W), (3, 1, W)],
         {"repeat": False},
-        {(row, 2 * place + 2): (place, row) for row in range(3) for place in range(2)},
+        {(row, 2 * index + 2): (index, row) for row in range(3) for index in range(2)},
     ),
     "a tuple, one text for all": (
         TWO[:1],
         [(3, W), (3, W)],
         {},
-        {(row, 2 * place + 2): (place, row) for row in range(3) for place in range(2)},
+        {(row, 2 * index + 2): (index, row) for row in range(3) for index in range(2)},
     ),
-    "a tuple of more than there are places": (ONE[:1], [(2, W), (2, W)], {}, {(0, 3): (0, 0), (1, 3): (0, 1)}),
+    "a tuple of more than there are placeholders": (ONE[:1], [(2, W), (2, W)], {}, {(0, 3): (0, 0), (1, 3): (0, 1)}),
 }
 DEMO_FORMS = {
     "one image": ([[5, 265], [265, 9, 4], [1, 2, 265, 265]], (1, W), {}, {(0, 2): 0, (1, 1): 0, (2, 3): 0}),
@@ -56,7 +56,7 @@ DEMO_FORMS = {
         {},
         {(0, 2): (0, 0), (0, 3): (1, 0), (1, 1): (0, 0), (1, 3): (1, 0)},
     ),
-    "a tuple of more than there are places": (
+    "a tuple of more than there are placeholders": (
         [[5, 265], [265, 9]],
         [(1, W), (1, W)],
         {},
@@ -69,10 +69,10 @@ def test_the_adapter_is_installed():
     assert type(plugins.find_adapter("pic2word")) is Pic2Word
 
 
-def vectors_of(images, places):
+def assign_vectors(images, positions):
     if isinstance(images, tuple):
-        return {place: images[which][row].reshape(W) for place, (which, row) in places.items()}
-    return {place: images[row].reshape(W) for place, row in places.items()}
+        return {position: images[index][row].reshape(W) for position, (index, row) in positions.items()}
+    return {position: images[row].reshape(W) for position, row in positions.items()}
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def vectors_of(images, places):
     [*((RETRIEVAL, form) for form in FORMS.values()), *((VISUALISATION, form) for form in DEMO_FORMS.values())],
     ids=[*FORMS, *(f"demo: {name}" for name in DEMO_FORMS)],
 )
-def test_compositions_equal_the_hosts(openai, tokenised, assert_equal, point, form):
-    texts, shapes, arguments, places = form
+def test_compositions_equal_the_hosts(openai, tokenise, assert_equal, point, form):
+    texts, shapes, arguments, positions = form
     arguments = {"split_ind": STAR, **arguments}
-    tokens = tokenised(texts)
+    tokens = tokenise(texts)
     images = tuple(map(torch.randn, shapes)) if isinstance(shapes, list) else torch.randn(shapes)
-    rows = 1 + max(row for row, _ in places)
+    rows = 1 + max(row for row, _ in positions)
     every_text = tokens.expand(rows, -1)
-    expected, _ = openai.encode_with(every_text, vectors_of(images, places))
+    expected, _ = openai.encode_with(every_text, assign_vectors(images, positions))
     untouched, _ = openai.encode_with(every_text, {})
     assert (expected - untouched).norm(dim=1).min() > 0.1
     with torch.no_grad():
@@ -95,16 +95,16 @@ def test_compositions_equal_the_hosts(openai, tokenised, assert_equal, point, fo
 
 
 @pytest.mark.parametrize("texts", [ONE, ONE[:1]], ids=["own texts", "one text for all"])
-def test_a_batch_equals_its_queries_encoded_alone(openai, tokenised, assert_equal, texts):
-    tokens, images = tokenised(texts), torch.randn(3, W)
+def test_a_batch_equals_its_queries_encoded_alone(openai, tokenise, assert_equal, texts):
+    tokens, images = tokenise(texts), torch.randn(3, W)
     repeat = len(texts) == 1
     with torch.no_grad():
-        together = compose(openai.tower, RETRIEVAL.read(openai.model, tokens, images, STAR, repeat))
+        batch = compose(openai.tower, RETRIEVAL.read(openai.model, tokens, images, STAR, repeat))
         alone = [
             compose(openai.tower, RETRIEVAL.read(openai.model, text, image, STAR, repeat))
             for text, image in zip(tokens.expand(3, -1).split(1), images.split(1), strict=True)
         ]
-    assert_equal(torch.cat(alone), together)
+    assert_equal(torch.cat(alone), batch)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_a_batch_equals_its_queries_encoded_alone(openai, tokenised, assert_equa
         (VISUALISATION, [[5, 265], [265, 265]], [(1, W)], r"texts have \[1, 2\] placeholders for 1 pseudo tokens"),
     ],
 )
-def test_wrong_arguments_are_refused(openai, tokenised, point, texts, shapes, message):
+def test_wrong_arguments_are_refused(openai, tokenise, point, texts, shapes, message):
     images = tuple(map(torch.randn, shapes)) if isinstance(shapes, list) else torch.randn(shapes)
     with pytest.raises(RTDError, match=message):
-        compose(openai.tower, point.read(openai.model, tokenised(texts), images, split_ind=STAR))
+        compose(openai.tower, point.read(openai.model, tokenise(texts), images, split_ind=STAR))
 
 
 def test_the_composition_points_are_those_of_the_repository():

@@ -45,7 +45,7 @@ def projection(adapter, randomise):
     return randomise(im2text.Im2Text(D, W) if adapter.name == "pic2word" else phi.Phi(D, W))
 
 
-def prefixed(state):
+def add_prefix(state):
     return {f"module.{key}": value for key, value in state.items()}
 
 
@@ -53,7 +53,7 @@ def native(adapter, state):
     """A checkpoint as the method's own training program writes it."""
     if adapter.name != "pic2word":
         return {"epoch": 7, "Phi": state}
-    return {"epoch": 7, "state_dict": prefixed(WHOLE_CLIP), "state_dict_img2text": prefixed(state), "optimizer": {}}
+    return {"epoch": 7, "state_dict": add_prefix(WHOLE_CLIP), "state_dict_img2text": add_prefix(state), "optimizer": {}}
 
 
 FORMS = {
@@ -61,7 +61,7 @@ FORMS = {
     "plain": lambda _adapter, state: state,
     "half": lambda adapter, state: native(adapter, {key: value.half() for key, value in state.items()}),
     "one GPU": lambda _adapter, state: {"state_dict": WHOLE_CLIP, "state_dict_img2text": state},
-    "module. alone": lambda _adapter, state: prefixed(state),
+    "module. alone": lambda _adapter, state: add_prefix(state),
 }
 OF_ALL = ("native", "plain", "half", "safetensors")
 OF_PIC2WORD = (*OF_ALL, "one GPU", "module. alone")

@@ -12,7 +12,7 @@ from rtd_plugin.errors import RTDError
 W = 32
 ADAPTER = SEARLE()
 [POINT] = ADAPTER.composition_points
-ONE = [[5, 259, 7], [9, 8, 259, 3], [259]]  # places 2, 3 and 1: the start token stands at 0
+ONE = [[5, 259, 7], [9, 8, 259, 3], [259]]  # at 2, 3 and 1: the start token stands at 0
 SEVERAL = [[5, 259, 7, 259], [9, 8, 259, 3]]
 TWO = [[5, 259, 259, 7], [259, 259, 8, 9, 3], [6, 2, 4, 259, 259]]
 # texts, shape of the pseudo tokens, num_tokens, and which pseudo token goes where: {(row, position): index}
@@ -24,7 +24,7 @@ FORMS = {
     "one for all, of three dimensions": (ONE, (1, 1, W), 1, {(0, 2): (0, 0), (1, 3): (0, 0), (2, 1): (0, 0)}),
     "a vector for all": (ONE, (W,), 1, {(0, 2): ..., (1, 3): ..., (2, 1): ...}),
     "a vector for as many texts as it is wide": (
-        [[5, 259, number] for number in range(W)],
+        [[5, 259, token] for token in range(W)],
         (W,),
         1,
         {(row, 2): ... for row in range(W)},
@@ -61,14 +61,14 @@ def test_the_adapter_is_installed():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_compositions_equal_the_hosts(openai, tokenised, assert_equal, form):
-    texts, shape, num_tokens, places = FORMS[form]
-    tokens, pseudo = tokenised(texts), torch.randn(shape)
-    expected, _ = openai.encode_with(tokens, {place: pseudo[index] for place, index in places.items()})
+def test_compositions_equal_the_hosts(openai, tokenise, assert_equal, form):
+    texts, shape, num_tokens, positions = FORMS[form]
+    tokens, pseudo = tokenise(texts), torch.randn(shape)
+    expected, _ = openai.encode_with(tokens, {position: pseudo[index] for position, index in positions.items()})
     untouched, _ = openai.encode_with(tokens, {})
     with torch.no_grad():
-        found = compose(openai.tower, POINT.read(openai.model, tokens, pseudo, num_tokens=num_tokens))
-        assert_equal(found, expected)
+        encoded = compose(openai.tower, POINT.read(openai.model, tokens, pseudo, num_tokens=num_tokens))
+        assert_equal(encoded, expected)
         assert (expected - untouched).norm(dim=1).min() > 0.1
         if pseudo.ndim > 1 and len(pseudo) == len(tokens):
             rows = zip(tokens.split(1), pseudo.split(1), strict=True)
@@ -76,8 +76,8 @@ def test_compositions_equal_the_hosts(openai, tokenised, assert_equal, form):
             assert_equal(torch.cat(alone), expected)
 
 
-def test_composing_does_not_change_the_arguments(openai, tokenised):
-    tokens, pseudo = tokenised(ONE), torch.randn(3, W)
+def test_composing_does_not_change_the_arguments(openai, tokenise):
+    tokens, pseudo = tokenise(ONE), torch.randn(3, W)
     before = tokens.clone(), pseudo.clone()
     composition = POINT.read(openai.model, tokens, pseudo)
     compose(openai.tower, composition)
@@ -97,9 +97,9 @@ def test_composing_does_not_change_the_arguments(openai, tokenised):
         (ONE, (2, W), 2, "mask is .* of shape"),  # three $ are not enough for two in each of three texts
     ],
 )
-def test_wrong_arguments_are_refused(openai, tokenised, texts, shape, num_tokens, message):
+def test_wrong_arguments_are_refused(openai, tokenise, texts, shape, num_tokens, message):
     with pytest.raises(RTDError, match=message):
-        compose(openai.tower, POINT.read(openai.model, tokenised(texts), torch.randn(shape), num_tokens))
+        compose(openai.tower, POINT.read(openai.model, tokenise(texts), torch.randn(shape), num_tokens))
 
 
 def test_the_composition_points_are_those_of_the_repository():
@@ -117,6 +117,6 @@ def test_prompts_are_those_of_the_repository():
 
 @pytest.mark.parametrize("wrapped", ["{}.", "{}?", " , {}, ", "..{} ?."])
 def test_conditions_of_two_are_trimmed(wrapped):
-    found = ADAPTER.encode_two(wrapped.format("is red"), wrapped.format("isn't a no. 1"))
-    assert found == encode_text("a photo of $ that is red and isn't a no. 1")
+    encoded = ADAPTER.encode_two(wrapped.format("is red"), wrapped.format("isn't a no. 1"))
+    assert encoded == encode_text("a photo of $ that is red and isn't a no. 1")
     assert ADAPTER.encode_two("is red!", "a") == encode_text("a photo of $ that is red! and a")

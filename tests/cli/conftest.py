@@ -75,7 +75,7 @@ def finished(files, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes():
-    """A server that has imported what commands need and forks, so that a process of one's own costs no imports."""
+    """A server that has imported what commands need and forks, so that a new process starts without imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rtd_plugin.workflows.train", "rtd_adapters.lincir"])
     return context

@@ -19,7 +19,7 @@ class RunsCode:
         return (os.mkdir, ("ran",))
 
 
-def truncated(source: Path) -> None:
+def truncate(source: Path) -> None:
     content = source.read_bytes()
     Path("broken.pt").write_bytes(content[: len(content) // 2])
 
@@ -36,13 +36,13 @@ CASES = {
     "no triplets": (None, "triplets.0.path=none.jsonl", 1, "none.jsonl: No such file or directory"),
     "projection is a folder": (None, "projection=.", 1, "a folder, not a checkpoint file"),
     "truncated backbone": (
-        lambda files: truncated(files / "clip.pt"),
+        lambda files: truncate(files / "clip.pt"),
         "backbone.checkpoint=broken.pt",
         1,
         "broken.pt: not a checkpoint, or a broken or truncated one",
     ),
     "truncated projection": (
-        lambda files: truncated(files / "phi.pt"),
+        lambda files: truncate(files / "phi.pt"),
         "projection=broken.pt",
         1,
         "broken.pt: not a checkpoint, or a broken or truncated one",

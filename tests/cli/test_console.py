@@ -63,13 +63,13 @@ def test_a_bar_on_a_terminal(capfd, monkeypatch):
 
 
 def _read_to_the_end(terminal: int) -> str:
-    """All that a terminal was sent: it comes in pieces, and ends with an error once the other side is closed."""
+    """Return all that a terminal received; reading ends with an error once the other side is closed."""
     with os.fdopen(terminal, "rb", buffering=0) as file:
-        parts = []
+        blocks = []
         with contextlib.suppress(OSError):
-            while part := file.read(4096):
-                parts.append(part)
-    return b"".join(parts).decode()
+            while block := file.read(4096):
+                blocks.append(block)
+    return b"".join(blocks).decode()
 
 
 @pytest.mark.parametrize("stream", [console.out, console.err])
@@ -93,7 +93,7 @@ def test_a_terminal_without_unicode_gets_codes(monkeypatch):
 
 
 def test_a_finished_bar_shows_its_total(monkeypatch):
-    """Also of work that was found done, whose total nobody learned."""
+    """Also when the work was already done and its total never reported."""
     ours, theirs = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")

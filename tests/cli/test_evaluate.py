@@ -156,7 +156,7 @@ def test_weights_in_any_layout(evaluate, finished, tmp_path):
     torch.save(write_state_dict(tower.state_dict(), "rtd"), tmp_path / "rtd.pt")
     torch.save(write_state_dict(tower.state_dict(), "openai"), tmp_path / "openai.pt")
     weights = [finished, finished / "text_encoder.safetensors", "hf.safetensors", "rtd.pt", "openai.pt"]
-    result = evaluate("cirr", *(part for path in weights for part in ("--weights", path)))
+    result = evaluate("cirr", *(word for path in weights for word in ("--weights", path)))
     assert [row["weights"] for row in result["results"]] == [None, *map(str, weights)]
     before, *after = (row["metrics"] for row in result["results"])
     assert all(metrics == after[0] for metrics in after)
@@ -215,9 +215,9 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished, tmp_p
     assert all(len(line) <= 80 for line in lines)
     again = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
     assert again.stdout.splitlines()[-1] == "Wrote evaluations/cirr-val-2/report.html."
-    there = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--output", "evaluations/cirr-val")
-    assert there.exit_code == 2
-    assert "evaluations/cirr-val: already holds results: pass another --output" in there.stderr
+    refused = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--output", "evaluations/cirr-val")
+    assert refused.exit_code == 2
+    assert "evaluations/cirr-val: already holds results: pass another --output" in refused.stderr
 
 
 def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
@@ -443,8 +443,8 @@ def test_the_report_opens_without_errors(evaluate, finished, tmp_path, width):
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text().replace("</head>", f"{probe}</head>"))
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom")
-    places = (f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}", probed.as_uri())
-    done = subprocess.run([BROWSER, *options, *places], capture_output=True, text=True)
+    arguments = (f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}", probed.as_uri())
+    done = subprocess.run([BROWSER, *options, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
     seen = json.loads(done.stdout.partition("<title>")[2].partition("</title>")[0])

@@ -54,7 +54,7 @@ class Swatches(Benchmark):
         ]
 
     def gallery(self):
-        return [str(number) for number in range(16)]
+        return [str(index) for index in range(16)]
 
     def image(self, name):
         if name == self.missing:
@@ -129,7 +129,7 @@ def test_validation_selects_the_result_and_evaluation_shows_it(rtd, recipe, tmp_
 )
 def test_faults_are_found_before_training(rtd, recipe, tmp_path, overrides, says):
     done = rtd(
-        "train", "--recipe", recipe, "--output", "run", *(part for text in overrides for part in ("--set", text))
+        "train", "--recipe", recipe, "--output", "run", *(word for text in overrides for word in ("--set", text))
     )
     assert done.exit_code in (1, 2)
     assert says in done.stderr.splitlines()[-1]
@@ -191,10 +191,10 @@ def test_a_table_fits_the_console():
     )
     gain = over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)
     comparison = {"benchmark": "town", "results": [frozen, tuned | {"gain": {"town": gain}}], "baselines": [image]}
-    assert printed(comparison) == TABLE.splitlines()
+    assert print_lines(comparison) == TABLE.splitlines()
 
 
-def printed(comparison):
+def print_lines(comparison):
     shown = StringIO()
     console = Console(width=80, file=shown)
     for table in comparison_tables(comparison):
@@ -205,7 +205,7 @@ def printed(comparison):
 def test_many_metrics_and_groups_make_several_tables():
     """A table for each family of metrics, no sections of groups, and a gain of each tuned encoder."""
     metrics = {f"{kind}_at_{k}": 10.0 * k for kind in ("recall", "map") for k in (1, 2, 3)}
-    groups = {str(number): metrics for number in range(5)}
+    groups = {str(index): metrics for index in range(5)}
     gain = {name: {"difference": -1.0, "low": -2.0, "high": 0.04} for name in metrics}
     intervals = {name: {"low": value - 1, "high": value + 1} for name, value in metrics.items()}
     rows = [
@@ -219,7 +219,7 @@ def test_many_metrics_and_groups_make_several_tables():
         for name, weights in (("pre-trained", None), ("a", "runs/a"), ("b", "runs/b"))
     ]
     rows[1]["gain"] = rows[2]["gain"] = {"town": gain | dict.fromkeys(groups, gain)}
-    lines = printed({"benchmark": "town", "results": rows, "baselines": []})
+    lines = print_lines({"benchmark": "town", "results": rows, "baselines": []})
     assert [line for line in lines if line.startswith("town")] == ["town: recall in percent", "town: mAP in percent"]
     labels = [line.split("│")[1].rstrip() for line in lines if line.startswith("│")]
     assert (

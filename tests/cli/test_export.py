@@ -14,14 +14,14 @@ from rtd_plugin.clip.tokens import tokenize
 TEXTS = ["a violin in the rain", "a photo of $ that is red instead", "!"]
 
 
-def padded() -> torch.Tensor:
+def pad_tokens() -> torch.Tensor:
     tokens = tokenize(TEXTS)
     return torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
 
 
 @torch.no_grad()
 def features(model: CLIPTextModelWithProjection) -> torch.Tensor:
-    return model.eval()(input_ids=padded()).text_embeds
+    return model.eval()(input_ids=pad_tokens()).text_embeds
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def test_openai(rtd, finished, expected, files, name):
     assert not loaded.unexpected_keys
     assert all(key.startswith("visual.") or key == "logit_scale" for key in loaded.missing_keys)
     with torch.no_grad():
-        torch.testing.assert_close(model.encode_text(padded()), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.encode_text(pad_tokens()), expected, atol=1e-5, rtol=1e-5)
         model.load_state_dict(torch.load(files / "clip.pt", weights_only=True))
-        assert not torch.allclose(model.encode_text(padded()), expected, atol=1e-2)
+        assert not torch.allclose(model.encode_text(pad_tokens()), expected, atol=1e-2)
 
 
 def test_huggingface_folder(rtd, finished, expected, tmp_path):

@@ -10,7 +10,7 @@ from rtd_plugin.workflows import train as training
 
 
 def losses(run: Path) -> list[str]:
-    """Everything in the log but the speed, which is no two times the same."""
+    """Return the lines of the log without the speed, which varies."""
     return [line.split(', "triplets_per_second"')[0] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -83,10 +83,10 @@ def test_interrupted(train, finished, tmp_path, number):
 
 
 def test_interrupted_while_loading(rtd, files, tmp_path, monkeypatch):
-    def interrupted(*args):
+    def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "load_run", interrupted)
+    monkeypatch.setattr(training, "load_run", interrupt)
     done = rtd("train", "--recipe", files / "tiny.yaml", "--output", "run")
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", "\nAborted!\n")
     assert not (tmp_path / "run").exists()

@@ -280,12 +280,12 @@ PRINTERS = {"cli/console.py", "patching/usage_log.py", "patching/self_check.py"}
 
 
 def test_one_module_prints():
-    found = set()
+    printers = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 printing = name in ("print", "Console", "click.secho", "traceback.print_exc")
                 if printing or name.endswith((".echo", "stdout.write", "stderr.write", ".Console")):
-                    found.add(str(path.relative_to(PACKAGE)))
-    assert found == PRINTERS
+                    printers.add(str(path.relative_to(PACKAGE)))
+    assert printers == PRINTERS

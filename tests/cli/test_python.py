@@ -74,6 +74,7 @@ def test_progress_is_an_argument(files, tmp_path):
     assert seen["Training"][1][2].startswith("loss ")
 
 
+@pytest.mark.slow
 def test_python_does_not_need_the_libraries_of_the_command_line(files, tmp_path):
     program = (
         "import sys, rtd_plugin\n"

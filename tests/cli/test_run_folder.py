@@ -86,13 +86,13 @@ def test_the_code_of_the_model_card_works_in_three_libraries(rtd, finished, file
     assert len(exports) == 2
     for line in exports:
         assert rtd(*line.replace(" . ", f" {finished.name} ").split()).exit_code == 0
-    own, huggingface, openai = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
+    plugin, huggingface, openai = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     open_clip.add_model_config(files / "model.json")
     openai = openai.replace("CHECKPOINT", str(files / "clip.pt"))
     tokens = torch.nn.functional.pad(tokenize(["a violin in the rain", "!"]), (0, 77))[:, :77]
     features = []
     for code, encode in (
-        (own.replace('"."', repr(str(finished))), lambda names: names["text_encoder"].encode(tokens)),
+        (plugin.replace('"."', repr(str(finished))), lambda names: names["text_encoder"].encode(tokens)),
         (huggingface, lambda names: names["text_encoder"].eval()(input_ids=tokens).text_embeds),
         (openai, lambda names: names["model"].eval().encode_text(tokens)),
     ):

@@ -149,9 +149,9 @@ def test_resume_extends_a_run(rtd, files, finished):
     rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=3", "--output", "part")
     done = rtd("train", "--resume", "--output", "part", "--set", "steps=6")
     assert done.exit_code == 0, done.stderr
-    part = Path("part")
-    assert losses(part) == losses(finished)
-    assert same_weights(part, finished)
+    resumed = Path("part")
+    assert losses(resumed) == losses(finished)
+    assert same_weights(resumed, finished)
 
 
 @pytest.mark.parametrize("override", ["batch_size=8", "seed=3", "objective.temperature=1"])

@@ -105,9 +105,9 @@ def test_check_names_each_problem(rtd, triplets):
     assert lines[1] == f"{path}, record 4 (line 4): a text holds a placeholder character (condition holds $)"
     assert lines[2].startswith(f"{path}, record 5 (line 5): the record cannot be read (broken JSON: ")
     assert "5 records, 3 with problems" in done.stdout
-    found = json.loads(rtd("triplets", "check", path, "--json").stdout)
-    assert found["problems"] == {"broken": 1, "duplicate": 1, "placeholder": 1}
-    assert [problem["kind"] for problem in found["list"]] == ["duplicate", "placeholder", "broken"]
+    result = json.loads(rtd("triplets", "check", path, "--json").stdout)
+    assert result["problems"] == {"broken": 1, "duplicate": 1, "placeholder": 1}
+    assert [problem["kind"] for problem in result["list"]] == ["duplicate", "placeholder", "broken"]
 
 
 def test_fix_writes_a_copy_that_is_sound(rtd, triplets, tmp_path):
@@ -126,8 +126,8 @@ def test_fix_writes_a_copy_that_is_sound(rtd, triplets, tmp_path):
 def test_check_of_a_table(rtd, tmp_path):
     (tmp_path / "t.csv").write_text('before,edit,after\na dog,=HYPERLINK("x"),a cat\na dog,a cat,\n')
     columns = ("--column", "reference=before", "--column", "condition=edit", "--column", "target=after")
-    found = json.loads(rtd("triplets", "check", "t.csv", *columns, "--json").stdout)
-    assert found["problems"] == {"empty": 1, "formula": 1}
+    result = json.loads(rtd("triplets", "check", "t.csv", *columns, "--json").stdout)
+    assert result["problems"] == {"empty": 1, "formula": 1}
 
 
 def test_an_empty_file_is_a_problem(rtd, triplets):

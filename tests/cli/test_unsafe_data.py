@@ -29,10 +29,10 @@ def run(rtd, files):
     )
 
     def run(name, *options):
-        command, part = name.split()
+        command, data = name.split()
         if command == "evaluate":
-            return rtd("evaluate", *setup, "--benchmark", part, "--data", part, "--output", "out", *options)
-        image = "mine.png" if part == "reference" else "folder/1.png"
+            return rtd("evaluate", *setup, "--benchmark", data, "--data", data, "--output", "out", *options)
+        image = "mine.png" if data == "reference" else "folder/1.png"
         return rtd("search", image, "is red", "--images", "folder", "--page", "page.html", *setup, *options)
 
     return run

@@ -312,32 +312,32 @@ def test_names_are_imported_on_first_use():
 
 def imports(tree: ast.AST) -> list[str]:
     """Modules that a source imports when it runs: not those under `if TYPE_CHECKING`."""
-    found = []
+    modules = []
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
         else:
-            found += imports(node)
-    return found
+            modules += imports(node)
+    return modules
 
 
 def test_imports_run_one_way():
     wrong = []
     for file in sources():
-        package = file.relative_to(SOURCE).parts[0]
+        package = file.relative_to(SOURCE).names[0]
         if package == "__main__.py":
             continue
         for module in imports(ast.parse(file.read_text())):
-            parts = module.split(".")
-            if parts[0] != "rtd_plugin" or len(parts) < 2 or parts[1] not in ORDER or parts[1] == package:
+            names = module.split(".")
+            if names[0] != "rtd_plugin" or len(names) < 2 or names[1] not in ORDER or names[1] == package:
                 continue
             # The root's modules stand before all packages, but for what adapters are made of.
             allowed = ORDER[: ORDER.index(package)] if package in ORDER else ["clip"]
-            if parts[1] not in allowed:
+            if names[1] not in allowed:
                 wrong.append(f"{file.relative_to(SOURCE)} imports {module}")
     assert not wrong
 
@@ -356,7 +356,7 @@ def test_the_command_line_imports_only_workflows_and_what_messages_need():
 def test_only_the_command_line_imports_its_libraries():
     """Workflows are the Python interface: they neither parse arguments nor print."""
     importing = {
-        file.relative_to(SOURCE).parts[0]
+        file.relative_to(SOURCE).names[0]
         for file in sources()
         for module in imports(ast.parse(file.read_text()))
         if module.split(".")[0] in ("click", "rich")

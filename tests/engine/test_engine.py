@@ -80,6 +80,7 @@ def test_a_plugins_objective_may_use_any_token(load_miniature):
 
 def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
     """Over two epochs ψ₀ is run in the first alone, and the losses are those without a cache."""
+    small = ("triplets.0.count=200", "batch_size=100")
     texts = []
     forward = PackedTower.forward
 
@@ -90,7 +91,7 @@ def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
 
     monkeypatch.setattr(PackedTower, "forward", record)
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "cache"))
-    run = load_miniature("lincir", "batch_size=500")
+    run = load_miniature("lincir", *small)
     trainer = make_trainer(run, build_engine)
     losses = [trainer.take_step(step, 1e-3).item() for step in range(4)]
     distinct = [len(np.unique(trainer._engine.batches[index].captions)) for index in range(2)]
@@ -100,7 +101,7 @@ def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
     assert texts == distinct
     monkeypatch.setattr("rtd_plugin.engine.caption_features.LIMIT", 0)
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "another"))
-    uncached = make_trainer(load_miniature("lincir", "batch_size=500"), build_engine)
+    uncached = make_trainer(load_miniature("lincir", *small), build_engine)
     assert [uncached.take_step(step, 1e-3).item() for step in range(4)] == pytest.approx(losses, rel=1e-6)
     assert len(texts) == 6
 

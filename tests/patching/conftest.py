@@ -44,7 +44,7 @@ class Files:
     tuned: TextTower
 
 
-def rounded(module):
+def round_to_half(module):
     for weight in module.parameters():
         weight.data = weight.data.half().float()
     return module
@@ -53,10 +53,10 @@ def rounded(module):
 @pytest.fixture(scope="session")
 def files(tmp_path_factory, randomise) -> Files:
     folder = tmp_path_factory.mktemp("files")
-    clip = rounded(randomise(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
+    clip = round_to_half(randomise(CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)))
     torch.save(clip.state_dict(), folder / "clip.pt")
     base = TextTower.from_state_dict(clip.state_dict()).eval().requires_grad_(False)
-    tuned = rounded(randomise(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
+    tuned = round_to_half(randomise(TextTower.from_state_dict(clip.state_dict()), seed=1)).requires_grad_(False)
     other = randomise(TextTower.from_state_dict(clip.state_dict()), seed=2)
 
     def info(origin: TextTower, name: str) -> TextEncoderInfo:
@@ -79,66 +79,66 @@ def files(tmp_path_factory, randomise) -> Files:
 
 
 @pytest.fixture
-def host(tmp_path) -> Callable[[str], Path]:
-    """A fresh copy of a miniature host, in a folder whose name says nothing."""
+def copy_host(tmp_path) -> Callable[[str], Path]:
+    """Copies a miniature host, to a folder whose name does not tell which it is."""
 
-    def host(name: str) -> Path:
-        number = len(list(tmp_path.glob("checkout *")))
-        return shutil.copytree(HOSTS / name, tmp_path / f"checkout {number}")
+    def copy_host(name: str) -> Path:
+        index = len(list(tmp_path.glob("checkout *")))
+        return shutil.copytree(HOSTS / name, tmp_path / f"checkout {index}")
 
-    return host
+    return copy_host
 
 
 @pytest.fixture
-def patched(tmp_path, files, host) -> Callable[..., Manifest]:
+def patch_host(tmp_path, files, copy_host) -> Callable[..., Manifest]:
     """Patches a host, given by name or folder."""
 
-    def patched(name: str | Path, weights: Path | None = None, folder: str = "patch", **settings) -> Manifest:
-        root = host(name) if isinstance(name, str) else name
-        found = find_host(root, plugins.list_adapters().values())
-        return write_patch(tmp_path / folder, found, read_weights(weights or files.run), **settings)
+    def patch_host(name: str | Path, weights: Path | None = None, folder: str = "patch", **settings) -> Manifest:
+        root = copy_host(name) if isinstance(name, str) else name
+        recognised = find_host(root, plugins.list_adapters().values())
+        return write_patch(tmp_path / folder, recognised, read_weights(weights or files.run), **settings)
 
-    return patched
+    return patch_host
 
 
 @pytest.fixture
-def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a command in the test's folder or another, with this environment's programs first."""
 
-    def command(*words: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run_command(*words: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        own["PYTHONWARNINGS"] = "ignore"  # clip's own, of pkg_resources
-        for name in ("PYTHONPATH", "RTD_PLUGIN_TALLY"):
-            own.pop(name, None)
+        variables = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        variables["PYTHONWARNINGS"] = "ignore"  # clip warns of pkg_resources
+        for name in ("PYTHONPATH", "RTD_PLUGIN_USAGE_LOG"):
+            variables.pop(name, None)
         arguments = list(map(str, words))
         return subprocess.run(
-            arguments, cwd=cwd, env={**own, **environment}, capture_output=True, text=True, check=False
+            arguments, cwd=cwd, env={**variables, **environment}, capture_output=True, text=True, check=False
         )
 
-    return command
+    return run_command
 
 
 @pytest.fixture
-def rtd(command) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command line as a process of its own."""
-    return lambda *words, **more: command(sys.executable, "-m", "rtd_plugin", *words, **more)
+def rtd(run_command) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in a new process."""
+    return lambda *words, **more: run_command(sys.executable, "-m", "rtd_plugin", *words, **more)
 
 
 @pytest.fixture
-def python(tmp_path) -> Callable[[str], list[str]]:
-    """A command that runs a program in a file of the test's folder."""
+def write_program(tmp_path) -> Callable[[str], list[str]]:
+    """Writes a program to a file of the test's folder; returns the command that runs it."""
 
-    def python(program: str, name: str = "program.py") -> list[str]:
+    def write_program(program: str, name: str = "program.py") -> list[str]:
         (tmp_path / name).write_text(program)
         return [sys.executable, str(tmp_path / name)]
 
-    return python
+    return write_program
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(tmp_path):
-    """No patch stays active, and no module of a host stays imported."""
+def _clean_up(tmp_path):
+    """Deactivates every patch and forgets the modules of hosts."""
     path = sys.path[:]
     yield
     for patch in list(active_patch._active.values()):

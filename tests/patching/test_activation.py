@@ -18,10 +18,11 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.composition import compose
 from rtd_plugin.errors import RTDError
+from rtd_plugin.patching import bootstrap
 from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import copy_text_tower
 
-# What is done in order, and whether a patch is in force after it.
+# Steps in order, and whether the tuned text encoder composes after them.
 ORDERINGS = {
     "import": False,
     "activate import": True,
@@ -50,15 +51,20 @@ POINTS = [
 ]
 
 SEARLE_POINT = next(parameter for parameter in POINTS if parameter.values[0][0] == "searle")
+METHOD_POINT = pytest.param(
+    *next(parameter for parameter in POINTS if parameter.values[0][0] == "pic2word").values,
+    id="method",
+    marks=pytest.mark.slow,
+)
 
 
 @pytest.fixture
-def case(host, patched, request, tmp_path, randomise):
+def case(copy_host, patch_host, request, tmp_path, randomise):
     """A host, one of its composition points, and a patch whose weights are another tower for the point's example."""
 
     class Case:
         name, point, module_name = request.param
-        root = host(name)
+        root = copy_host(name)
 
         def __init__(self):
             folder = (self.root / self.point.file).parents[self.module_name.count(".")]
@@ -67,7 +73,7 @@ def case(host, patched, request, tmp_path, randomise):
             self.arguments = self.point.example(self.module)
             randomise(self.arguments[0])
             with torch.no_grad():
-                self.own = self.function()(*self.arguments)
+                self.original = self.function()(*self.arguments)
             self.composition = self.point.read(*self.arguments)
             tuned = copy_text_tower(self.composition.model, None, None)
             randomise(tuned, seed=5)
@@ -75,10 +81,10 @@ def case(host, patched, request, tmp_path, randomise):
             heads = tuned.heads
             tuned = TextTower.from_state_dict(tuned.state_dict(), heads=heads).eval()
             self.tuned = compose(tuned, self.composition).detach()
-            assert (self.tuned - self.own).abs().max() > 0.1
-            # Repaired, LinCIR's own function is another one.
+            assert (self.tuned - self.original).abs().max() > 0.1
+            # A shim would repair LinCIR's function, which would then compose otherwise.
             shims = [shim.name for shim in plugins.find_adapter(self.name).shims]
-            self.patch = patched(self.root, weights=tmp_path / "tuned.safetensors", without_shims=shims)
+            self.patch = patch_host(self.root, weights=tmp_path / "tuned.safetensors", without_shims=shims)
             self.forget()
 
         def import_(self):
@@ -100,12 +106,17 @@ def case(host, patched, request, tmp_path, randomise):
         def function(self):
             return find_function(self.user, self.point.name)
 
-        def is_in_force(self):
+        def name_encoder(self):
+            """Return which text encoder composes."""
             functions = {find_function(module, self.point.name) for module in (self.module, self.user)}
             assert len(functions) == 1
             with torch.no_grad():
-                found = functions.pop()(*self.arguments)
-            return torch.allclose(found, self.tuned, atol=1e-5), torch.allclose(found, self.own, atol=1e-6)
+                features = functions.pop()(*self.arguments)
+            encoders = {"tuned": (self.tuned, 1e-5), "pre-trained": (self.original, 1e-6)}
+            (name,) = [
+                name for name, (expected, atol) in encoders.items() if torch.allclose(features, expected, atol=atol)
+            ]
+            return name
 
     case = Case()
     yield case
@@ -113,9 +124,20 @@ def case(host, patched, request, tmp_path, randomise):
 
 
 @pytest.mark.parametrize("case", POINTS, indirect=True)
-def test_every_ordering(case):
-    """Also of names that were bound before, as `from module import function` does."""
-    for ordering, in_force in ORDERINGS.items():
+def test_a_patch_works_before_and_after_the_import(case):
+    """Also for names that were bound before, as `from module import function` does."""
+    check_orderings(case, ["activate import", "import activate", "import activate deactivate activate"])
+
+
+@pytest.mark.parametrize("case", [SEARLE_POINT, METHOD_POINT], indirect=True)
+def test_every_ordering_of_steps_is_right(case):
+    """For a function, and for a method of a class."""
+    check_orderings(case, ORDERINGS)
+
+
+def check_orderings(case, orderings):
+    for ordering in orderings:
+        expected = "tuned" if ORDERINGS[ordering] else "pre-trained"
         activation = None
         for step in ordering.split():
             if step == "import":
@@ -126,12 +148,14 @@ def test_every_ordering(case):
                 activation = rtd_plugin.activate(case.patch.folder)
             else:
                 activation.deactivate()
-        assert case.is_in_force() == (in_force, not in_force), ordering
+        assert case.name_encoder() == expected, ordering
         if activation is not None:
-            assert (activation.composed_queries > 0) == in_force
+            assert (activation.composed_queries > 0) == ORDERINGS[ordering]
             activation.deactivate()
-        assert case.is_in_force() == (False, True), f"{ordering} deactivate"
-        assert not hasattr(find_function(case.module, case.point.name), "__wrapped__"), "the host's own is back"
+        assert case.name_encoder() == "pre-trained", f"{ordering} deactivate"
+        assert not hasattr(find_function(case.module, case.point.name), "__wrapped__"), (
+            "the function of the host is restored"
+        )
         case.forget()
 
 
@@ -139,36 +163,46 @@ searle = pytest.mark.parametrize("case", [SEARLE_POINT], indirect=True)
 
 
 @searle
-def test_context_managers(case):
+def test_contexts_may_be_nested(case):
     case.import_()
     with rtd_plugin.activate(case.patch.folder) as outer:
-        assert case.is_in_force()[0]
+        assert case.name_encoder() == "tuned"
         with rtd_plugin.activate(str(case.patch.folder)) as inner:
-            assert case.is_in_force()[0]
+            assert case.name_encoder() == "tuned"
             assert inner.manifest == outer.manifest == case.patch
-        assert case.is_in_force()[0], "it was in force before"
+        assert case.name_encoder() == "tuned", "it was active before"
         assert outer.composed_queries == inner.composed_queries == 6
-    assert case.is_in_force()[1]
+    assert case.name_encoder() == "pre-trained"
     with pytest.raises(ZeroDivisionError), rtd_plugin.activate(case.patch.folder):
         1 / 0  # noqa: B018
-    assert case.is_in_force()[1]
+    assert case.name_encoder() == "pre-trained"
 
 
 @searle
-def test_two_patches_of_one_host(case, patched, tmp_path):
-    other = patched(case.root, weights=tmp_path / "tuned.safetensors", folder="other", blend=0.0)
+def test_training_code_keeps_the_pre_trained_encoder(case):
+    case.import_()
+    program = {"__file__": str(case.root / "src/train_other.py"), "case": case}
+    exec("def step(): return case.function()(*case.arguments)", program)
+    with rtd_plugin.activate(case.patch.folder) as activation, torch.no_grad():
+        torch.testing.assert_close(program["step"](), case.original)
+        assert activation.composed_queries == 0
+
+
+@searle
+def test_a_second_patch_of_a_host_is_refused(case, patch_host, tmp_path):
+    other = patch_host(case.root, weights=tmp_path / "tuned.safetensors", folder="other", blend=0.0)
     case.import_()
     with rtd_plugin.activate(case.patch.folder):
         with pytest.raises(RTDError, match=r"other: another patch of .* is active, .*patch: deactivate it first"):
             rtd_plugin.activate(other.folder)
-        assert case.is_in_force()[0]
+        assert case.name_encoder() == "tuned"
     with rtd_plugin.activate(other.folder):
-        assert case.is_in_force()[1], "a blend of nothing is the host's own"
+        assert case.name_encoder() == "pre-trained", "a blend of 0 is the pre-trained encoder"
 
 
 @searle
-def test_what_a_function_still_is(case):
-    """It has its signature, and can be sent to another process by name."""
+def test_a_replaced_function_keeps_its_signature_and_its_name(case):
+    """So that it can be pickled for another process."""
     module = case.import_()
     signature = inspect.signature(case.function())
     with rtd_plugin.activate(case.patch.folder):
@@ -177,16 +211,16 @@ def test_what_a_function_still_is(case):
 
 
 @searle
-def test_a_function_kept_from_before_is_the_hosts_again(case):
+def test_a_reference_to_a_replacement_works_after_deactivation(case):
     case.import_()
     with rtd_plugin.activate(case.patch.folder):
         kept = case.function()
     with torch.no_grad():
-        torch.testing.assert_close(kept(*case.arguments), case.own)
+        torch.testing.assert_close(kept(*case.arguments), case.original)
 
 
 @searle
-def test_another_file_of_the_name_is_left_alone(case, tmp_path):
+def test_a_module_of_the_same_name_outside_the_host_is_unchanged(case, tmp_path):
     """Hosts' modules have generic names."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/encode_with_pseudo_tokens.py").write_text("def encode_with_pseudo_tokens(x): return x\n")
@@ -199,7 +233,20 @@ def test_another_file_of_the_name_is_left_alone(case, tmp_path):
 
 
 @searle
-def test_a_host_that_has_changed(case):
+def test_a_patch_may_be_activated_while_a_module_of_the_host_is_imported(case):
+    """A module that waits for its patch may import, before it defines its functions, another one that waits."""
+    source = case.root / "src/encode_with_pseudo_tokens.py"
+    (source.parent / "trigger.py").write_text(
+        "from rtd_plugin.patching.bootstrap import activate_waiting\nactivate_waiting()\n"
+    )
+    source.write_text(f"import trigger\n{source.read_text()}")
+    bootstrap.start(str(case.patch.folder))
+    case.import_()
+    assert case.name_encoder() == "tuned"
+
+
+@searle
+def test_a_changed_host_is_refused(case):
     file = case.root / case.point.file
     file.write_text("def encode_with_pseudo_tokens(model, text): ...\n")
     with (
@@ -211,7 +258,7 @@ def test_a_host_that_has_changed(case):
 
 
 @searle
-def test_what_cannot_be_activated(case, tmp_path):
+def test_a_folder_without_a_patch_is_refused(case, tmp_path):
     with pytest.raises(RTDError, match="neither a patch folder nor a host with one beside it"):
         rtd_plugin.activate(case.root)
     with pytest.raises(RTDError, match="no such folder"):
@@ -219,9 +266,9 @@ def test_what_cannot_be_activated(case, tmp_path):
 
 
 @searle
-def test_a_host_stands_for_the_patch_beside_it(case, patched, tmp_path):
-    patched(case.root, weights=tmp_path / "tuned.safetensors", folder=f"{case.root.name}-rtd-patch")
+def test_a_host_stands_for_the_patch_beside_it(case, patch_host, tmp_path):
+    patch_host(case.root, weights=tmp_path / "tuned.safetensors", folder=f"{case.root.name}-rtd-patch")
     case.import_()
     for folder in (case.root, case.root / "src"):
         with rtd_plugin.activate(folder):
-            assert case.is_in_force()[0]
+            assert case.name_encoder() == "tuned"

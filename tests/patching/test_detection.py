@@ -28,26 +28,26 @@ POINTS = {
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_a_host_under_any_name(host, name):
-    found = find(host(name))
-    assert found.adapter.name == name
-    assert [point.point.file for point in found.points] == POINTS[name]
-    assert found.commit is None
-    for point in found.points:
-        line = (found.root / point.point.file).read_text().splitlines()[point.line - 1]
+def test_a_host_is_recognised_under_any_name(copy_host, name):
+    recognised = find(copy_host(name))
+    assert recognised.adapter.name == name
+    assert [point.point.file for point in recognised.points] == POINTS[name]
+    assert recognised.commit is None
+    for point in recognised.points:
+        line = (recognised.root / point.point.file).read_text().splitlines()[point.line - 1]
         assert line.lstrip().startswith(f"def {point.point.name.split('.')[-1]}(")
 
 
 @pytest.mark.parametrize(("name", "folder"), [("searle", "src"), ("lincir", "genecis/datasets"), ("pic2word", "model")])
-def test_whichever_folder_of_it_is_given(host, name, folder):
-    root = host(name)
-    found = find(root / folder)
-    assert found.root == root.resolve()
-    assert [point.point.file for point in found.points] == POINTS[name]
+def test_any_folder_of_a_host_may_be_given(copy_host, name, folder):
+    root = copy_host(name)
+    recognised = find(root / folder)
+    assert recognised.root == root.resolve()
+    assert [point.point.file for point in recognised.points] == POINTS[name]
 
 
-def test_git_says_where_a_checkout_ends_and_which_commit_it_is(host):
-    root = host("lincir")
+def test_git_ends_the_search_and_gives_the_commit(copy_host):
+    root = copy_host("lincir")
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", root, *command], check=True)
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
@@ -57,21 +57,21 @@ def test_git_says_where_a_checkout_ends_and_which_commit_it_is(host):
         find(root / "inner")
 
 
-def test_a_checkout_need_not_have_every_point(host):
-    root = host("lincir")
+def test_a_checkout_need_not_have_every_point(copy_host):
+    root = copy_host("lincir")
     shutil.rmtree(root / "genecis")
     assert [point.point.file for point in find(root).points] == ["encode_with_pseudo_tokens.py"]
 
 
-def test_nothing_of_the_host_runs(host):
-    root = host("searle")
+def test_nothing_of_the_host_runs(copy_host):
+    root = copy_host("searle")
     file = root / "src/encode_with_pseudo_tokens.py"
     file.write_text(f"raise RuntimeError\nif True:\n    import nothing\n{file.read_text()}")
     assert find(root).points[0].line > 8
 
 
-def test_none(host, tmp_path):
-    root = host("searle")
+def test_a_folder_that_is_not_a_host_is_refused(copy_host, tmp_path):
+    root = copy_host("searle")
     file = root / "src/encode_with_pseudo_tokens.py"
     file.write_text(file.read_text().replace("def encode_with_pseudo_tokens(", "def encode("))
     with pytest.raises(RTDError) as error:
@@ -98,8 +98,8 @@ def test_none(host, tmp_path):
         ("clip_model, /, *texts, num_tokens=N + 1, **more", "(clip_model, /, *texts, num_tokens=N + 1, **more)"),
     ],
 )
-def test_another_signature(host, parameters, shown):
-    root = host("searle")
+def test_a_host_with_another_signature_is_refused(copy_host, parameters, shown):
+    root = copy_host("searle")
     (root / "src/encode_with_pseudo_tokens.py").write_text(f"\ndef encode_with_pseudo_tokens({parameters}): ...\n")
     with pytest.raises(RTDError) as error:
         find(root)
@@ -108,32 +108,32 @@ def test_another_signature(host, parameters, shown):
     assert f"found encode_with_pseudo_tokens{shown}. A fork" in str(error.value)
 
 
-def test_annotations_make_no_difference(host):
-    root = host("searle")
+def test_annotations_make_no_difference(copy_host):
+    root = copy_host("searle")
     parameters = "clip_model: X, text: 'Y', pseudo_tokens, num_tokens: int=1"
     text = f"async def other(): ...\ndef encode_with_pseudo_tokens({parameters}) -> Z: ..."
     (root / "src/encode_with_pseudo_tokens.py").write_text(text)
     assert find(root).adapter.name == "searle"
 
 
-def test_a_broken_source(host):
-    root = host("searle")
+def test_a_broken_source_is_refused(copy_host):
+    root = copy_host("searle")
     (root / "src/encode_with_pseudo_tokens.py").write_text("def (")
     with pytest.raises(RTDError, match=r"encode_with_pseudo_tokens\.py: not readable as Python source"):
         find(root)
 
 
-def test_several_methods(host):
-    root = host("searle")
+def test_a_host_of_several_methods_needs_an_adapter_name(copy_host):
+    root = copy_host("searle")
     (root / "model").mkdir()
-    shutil.copy(host("pic2word") / "model/model.py", root / "model")
+    shutil.copy(copy_host("pic2word") / "model/model.py", root / "model")
     with pytest.raises(UsageError, match=r"several methods: pic2word \(model/model.py.*searle .*Pass --adapter NAME"):
         find(root)
     assert find(root, "searle").adapter.name == "searle"
 
 
-def test_third_parties(host, tmp_path):
-    """Whatever adapters are given are looked for, and no others; one without composition points is no host's."""
+def test_only_the_given_adapters_are_looked_for(copy_host, tmp_path):
+    """Adapters without composition points are skipped."""
     (tmp_path / "fork/lib").mkdir(parents=True)
     (tmp_path / "fork/lib/fuse.py").write_text("class A:\n    class B:\n        def fuse(self, x, *, y=None): ...\n")
 
@@ -150,21 +150,21 @@ def test_third_parties(host, tmp_path):
     adapters: Iterable[Adapter] = [Without(), Other()]
     assert find_host(tmp_path / "fork", adapters).points[0].line == 3
     with pytest.raises(RTDError, match="not a host of other"):
-        find_host(host("searle"), adapters)
+        find_host(copy_host("searle"), adapters)
 
 
-def test_shims_of_functions_that_a_host_lacks_are_left_out(host):
-    root = host("pic2word")
+def test_shims_of_functions_that_a_host_lacks_are_left_out(copy_host):
+    root = copy_host("pic2word")
     names = [shim.name for shim in find(root).shims]
     assert names == ["distributed", "gallery-names", "swallowed-errors"]
     (root / "src/params.py").unlink()
     assert [shim.name for shim in find(root).shims] == ["gallery-names"]
-    assert [shim.name for shim in find(host("lincir")).shims] == ["causal-mask"]
+    assert [shim.name for shim in find(copy_host("lincir")).shims] == ["causal-mask"]
 
 
-def test_a_pipe_is_not_a_source(host):
+def test_a_pipe_is_not_a_source(copy_host):
     """Nothing is read from it, which would wait for a writer."""
-    root = host("searle")
+    root = copy_host("searle")
     os.mkfifo(root / "src/pipe.py")
     (root / "src/other.py").write_text("import no_such_package\n")
     assert find_missing_packages(root) == {"no_such_package": ["src/other.py"]}
@@ -174,8 +174,8 @@ def test_a_pipe_is_not_a_source(host):
         find(root, "searle")
 
 
-def test_a_huge_source(host):
-    root = host("searle")
+def test_a_huge_source_is_refused(copy_host):
+    root = copy_host("searle")
     with (root / "src/encode_with_pseudo_tokens.py").open("r+") as file:
         file.truncate(3 * 2**30)  # a file with a hole, which takes no disk
     assert LARGEST_SOURCE < 2**25

@@ -16,13 +16,13 @@ from rtd_plugin.patching.manifest import default_folder, find_patch, read_manife
 from rtd_plugin.patching.patch_folder import find_removable, remove_patch
 
 
-def names(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_manifest_comes_back(patched, files):
-    manifest = patched("searle", blend=0.5, force=True)
-    assert names(manifest.folder) == ["activate", "activate.fish", "manifest.json", "site/sitecustomize.py"]
+def test_a_manifest_is_read_back(patch_host, files):
+    manifest = patch_host("searle", blend=0.5, force=True)
+    assert list_files(manifest.folder) == ["activate", "activate.fish", "manifest.json", "site/sitecustomize.py"]
     assert read_manifest(manifest.folder) == manifest
     (point,) = manifest.points
     assert point.signature == "(clip_model, text, pseudo_tokens, num_tokens=1)"
@@ -35,48 +35,48 @@ def test_the_manifest_comes_back(patched, files):
     assert "@SITE@" not in "".join(path.read_text() for path in manifest.folder.glob("activate*"))
 
 
-def test_shims_that_are_switched_off_are_not_in_it(patched):
-    manifest = patched("pic2word", without_shims=["gallery-names"])
+def test_a_manifest_lacks_shims_that_are_switched_off(patch_host):
+    manifest = patch_host("pic2word", without_shims=["gallery-names"])
     assert [shim.name for shim in manifest.shims] == ["distributed", "swallowed-errors"]
     assert manifest.shims[0].repair == "rtd_adapters.pic2word_shims:set_distributed"
 
 
-def test_a_patch_is_replaced_and_nothing_else_is(patched, host, tmp_path):
-    root = host("searle")
-    patched(root)
-    assert patched(root, blend=0.5).blend == read_manifest(tmp_path / "patch").blend == 0.5
+def test_only_a_patch_folder_is_replaced(patch_host, copy_host, tmp_path):
+    root = copy_host("searle")
+    patch_host(root)
+    assert patch_host(root, blend=0.5).blend == read_manifest(tmp_path / "patch").blend == 0.5
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(UsageError, match="mine: exists and is not a patch folder"):
-        patched(root, folder="mine")
-    assert names(tmp_path / "mine") == ["notes.txt"]
-    with pytest.raises(UsageError, match="lies inside the host, which is never written to"):
-        patched(root, folder=f"{root.name}/patch")
+        patch_host(root, folder="mine")
+    assert list_files(tmp_path / "mine") == ["notes.txt"]
+    with pytest.raises(UsageError, match="lies inside the host, which is never changed"):
+        patch_host(root, folder=f"{root.name}/patch")
 
 
 @pytest.mark.parametrize("blend", [-0.1, 1.1, float("nan")])
-def test_a_blend_beyond_the_two(patched, blend):
+def test_a_blend_outside_0_to_1_is_refused(patch_host, blend):
     with pytest.raises(UsageError, match="is not between 0"):
-        patched("searle", blend=blend)
+        patch_host("searle", blend=blend)
 
 
-def test_removing(patched, tmp_path):
-    folder = patched("searle").folder
+def test_removal_keeps_files_of_the_user(patch_host, tmp_path):
+    folder = patch_host("searle").folder
     (folder / "site/__pycache__").mkdir()
     (folder / "notes.txt").touch()
     remove_patch(folder)
-    assert names(folder) == ["notes.txt"], "that is the user's"
+    assert list_files(folder) == ["notes.txt"], "it belongs to the user"
     with pytest.raises(RTDError, match="not a patch folder"):
         remove_patch(folder)
-    folder = patched("searle", folder="other").folder
+    folder = patch_host("searle", folder="other").folder
     remove_patch(folder)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("interrupted_at", range(6))
-def test_an_interrupted_removal_can_be_repeated(patched, tmp_path, monkeypatch, interrupted_at):
-    """Also when nothing but the empty folder is left of it."""
-    manifest = patched("searle", folder="checkout 0-rtd-patch")
+def test_an_interrupted_removal_can_be_repeated(patch_host, tmp_path, monkeypatch, interrupted_at):
+    """Also when only the empty folder is left."""
+    manifest = patch_host("searle", folder="checkout 0-rtd-patch")
     steps = iter(range(100))
 
     def interrupt(step):
@@ -99,68 +99,98 @@ def test_an_interrupted_removal_can_be_repeated(patched, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "site/notes.txt"])
-def test_a_patch_folder_with_files_of_the_user_is_not_replaced(patched, host, name):
-    root = host("searle")
-    folder = patched(root).folder
+def test_a_patch_folder_with_files_of_the_user_is_not_replaced(patch_host, copy_host, name):
+    root = copy_host("searle")
+    folder = patch_host(root).folder
     (folder / "site/__pycache__").mkdir()
-    patched(root)
+    patch_host(root)
     (folder / name).touch()
-    before = names(folder)
+    before = list_files(folder)
     with pytest.raises(UsageError, match=f"would be replaced, but holds {name}, which is not part of the patch"):
-        patched(root, blend=0.5)
-    assert names(folder) == before
+        patch_host(root, blend=0.5)
+    assert list_files(folder) == before
     assert read_manifest(folder).blend == 1
 
 
-def test_a_host_means_the_patch_beside_it(patched, host, tmp_path):
-    root = host("searle")
+def test_a_host_stands_for_the_patch_beside_it(patch_host, copy_host, tmp_path):
+    root = copy_host("searle")
     with pytest.raises(RTDError, match="neither a patch folder nor a host with one beside it"):
         find_patch(root)
-    manifest = patched(root, folder=default_folder(root).name)
+    manifest = patch_host(root, folder=default_folder(root).name)
     assert default_folder(root).name == f"{root.name}-rtd-patch"
     for given in (root, root / "src", manifest.folder):
         assert find_patch(given) == manifest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "points": 3}'])
-def test_a_broken_manifest(tmp_path, text):
+def test_a_broken_manifest_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(RTDError, match=r"manifest\.json: not a readable manifest of a patch: patch the host again"):
         read_manifest(tmp_path)
 
 
-def test_a_newer_manifest(patched):
-    folder = patched("searle").folder
+def test_a_newer_manifest_is_refused(patch_host):
+    folder = patch_host("searle").folder
     values = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**values, "format": 2, "version": "9.1", "more": 1}))
     with pytest.raises(RTDError, match=r"written by rtd-plugin 9\.1 in format 2, but this version reads format 1"):
         read_manifest(folder)
 
 
-def test_functions_that_no_other_process_could_import():
+def test_functions_that_other_processes_cannot_import_are_refused():
     assert format_reference(read_manifest) == "rtd_plugin.patching.manifest:read_manifest"
-    for function in (lambda: None, test_functions_that_no_other_process_could_import.__class__(names.__code__, {})):
+    for function in (
+        lambda: None,
+        test_functions_that_other_processes_cannot_import_are_refused.__class__(list_files.__code__, {}),
+    ):
         function.__module__ = "__main__"
         with pytest.raises(RTDError, match="hosts' processes cannot import it"):
             format_reference(function)
 
 
-def test_weights_of_a_run_and_of_a_file(files):
+def test_a_run_and_its_file_are_the_same_weights(files):
     one, other = read_weights(files.run), read_weights(files.run / "text_encoder.safetensors")
     assert one == other
     assert one.base_probe is not None
 
 
-def test_weights_of_a_folder_of_save_pretrained(files, tmp_path):
+def test_a_folder_of_save_pretrained_is_read(files, tmp_path):
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = CLIPTextConfig(vocab_size=300, projection_dim=32, hidden_act="gelu", **sizes)
     CLIPTextModelWithProjection(config).save_pretrained(tmp_path / "tuned")
     weights = read_weights(tmp_path / "tuned")
     assert (weights.activation, weights.heads, weights.base) == ("gelu", 4, None)
     assert weights.path == str((tmp_path / "tuned/model.safetensors").resolve())
+    text = {**sizes, "projection_dim": 32}
+    configs = [
+        ({"text_config": sizes, "text_config_dict": {**text, "hidden_act": "gelu"}}, ("gelu", 4)),
+        ({"model_type": "clip_text_model"}, ("quick_gelu", 8)),
+    ]
+    for content, expected in configs:
+        (tmp_path / "tuned/config.json").write_text(json.dumps(content))
+        weights = read_weights(tmp_path / "tuned")
+        assert (weights.activation, weights.heads) == expected, "left out values are the defaults of transformers"
 
 
-def test_what_are_no_weights(files, tmp_path):
+def test_sharded_weights_are_refused(files, tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=300, projection_dim=32, **sizes))
+    model.save_pretrained(tmp_path / "tuned", max_shard_size="100KB")
+    assert (tmp_path / "tuned/model.safetensors.index.json").is_file()
+    with pytest.raises(RTDError, match="tuned: its weights are sharded into several files: save them in one"):
+        read_weights(tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(files, tmp_path, value):
+    state = {name: weight.clone() for name, weight in files.tuned.state_dict().items()}
+    state["ln_final.bias"][3] = value
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(RTDError, match=r"bad\.safetensors: ln_final\.bias has infinite or NaN values"):
+        read_weights(tmp_path / "bad.safetensors")
+
+
+def test_files_that_are_not_a_text_encoder_are_refused(files, tmp_path):
     with pytest.raises(RTDError, match="none: no such file or folder"):
         read_weights(tmp_path / "none")
     with pytest.raises(RTDError, match="no text encoder in this folder"):
@@ -175,10 +205,10 @@ def test_what_are_no_weights(files, tmp_path):
         read_weights(tmp_path / "authors.pt")
 
 
-def test_the_newest_run(tmp_path):
+def test_the_newest_run_is_the_default(tmp_path):
     import os
 
-    with pytest.raises(UsageError, match=r"there is no finished run in .*runs: pass --weights"):
+    with pytest.raises(UsageError, match=r"runs: no finished run in this folder: pass --weights"):
         find_newest_run(tmp_path / "runs")
     for age, name in enumerate("abc"):
         (tmp_path / "runs" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Patches in other processes: `rtd-plugin run`, activation scripts, children, whatever they do."""
+"""Patches in other processes: `rtd-plugin run`, activation scripts and their children."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from validate import TEXTS, PSEUDO_TOKENS, build_model, encode_with_pseudo_token
 torch.set_num_threads(1)
 model = build_model(torch.load(os.environ["CLIP"], weights_only=True)).float()
 
-def composed(row):
+def compose(row):
     with torch.no_grad():
         return encode_with_pseudo_tokens(model, TEXTS[[row]], PSEUDO_TOKENS[[row]])
 """
@@ -43,62 +43,65 @@ def expected(files, texts):
     """What the host's programs save under a patch: composed queries by the tuned text encoder, plain texts not."""
     tokens, pseudo_tokens = texts
     composition = Composition(None, tokens, pseudo_tokens, 259)
-    found = {"composed": compose(files.tuned, composition), "plain": files.base.encode(tokens)}
-    found["untuned"] = compose(files.base, composition)
-    return found
+    return {
+        "composed": compose(files.tuned, composition),
+        "plain": files.base.encode(tokens),
+        "untuned": compose(files.base, composition),
+    }
 
 
 @pytest.fixture
-def searle(patched, files):
-    manifest = patched("searle")
+def searle(patch_host, files):
+    manifest = patch_host("searle")
     return manifest, {"HOST": manifest.host, "CLIP": str(files.clip)}
 
 
-def snapshot(folder: str) -> dict[str, bytes]:
+def read_files(folder: str) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+def assert_close(result, expected):
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
-def last(done):
+def read_last_line(done):
     return done.stderr.strip().splitlines()[-1]
 
 
 def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
     """And no file of the host does."""
     manifest, environment = searle
-    before = snapshot(manifest.host)
-    command = [sys.executable, "src/validate.py", files.clip, tmp_path / "found.pt"]
+    before = read_files(manifest.host)
+    command = [sys.executable, "src/validate.py", files.clip, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host), **environment)
     assert (done.returncode, done.stdout) == (0, "recall = 50.00\n"), done.stderr
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"]
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    close(found["composed"], expected["composed"])
-    close(found["plain"], expected["plain"])
+    features = torch.load(tmp_path / "result.pt", weights_only=True)
+    assert_close(features["composed"], expected["composed"])
+    assert_close(features["plain"], expected["plain"])
     assert (expected["composed"] - expected["untuned"]).abs().max() > 0.1
-    assert snapshot(manifest.host) == before
+    assert read_files(manifest.host) == before
 
 
+@pytest.mark.slow
 def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expected, tmp_path):
     """Also what it validates by other programs' functions."""
     manifest, _ = searle
-    command = [sys.executable, "train_phi.py", files.clip, tmp_path / "found.pt"]
+    command = [sys.executable, "train_phi.py", files.clip, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host) / "src")
-    close(torch.load(tmp_path / "found.pt", weights_only=True)["composed"], expected["untuned"])
-    assert last(done) == (
+    assert_close(torch.load(tmp_path / "result.pt", weights_only=True)["composed"], expected["untuned"])
+    assert read_last_line(done) == (
         "rtd-plugin: warning: no composed query used the tuned text encoder; 1 call from training code kept the "
         "pre-trained one"
     )
 
 
-def test_nothing_is_imported_before_it_is_needed(searle, rtd, python):
+def test_a_patch_imports_little_and_leaves_the_random_state(searle, rtd, write_program):
     """The bootstrap imports the standard library alone, the first composed query torch, numpy and what reads weights.
 
     The host has modules named datasets, models and utils, which fail when they are imported.
     """
-    program = python(
+    program = write_program(
         """
 import sys
 def names():
@@ -108,27 +111,29 @@ print(*sorted(name for name in names() if not name.startswith("__")))
         + COMPOSE
         + """
 host = names()
-composed(0)
+state = torch.get_rng_state()
+compose(0)
 print(*sorted(names() - host))
+print(torch.equal(torch.get_rng_state(), state))
 """
     )
     manifest, environment = searle
     done = rtd("run", manifest.folder, "--", *program, **environment)
     assert done.returncode == 0, done.stderr
-    first, then = (set(line.split()) for line in done.stdout.splitlines())
-    assert first <= {"rtd_plugin", "sitecustomize", "_virtualenv", "distutils-precedence"} | _of_every_python()
-    assert then <= {"filelock", "rtd_adapters", "safetensors"}
+    *lines, same_state = done.stdout.splitlines()
+    first, then = (set(line.split()) for line in lines)
+    assert first <= {"rtd_plugin", "sitecustomize", "_virtualenv", "distutils-precedence"} | _list_startup_modules()
+    assert then <= {"filelock", "pluggy", "rtd_adapters", "safetensors"}
+    assert same_state == "True"
 
 
-def test_a_python_that_does_not_import_the_host_imports_little(searle, command):
+def test_a_python_that_does_not_import_the_host_imports_little(searle, run_command):
     code = "import sys; print(*[name for name in sys.modules if name.startswith('rtd_plugin')])"
     environment = {"PYTHONPATH": str(searle[0].folder / "site")}
-    modules = set(command(sys.executable, "-c", code, **environment).stdout.split())
+    modules = set(run_command(sys.executable, "-c", code, **environment).stdout.split())
     assert "rtd_plugin.patching.bootstrap" in modules
     assert modules <= {
         "rtd_plugin",
-        "rtd_plugin.contract",
-        "rtd_plugin.contract.marker",
         "rtd_plugin.errors",
         "rtd_plugin.patching",
         "rtd_plugin.patching.bootstrap",
@@ -138,39 +143,34 @@ def test_a_python_that_does_not_import_the_host_imports_little(searle, command):
     }
 
 
-def _of_every_python() -> set[str]:
+def test_the_launcher_does_not_import_torch(run_command):
+    """Which would delay every command under a patch by seconds."""
+    code = (
+        "import sys, rtd_plugin.cli.main, rtd_plugin.cli.run, rtd_plugin.workflows.run; print('torch' in sys.modules)"
+    )
+    done = run_command(sys.executable, "-c", code)
+    assert done.stdout == "False\n", done.stderr
+
+
+def _list_startup_modules() -> set[str]:
     """What this environment's Python imports by itself when it starts."""
     code = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-
-
-def test_the_random_numbers_of_the_host_are_its_own(searle, rtd, python):
-    program = python(
-        COMPOSE
-        + """
-torch.manual_seed(5)
-before = torch.get_rng_state()
-composed(0)
-print(torch.equal(torch.get_rng_state(), before))
-"""
-    )
-    manifest, environment = searle
-    assert rtd("run", manifest.folder, "--", *program, **environment).stdout == "True\n"
 
 
 CHILDREN = {
     "workers": """
 class Rows(torch.utils.data.Dataset):
     def __len__(self): return 3
-    def __getitem__(self, row): return composed(row)[0]
+    def __getitem__(self, row): return compose(row)[0]
 if __name__ == "__main__":
-    loader = torch.utils.data.DataLoader(Rows(), batch_size=1, num_workers=2, multiprocessing_context="CONTEXT")
+    loader = torch.utils.data.DataLoader(Rows(), batch_size=1, num_workers=2, multiprocessing_context="fork")
     torch.save(torch.cat(list(loader)), sys.argv[1])
 """,
-    "program": "torch.save(torch.cat([composed(row) for row in range(3)]), sys.argv[1])\n",
+    "program": "torch.save(torch.cat([compose(row) for row in range(3)]), sys.argv[1])\n",
     "rank": """
 torch.distributed.init_process_group("gloo")
-rows = [composed(row) for row in range(3)]
+rows = [compose(row) for row in range(3)]
 if torch.distributed.get_rank() == 0:
     torch.save(torch.cat(rows), sys.argv[1])
 torch.distributed.destroy_process_group()
@@ -178,10 +178,11 @@ torch.distributed.destroy_process_group()
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("child", "line", "count"),
     [
-        pytest.param("workers:fork", "python FILE OUT", "3 composed queries", id="workers"),
+        pytest.param("workers", "python FILE OUT", "3 composed queries", id="workers"),
         pytest.param("program", "python -m program OUT", "3 composed queries", id="module"),
         pytest.param("program", "sh -c 'python FILE OUT && python FILE OUT'", "6 composed queries", id="shell"),
         pytest.param(
@@ -192,61 +193,73 @@ torch.distributed.destroy_process_group()
         ),
     ],
 )
-def test_python_children(searle, rtd, python, expected, tmp_path, child, line, count):
-    name, _, context = child.partition(":")
-    python(COMPOSE + CHILDREN[name].replace("CONTEXT", context))
-    out = tmp_path / "found.pt"
+def test_python_children(searle, rtd, write_program, expected, tmp_path, child, line, count):
+    write_program(COMPOSE + CHILDREN[child])
+    out = tmp_path / "result.pt"
     names = {"python": sys.executable, "FILE": str(tmp_path / "program.py"), "OUT": str(out)}
     words = shlex.split(line)
-    for ours, theirs in names.items():
-        words = [re.sub(rf"\b{ours}\b", theirs, word) for word in words]
+    for name, value in names.items():
+        words = [re.sub(rf"\b{name}\b", value, word) for word in words]
     manifest, environment = searle
     done = rtd("run", manifest.folder, "--", *words, **environment)
     assert done.returncode == 0, done.stderr
-    close(torch.load(out, weights_only=True), expected["composed"])
-    assert count in last(done)
-    assert ("in 2 processes" in last(done)) == (not line.startswith("python -m program"))
+    assert_close(torch.load(out, weights_only=True), expected["composed"])
+    assert count in read_last_line(done)
+    assert ("in 2 processes" in read_last_line(done)) == (not line.startswith("python -m program"))
+
+
+# A composition point that imports nothing, so that the test is quick.
+IMPORT = """
+import os, pathlib, sys
+folder = pathlib.Path(os.environ["HOST"], "src")
+signature = "clip_model, text, pseudo_tokens, num_tokens=1"
+(folder / "encode_with_pseudo_tokens.py").write_text(f"def encode_with_pseudo_tokens({signature}): ...")
+sys.path.insert(0, str(folder))
+import encode_with_pseudo_tokens
+"""
 
 
 @pytest.mark.parametrize(
     ("program", "code", "says"),
     [
-        ("pass", 0, ": no composition point of HOST was imported"),
-        ("COMPOSE", 0, ": a composition point of HOST was imported, but never called"),
+        (IMPORT, 0, ": a composition point of HOST was imported, but never called"),
         ("raise SystemExit(7)", 7, ": no composition point of HOST was imported"),
-        ("COMPOSE; composed(0); os.kill(os.getpid(), 9)", 137, None),
+        pytest.param("COMPOSE; compose(0); os.kill(os.getpid(), 9)", 137, None, marks=pytest.mark.slow),
     ],
 )
-def test_exit_codes_and_the_line_at_the_end(searle, rtd, python, program, code, says):
+def test_exit_codes_and_the_line_at_the_end(searle, rtd, write_program, program, code, says):
     manifest, environment = searle
-    source = (COMPOSE if "COMPOSE" in program else "") + program.replace("COMPOSE; ", "").replace("COMPOSE", "")
-    done = rtd("run", manifest.folder, "--", *python(source), **environment)
+    source = program.replace("COMPOSE; ", COMPOSE)
+    done = rtd("run", manifest.folder, "--", *write_program(source), **environment)
     assert done.returncode == code
     if says is None:
-        assert last(done) == "rtd-plugin: 1 composed query used the tuned text encoder"
+        assert read_last_line(done) == "rtd-plugin: 1 composed query used the tuned text encoder"
     else:
         warning = "rtd-plugin: warning: no composed query used the tuned text encoder"
-        assert last(done) == warning + says.replace("HOST", manifest.host)
+        assert read_last_line(done) == warning + says.replace("HOST", manifest.host)
 
 
-def test_an_error_that_the_host_swallows_is_told(patched, files, rtd, python):
-    manifest = patched("searle", weights=files.other)
-    program = python(COMPOSE + "try:\n    composed(0)\nexcept Exception:\n    print('done')\n")
+@pytest.mark.slow
+def test_an_error_that_the_host_swallows_is_reported(patch_host, files, rtd, write_program):
+    manifest = patch_host("searle", weights=files.other)
+    program = write_program(COMPOSE + "try:\n    compose(0)\nexcept Exception:\n    print('done')\n")
     done = rtd("run", manifest.folder, "--", *program, HOST=manifest.host, CLIP=str(files.clip))
     assert (done.returncode, done.stdout) == (0, "done\n")
-    assert last(done).startswith("rtd-plugin: warning: no composed query used the tuned text encoder; failed: ")
-    assert "tuned from ViT-Tiny (other)" in last(done)
+    assert read_last_line(done).startswith(
+        "rtd-plugin: warning: no composed query used the tuned text encoder; failed: "
+    )
+    assert "tuned from ViT-Tiny (other)" in read_last_line(done)
 
 
-def test_pythons_that_take_nothing_up(searle, rtd):
+def test_a_command_without_an_activated_python_is_reported(searle, rtd):
     manifest, _ = searle
     for command in (["true"], [sys.executable, "-I", "-c", ""]):
         done = rtd("run", manifest.folder, "--", *command)
         assert done.returncode == 0
-        assert "no Python of the command activated the patch" in last(done)
+        assert "no Python of the command activated the patch" in read_last_line(done)
 
 
-def test_commands_that_cannot_run(searle, rtd, patched, files, tmp_path):
+def test_commands_that_cannot_run_are_refused(searle, rtd, patch_host, files, tmp_path):
     manifest, _ = searle
     done = rtd("run", manifest.folder, "--", "no-such-command")
     assert (done.returncode, done.stderr) == (127, "Error: no-such-command: command not found\n")
@@ -278,32 +291,32 @@ def test_signals_reach_the_command(searle, tmp_path):
     assert b"no composed query" in errors
 
 
-def test_the_users_sitecustomize_and_path(searle, rtd, python, tmp_path):
-    """Both are in force, the user's as if ours were not there; what it raises is told as ever."""
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "sitecustomize.py").write_text("import os; os.environ['MINE'] = __file__\nVALUE = 5\n")
-    (own / "helper.py").write_text("NAME = 'helper'\n")
-    lines = "composed(0)\nimport helper, sitecustomize as s\nprint(os.environ['MINE'], s.VALUE, helper.NAME)"
-    program = python(COMPOSE + lines)
-    manifest, environment = searle
-    done = rtd("run", manifest.folder, "--", *program, PYTHONPATH=str(own), **environment)
-    assert done.stdout == f"{own}/sitecustomize.py 5 helper\n", done.stderr
-    assert last(done) == "rtd-plugin: 1 composed query used the tuned text encoder"
-    (own / "sitecustomize.py").write_text("raise RuntimeError('my own')\n")
-    done = rtd("run", manifest.folder, "--", *python("print(5)"), PYTHONPATH=str(own))
+def test_sitecustomize_and_path_of_the_user_still_work(searle, rtd, write_program, tmp_path):
+    """The user's module runs as if the patch's did not exist; its errors are shown."""
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "sitecustomize.py").write_text("import os; os.environ['MINE'] = __file__\nVALUE = 5\n")
+    (user / "helper.py").write_text("NAME = 'helper'\n")
+    lines = "import os, helper, sitecustomize as s\nprint(os.environ['MINE'], s.VALUE, helper.NAME)"
+    manifest, _ = searle
+    done = rtd("run", manifest.folder, "--", *write_program(lines), PYTHONPATH=str(user))
+    assert done.stdout == f"{user}/sitecustomize.py 5 helper\n", done.stderr
+    assert "no composition point of" in read_last_line(done), "the patch was activated"
+    (user / "sitecustomize.py").write_text("raise RuntimeError('broken')\n")
+    done = rtd("run", manifest.folder, "--", *write_program("print(5)"), PYTHONPATH=str(user))
     assert done.stdout == "5\n"
-    assert "RuntimeError: my own" in done.stderr
+    assert "RuntimeError: broken" in done.stderr
 
 
-def test_two_patches_at_once(searle, rtd, python, files, patched, expected, host, tmp_path):
-    """An inner run of another patch of the host wins; it is counted by the outer one too."""
+@pytest.mark.slow
+def test_an_inner_run_of_another_patch_wins(searle, rtd, write_program, patch_host, expected, tmp_path):
+    """The outer run counts its composed queries too."""
     manifest, environment = searle
-    inner = patched(Path(manifest.host), folder="inner", blend=0.0)
-    program = python(COMPOSE + CHILDREN["program"])
-    again = [sys.executable, "-m", "rtd_plugin", "run", inner.folder, "--", *program, tmp_path / "found.pt"]
+    inner = patch_host(Path(manifest.host), folder="inner", blend=0.0)
+    program = write_program(COMPOSE + CHILDREN["program"])
+    again = [sys.executable, "-m", "rtd_plugin", "run", inner.folder, "--", *program, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *again, **environment)
-    close(torch.load(tmp_path / "found.pt", weights_only=True), expected["untuned"])
+    assert_close(torch.load(tmp_path / "result.pt", weights_only=True), expected["untuned"])
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"] * 2
 
 
@@ -316,7 +329,7 @@ python -c "print('unrelated')"
 rtd_deactivate
 echo "$PYTHONPATH"
 python FILE OUT.off
-type rtd_deactivate >/dev/null 2>&1 && echo still there
+type rtd_deactivate >/dev/null 2>&1 && echo still defined
 unset PYTHONPATH; . PATCH/activate; rtd_deactivate; echo "${PYTHONPATH-unset}"
 """
 
@@ -330,50 +343,57 @@ FISH = {  # of the script above
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_activation_scripts(searle, python, command, expected, tmp_path, shell):
-    """For the shell alone, until it is undone, and once however often they are read."""
+def test_a_shell_activates_and_deactivates_a_patch(searle, write_program, run_command, expected, tmp_path, shell):
+    """Only in that shell, until `rtd_deactivate`; sourcing a script twice is idempotent."""
     assert shutil.which(shell), f"{shell} is not installed"
     manifest, environment = searle
     script = ACTIVATED
-    for ours, theirs in FISH.items() if shell == "fish" else ():
-        script = script.replace(ours, theirs)
-    names = {"PATCH": manifest.folder, "BEFORE": tmp_path / "before", "OUT": tmp_path / "found.pt"}
-    for name, value in {**names, "FILE": python(COMPOSE + CHILDREN["program"])[1]}.items():
+    for posix, fish in FISH.items() if shell == "fish" else ():
+        script = script.replace(posix, fish)
+    names = {"PATCH": manifest.folder, "BEFORE": tmp_path / "before", "OUT": tmp_path / "result.pt"}
+    for name, value in {**names, "FILE": write_program(COMPOSE + CHILDREN["program"])[1]}.items():
         script = script.replace(name, f"'{value}'")
-    done = command(shell, "-c", script, **environment)
+    done = run_command(shell, "-c", script, **environment)
     assert done.stdout.splitlines() == ["unrelated", str(tmp_path / "before"), "unset"], done.stderr
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder\n"
-    close(torch.load(tmp_path / "found.pt", weights_only=True), expected["composed"])
-    close(torch.load(tmp_path / "found.pt.off", weights_only=True), expected["untuned"])
+    assert_close(torch.load(tmp_path / "result.pt", weights_only=True), expected["composed"])
+    assert_close(torch.load(tmp_path / "result.pt.off", weights_only=True), expected["untuned"])
 
 
-def test_an_activated_shell_warns_of_the_hosts_programs_alone(searle, command, python, files):
-    """Without a launcher, a process counts itself and its children; what has nothing to do with the host is silent."""
-    manifest, environment = searle
+def test_an_activated_shell_warns_only_of_programs_of_the_host(searle, run_command):
+    """Other programs print nothing."""
+    manifest, _ = searle
     path = str(manifest.folder / "site")
-    done = command(sys.executable, "-c", "import json", PYTHONPATH=path)
+    done = run_command(sys.executable, "-c", "import json", PYTHONPATH=path)
     assert (done.returncode, done.stderr) == (0, "")
     (Path(manifest.host) / "src/prepare.py").write_text("print('nothing composed')\n")
-    done = command(sys.executable, f"{manifest.host}/src/prepare.py", PYTHONPATH=path)
+    done = run_command(sys.executable, f"{manifest.host}/src/prepare.py", PYTHONPATH=path)
     assert done.stderr == (
         "rtd-plugin: warning: no composed query used the tuned text encoder: "
         f"no composition point of {manifest.host} was imported\n"
     )
-    program = python(COMPOSE + CHILDREN["workers"].replace("CONTEXT", "fork"))
-    done = command(*program, "found.pt", PYTHONPATH=path, **environment)
+
+
+@pytest.mark.slow
+def test_without_a_launcher_a_process_counts_its_children(searle, run_command, write_program):
+    manifest, environment = searle
+    program = write_program(COMPOSE + CHILDREN["workers"])
+    path = str(manifest.folder / "site")
+    done = run_command(*program, "result.pt", PYTHONPATH=path, **environment)
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder in 2 processes\n"
 
 
 @pytest.fixture
 def other_python(tmp_path) -> str:
-    """A Python of its own, in which nothing is installed."""
+    """A new Python, in which nothing is installed."""
     venv.create(tmp_path / "venv", with_pip=False)
     return str(tmp_path / "venv/bin/python")
 
 
-def test_another_python(searle, rtd, command, other_python, tmp_path):
-    """The launcher sees at once that it lacks the package; elsewhere it matters when it imports the host."""
+def test_a_python_without_the_package_is_refused(searle, rtd, run_command, other_python, tmp_path):
+    """By the launcher at once; without a launcher, when it imports the host."""
     manifest, _ = searle
     script = tmp_path / "script"
     script.write_text(f"#!{other_python}\nprint(5)\n")
@@ -385,20 +405,21 @@ def test_another_python(searle, rtd, command, other_python, tmp_path):
         assert f"{other_python} -m pip install rtd-plugin" in done.stderr
         assert f"or run the host with {sys.executable}" in done.stderr
     path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
-    unrelated = command(other_python, "-c", "print(5)", PYTHONPATH=path)
+    unrelated = run_command(other_python, "-c", "print(5)", PYTHONPATH=path)
     assert (unrelated.returncode, unrelated.stdout, unrelated.stderr) == (0, "5\n", "")
-    done = command(other_python, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
+    done = run_command(other_python, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
     assert done.returncode == 1
     assert done.stderr.startswith("rtd-plugin: this Python lacks rtd-plugin (No module named 'rtd_plugin')")
 
 
-def test_a_broken_patch(searle, command, tmp_path):
-    """It does not stop other programs; the host's are stopped, rather than run without the patch."""
+def test_a_broken_patch_stops_only_programs_of_the_host(searle, run_command, tmp_path):
+    """Rather than run them without the patch."""
     manifest, _ = searle
     text = (manifest.folder / "manifest.json").read_text()
     (manifest.folder / "manifest.json").write_text(text.replace('"format": 1', '"format": 2'))
     path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
-    assert command(sys.executable, "-c", "", PYTHONPATH=path).stderr == ""
-    done = command(sys.executable, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
+    (Path(manifest.host) / "src/encode_with_pseudo_tokens.py").write_text("")  # imports nothing, so the test is quick
+    assert run_command(sys.executable, "-c", "", PYTHONPATH=path).stderr == ""
+    done = run_command(sys.executable, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
     assert done.returncode == 1
     assert "in format 2, but this version reads format 1" in done.stderr

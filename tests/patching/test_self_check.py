@@ -1,4 +1,4 @@
-"""The comparison of a host's own function with an exact encoding."""
+"""The comparison of a host's function with an exact encoding."""
 
 import pytest
 
@@ -33,15 +33,15 @@ def encode(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=Fal
         ("None", "failed", "TypeError: returned something else than tensors of the shapes (2, 64), (2, 77, 64)"),
     ],
 )
-def test_a_function_that_returns_hidden_states(tmp_path, monkeypatch, result, outcome, message):
+def test_features_and_hidden_states_are_compared(tmp_path, monkeypatch, result, outcome, message):
     (tmp_path / "composing.py").write_text(HOST.replace("RESULT", result))
     monkeypatch.syspath_prepend(tmp_path)
     read = "rtd_adapters.lincir:read_composition"
-    found = check(str(tmp_path), "composing.py", "composing", "encode", read, "composing:example")
-    assert (found["outcome"], found["message"]) == (outcome, message)
+    report = check(str(tmp_path), "composing.py", "composing", "encode", read, "composing:example")
+    assert (report["outcome"], report["message"]) == (outcome, message)
 
 
-def test_a_function_that_is_missing(tmp_path):
+def test_a_missing_function_is_reported(tmp_path):
     (tmp_path / "empty.py").touch()
-    found = check(str(tmp_path), "empty.py", "empty", "encode", "", "")
-    assert (found["outcome"], found["message"]) == ("failed", "LookupError: empty has no function encode")
+    report = check(str(tmp_path), "empty.py", "empty", "encode", "", "")
+    assert (report["outcome"], report["message"]) == ("failed", "LookupError: empty has no function encode")

@@ -1,4 +1,4 @@
-"""Activation in real shells, whatever the patch folder is called: a name is never code, and never a silent failure."""
+"""Activation in real shells for any name of a patch folder: a name never becomes code, and never fails silently."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ CHILD = "python -c 'import sys; from rtd_plugin.patching.bootstrap import _waiti
 LINES = f'cd "$PATCH"; source ./activate && source "$PATCH/activate"; {PRINT}; rtd_deactivate; {PRINT}'
 
 
-def script(shell: str, text: str = LINES) -> str:
+def translate(shell: str, text: str = LINES) -> str:
     """The text for a shell; the path comes in an environment variable, so that the test quotes nothing."""
     if shell == "fish":
         text = text.replace("/activate", "/activate.fish").replace("&&", "; and")
@@ -58,11 +58,15 @@ def start(tmp_path):
 
     def start(shell: str, text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
         assert shutil.which(shell), f"{shell} is not installed"
-        own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RTD_PLUGIN_TALLY")}
-        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+        variables = {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RTD_PLUGIN_USAGE_LOG")
+        }
+        variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
         options = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"], "dash": []}[shell]
-        own |= {"PATCH": str(folder), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-        return subprocess.run([shell, *options, "-c", text], cwd=tmp_path, env=own, capture_output=True, check=False)
+        variables |= {"PATCH": str(folder), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        return subprocess.run(
+            [shell, *options, "-c", text], cwd=tmp_path, env=variables, capture_output=True, check=False
+        )
 
     return start
 
@@ -74,12 +78,12 @@ def rename(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_name_is_never_code(patched, start, tmp_path, shell):
+def test_a_name_never_becomes_code(patch_host, start, tmp_path, shell):
     """All names in one process of a shell; the folders are copies of one patch."""
-    written = patched("searle").folder
+    written = patch_host("searle").folder
     folders = [shutil.copytree(written, tmp_path / "names" / name) for name in NAMES]
     environment = {f"PATCH{index}": str(folder) for index, folder in enumerate(folders)}
-    lines = [script(shell, LINES).replace("$PATCH", f"$PATCH{index}") for index in range(len(folders))]
+    lines = [translate(shell, LINES).replace("$PATCH", f"$PATCH{index}") for index in range(len(folders))]
     done = start(shell, "\n".join(lines), tmp_path, PYTHONPATH="/before:/other", **environment)
     assert (done.stderr, done.returncode) == (b"", 0)
     *values, end = done.stdout.split(b"\0")
@@ -92,67 +96,67 @@ def test_a_name_is_never_code(patched, start, tmp_path, shell):
 
 
 @pytest.mark.parametrize("name", ["line\nbreak\n", os.fsdecode(b"caf\xe9 \xff"), "it's $(touch ran)"])
-def test_a_python_finds_the_patch_under_any_name(patched, start, tmp_path, name):
-    folder = patched("searle", folder=name).folder
+def test_a_python_finds_the_patch_under_any_name(patch_host, start, tmp_path, name):
+    folder = patch_host("searle", folder=name).folder
     done = start("bash", f'source "$PATCH/activate"; {CHILD}; rtd_deactivate; {CHILD}', folder)
     assert (done.stdout, done.stderr) == (b"1\0000\0", b"")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("before", [None, "", "/a", "/a:", ":/a", "/a::/b", ":"])
-def test_deactivation_restores_the_value(patched, start, shell, before):
-    folder = patched("searle", folder="it's").folder
+def test_deactivation_restores_the_value(patch_host, start, shell, before):
+    folder = patch_host("searle", folder="it's").folder
     environment = {} if before is None else {"PYTHONPATH": before}
     show = "env | grep -c '^PYTHONPATH='; env | grep '^PYTHONPATH='; echo"
     text = f'{show}; source "$PATCH/activate"; rtd_deactivate; {show}'
-    done = start(shell, script(shell, text), folder, **environment)
+    done = start(shell, translate(shell, text), folder, **environment)
     lines = done.stdout.decode().split("\n\n")
     assert done.stderr == b""
     assert lines[0] == lines[1] == ("0" if before is None else f"1\nPYTHONPATH={before}")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_colon_is_refused(patched, start, rtd, host, tmp_path, shell):
-    """When the patch is written, run, and activated; and nothing is changed by that."""
+def test_a_colon_is_refused(patch_host, start, rtd, tmp_path, shell):
+    """When the patch is written, run, and activated; nothing changes then."""
     with pytest.raises(UsageError, match="PYTHONPATH cannot hold a path with ':': patch the host with another"):
-        patched("searle", folder="a:b")
+        patch_host("searle", folder="a:b")
     assert not (tmp_path / "a:b").exists()
-    folder = rename(patched("searle").folder, "a:b")
-    done = start(shell, script(shell, f'source "$PATCH/activate"; {PRINT}'), folder)
+    folder = rename(patch_host("searle").folder, "a:b")
+    done = start(shell, translate(shell, f'source "$PATCH/activate"; {PRINT}'), folder)
     assert b'PYTHONPATH cannot hold a path with ":"' in done.stderr
     assert b"/site" not in done.stdout
-    failed = start(shell, script(shell, 'source "$PATCH/activate" && echo active'), folder)
+    failed = start(shell, translate(shell, 'source "$PATCH/activate" && echo active'), folder)
     assert (failed.stdout, failed.returncode) == (b"", 1)
     done = rtd("run", folder, "--", "true")
     assert done.returncode == 2
     assert "PYTHONPATH cannot hold a path with ':'" in done.stderr
 
 
-def test_a_host_may_have_a_colon(patched, host, rtd, tmp_path):
-    root = host("searle").rename(tmp_path / "my:host")
-    manifest = patched(root)
+def test_a_host_may_have_a_colon(patch_host, copy_host, rtd, tmp_path):
+    root = copy_host("searle").rename(tmp_path / "my:host")
+    manifest = patch_host(root)
     assert find_patch(manifest.folder).host == str(root)
     code = "from rtd_plugin.patching.bootstrap import _waiting; print(*_waiting)"
     assert rtd("run", manifest.folder, "--", sys.executable, "-c", code).stdout == f"{root}\n"
 
 
-def test_a_host_may_have_any_bytes(patched, host, tmp_path):
-    root = host("searle").rename(tmp_path / os.fsdecode(b"caf\xe9"))
-    assert find_patch(patched(root).folder).host == str(root)
+def test_a_host_may_have_any_bytes(patch_host, copy_host, tmp_path):
+    root = copy_host("searle").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert find_patch(patch_host(root).folder).host == str(root)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_script_away_from_its_patch_is_refused(patched, start, tmp_path, shell):
-    folder = patched("searle").folder
+def test_a_script_away_from_its_patch_is_refused(patch_host, start, tmp_path, shell):
+    folder = patch_host("searle").folder
     for name in ("activate", "activate.fish"):
         shutil.copy(folder / name, tmp_path / name)
-    done = start(shell, script(shell, 'source "$PATCH/activate" && echo active'), tmp_path)
+    done = start(shell, translate(shell, 'source "$PATCH/activate" && echo active'), tmp_path)
     assert (done.stdout, done.returncode) == (b"", 1)
     assert b"site: no such folder" in done.stderr
 
 
 @pytest.mark.parametrize("shell", [*SHELLS, "dash"])
-def test_printed_words_are_read_back(start, tmp_path, shell):
+def test_quoted_words_are_read_back(start, tmp_path, shell):
     for name in (*NAMES, "", "'", "\\", "a:b"):
         done = start(shell, f"printf '%s' {quote(name)}", tmp_path)
         assert (done.stdout, done.stderr) == (os.fsencode(name), b"")
@@ -163,12 +167,12 @@ def test_printed_words_are_read_back(start, tmp_path, shell):
     assert quote_path("/a") == "/a"
 
 
-def test_names_that_no_terminal_can_show(host, rtd, files, tmp_path):
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
+def test_names_that_a_terminal_cannot_show_are_escaped(copy_host, rtd, files, tmp_path, encoding):
     """Bytes that are not UTF-8 and line breaks are shown as escapes, whatever the encoding."""
-    host("searle").rename(tmp_path / os.fsdecode(b"caf\xe9 \xfc\n"))
-    for encoding in ("ascii", "utf-8"):
-        name = os.fsdecode(b"caf\xe9 \xfc\n")
-        done = rtd("patch", name, "--weights", files.run, PYTHONIOENCODING=encoding)
-        assert done.returncode == 0, done.stderr
-        assert r"caf\udce9 \udcfc" in done.stdout
-        assert (tmp_path / f"{name}-rtd-patch/manifest.json").is_file()
+    copy_host("searle").rename(tmp_path / os.fsdecode(b"caf\xe9 \xfc\n"))
+    name = os.fsdecode(b"caf\xe9 \xfc\n")
+    done = rtd("patch", name, "--weights", files.run, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert r"caf\udce9 \udcfc" in done.stdout
+    assert (tmp_path / f"{name}-rtd-patch/manifest.json").is_file()

@@ -1,4 +1,4 @@
-"""Shims repair the hosts' faults, say so, and can be switched off."""
+"""Shims repair faults of hosts, report it, and can be switched off."""
 
 import sys
 from pathlib import Path
@@ -15,12 +15,12 @@ PSEUDO_TOKENS = torch.linspace(-1, 1, 3 * 64).reshape(3, 64)
 
 
 @pytest.fixture
-def evaluate(patched, rtd, files, tmp_path):
+def evaluate(patch_host, rtd, files, tmp_path):
     """Runs the miniature Pic2Word's evaluation, some shims switched off."""
 
     def evaluate(*more: str, without: tuple[str, ...] = ()):
-        manifest = patched("pic2word", without_shims=without)
-        command = [sys.executable, "src/eval_retrieval.py", files.clip, tmp_path / "found.pt", *more]
+        manifest = patch_host("pic2word", without_shims=without)
+        command = [sys.executable, "src/eval_retrieval.py", files.clip, tmp_path / "result.pt", *more]
         return rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host), PYTHONPATH="src:.")
 
     return evaluate
@@ -32,21 +32,26 @@ def test_pic2words_evaluation_works(evaluate, files, tmp_path):
     assert done.stderr == (
         "rtd-plugin: 3 composed queries used the tuned text encoder; repaired: distributed, gallery-names\n"
     )
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    features = torch.load(tmp_path / "result.pt", weights_only=True)
     composition = Composition(None, TEXTS, PSEUDO_TOKENS, 265)
-    torch.testing.assert_close(found["composed"], compose(files.tuned, composition), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found["plain"], files.base.encode(TEXTS), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features["composed"], compose(files.tuned, composition), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features["plain"], files.base.encode(TEXTS), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("without", "error", "counted"),
     [
-        (("distributed",), "AttributeError: 'Namespace' object has no attribute 'distributed'", "no composed query"),
+        pytest.param(
+            ("distributed",),
+            "AttributeError: 'Namespace' object has no attribute 'distributed'",
+            "no composed query",
+            marks=pytest.mark.slow,
+        ),
         (("gallery-names",), "AssertionError: ", "3 composed queries"),
     ],
 )
 def test_what_the_evaluation_swallows_is_shown(evaluate, without, error, counted):
-    """With its traceback, and an exit code that says so."""
+    """With its traceback, and exit code 1."""
     done = evaluate(without=without)
     assert (done.returncode, done.stdout) == (1, "evaluation done\n")
     assert "Traceback (most recent call last)" in done.stderr
@@ -56,8 +61,8 @@ def test_what_the_evaluation_swallows_is_shown(evaluate, without, error, counted
     assert line.endswith(f"; the host hid an error: {error}".rstrip())
 
 
-def test_all_switched_off(evaluate):
-    """The host does what it does without a patch: nothing, and says that it is done."""
+@pytest.mark.slow
+def test_without_shims_the_host_fails_silently(evaluate):
     done = evaluate(without=("distributed", "gallery-names", "swallowed-errors"))
     assert (done.returncode, done.stdout) == (0, "evaluation done\n")
     assert "Traceback" not in done.stderr
@@ -65,9 +70,9 @@ def test_all_switched_off(evaluate):
     assert "repaired" not in done.stderr
 
 
-def test_an_unknown_shim(patched):
+def test_an_unknown_shim_is_refused(patch_host):
     with pytest.raises(UsageError, match="pic2word has no shim 'names': it has distributed, gallery-names, swallowed"):
-        patched("pic2word", without_shims=["names"])
+        patch_host("pic2word", without_shims=["names"])
 
 
 LINCIR = """
@@ -80,21 +85,23 @@ model = CLIPTextModelWithProjection(CLIPTextConfig(hidden_act="quick_gelu", eos_
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
 text = torch.zeros(2, 77, dtype=torch.int64)
 text[:, :6] = torch.tensor([[49406, 320, 259, 682, 49407, 0], [49406, 259, 8, 7, 9, 49407]])
-torch.save([part.detach() for part in step(model.eval(), text, torch.linspace(-1, 1, 128).reshape(2, 64))], sys.argv[3])
+outputs = step(model.eval(), text, torch.linspace(-1, 1, 128).reshape(2, 64))
+torch.save([output.detach() for output in outputs], sys.argv[3])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switched_off", [False, True])
-def test_lincirs_other_uses_of_its_function(patched, rtd, files, python, tmp_path, switched_off):
-    """Training composes with the host's own text encoder, whose causal mask this transformers ignores."""
+def test_training_of_lincir_is_causal_with_the_shim(patch_host, rtd, files, write_program, tmp_path, switched_off):
+    """Training composes with the pre-trained text encoder, whose causal mask this transformers ignores."""
     from rtd_plugin.clip.layouts import write_state_dict
 
-    manifest = patched("lincir", without_shims=["causal-mask"] if switched_off else [])
+    manifest = patch_host("lincir", without_shims=["causal-mask"] if switched_off else [])
     torch.save(write_state_dict(files.base.state_dict(), "huggingface"), tmp_path / "clip.pt")
-    command = [*python(LINCIR), manifest.host, tmp_path / "clip.pt", tmp_path / "found.pt"]
+    command = [*write_program(LINCIR), manifest.host, tmp_path / "clip.pt", tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command)
     assert done.returncode == 0, done.stderr
-    features, states = torch.load(tmp_path / "found.pt", weights_only=True)
+    features, states = torch.load(tmp_path / "result.pt", weights_only=True)
     text = torch.zeros(2, 77, dtype=torch.int64)
     text[:, :6] = torch.tensor([[49406, 320, 259, 682, 49407, 0], [49406, 259, 8, 7, 9, 49407]])
     composition = Composition(None, text, torch.linspace(-1, 1, 128).reshape(2, 64), 259, hidden_states=True)
@@ -113,7 +120,7 @@ class Output(dict):
 
 def old(self, inputs_embeds, attention_mask=None, causal_attention_mask=None, return_dict=None):
     """transformers up to 4.53."""
-    return "as it is", inputs_embeds, attention_mask, causal_attention_mask, return_dict
+    return "unchanged", inputs_embeds, attention_mask, causal_attention_mask, return_dict
 
 
 def middle(self, inputs_embeds, attention_mask=None, causal_attention_mask=None):
@@ -129,7 +136,7 @@ def new(self, inputs_embeds, attention_mask=None, **kwargs):
 @pytest.mark.parametrize(
     ("encoder", "arguments", "expected", "reported"),
     [
-        (old, {"causal_attention_mask": 2, "return_dict": False}, ("as it is", 1, None, 2, False), False),
+        (old, {"causal_attention_mask": 2, "return_dict": False}, ("unchanged", 1, None, 2, False), False),
         (middle, {"causal_attention_mask": 2, "return_dict": False}, (1, None, 2), True),
         (middle, {"causal_attention_mask": 2}, Output(x=1, attention=None, causal=2), False),
         (new, {"causal_attention_mask": 2, "return_dict": False}, (1, 2, {}), True),
@@ -137,8 +144,8 @@ def new(self, inputs_embeds, attention_mask=None, **kwargs):
         (new, {"attention_mask": 5, "is_causal": True}, Output(x=1, attention=5, more={"is_causal": True}), False),
     ],
 )
-def test_the_encoders_of_all_transformers(encoder, arguments, expected, reported):
+def test_the_causal_mask_reaches_encoders_of_every_transformers_version(encoder, arguments, expected, reported):
     reports = []
-    found = keep_causal_mask(encoder, lambda: reports.append(True), "self", inputs_embeds=1, **arguments)
-    assert found == expected
+    result = keep_causal_mask(encoder, lambda: reports.append(True), "self", inputs_embeds=1, **arguments)
+    assert result == expected
     assert bool(reports) == reported

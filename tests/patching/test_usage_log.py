@@ -42,19 +42,19 @@ ZERO = "warning: no composed query used the tuned text encoder"
         ),
     ],
 )
-def test_summarise(events, line):
+def test_the_line_at_the_end_reports_all_events(events, line):
     assert summarise(events, "/code") == f"rtd-plugin: {line}"
 
 
 def test_events_of_several_processes_go_to_one_file(tmp_path):
-    file = tmp_path / "tally"
+    file = tmp_path / "usage.jsonl"
     file.touch()
     usage_log.append(file, [(COMPOSED, 1, 2, "")])
     usage_log.append(file, [(REPAIRED, 2, 1, "ψ\n")])
     assert usage_log.read_events(file) == [(COMPOSED, 1, 2, ""), (REPAIRED, 2, 1, "ψ\n")]
 
 
-def test_a_file_that_is_gone_stops_nobody(tmp_path, monkeypatch):
+def test_a_missing_file_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv(usage_log.VARIABLE, str(tmp_path / "gone"))
     log = UsageLog()
     log.add(COMPOSED, 5)
@@ -64,7 +64,7 @@ def test_a_file_that_is_gone_stops_nobody(tmp_path, monkeypatch):
 def test_without_a_launcher_the_first_process_makes_the_file(tmp_path, monkeypatch):
     monkeypatch.delenv(usage_log.VARIABLE, raising=False)
     log = UsageLog()
-    assert usage_log.VARIABLE not in os.environ, "nothing has happened"
+    assert usage_log.VARIABLE not in os.environ, "no event yet"
     log.add(COMPOSED, 5)
     file = os.environ[usage_log.VARIABLE]
     assert usage_log.read_events(file) == [(COMPOSED, os.getpid(), 5, "")]

@@ -190,17 +190,17 @@ class Validating:
 
 
 @pytest.fixture
-def trained(make_run):
+def train_run(make_run):
     """Train a run by its folder's name and overrides, with functions to be called after steps and to validate."""
 
-    def trained(name="run", *overrides, report=None, validate=None):
+    def train_run(name="run", *overrides, report=None, validate=None):
         run = make_run(name, *overrides)
-        told = ([Reporting(report)] if report else []) + ([Validating(validate)] if validate else [])
-        with plugins.use_plugins(*told):
+        reporters = ([Reporting(report)] if report else []) + ([Validating(validate)] if validate else [])
+        with plugins.use_plugins(*reporters):
             tower, step = train(run, make_accelerator(run.recipe), build_engine)
         return tower.state_dict(), step
 
-    return trained
+    return train_run
 
 
 @pytest.fixture

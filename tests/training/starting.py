@@ -12,19 +12,19 @@ from rtd_plugin.triplets import token_store
 from rtd_plugin.triplets.json_source import JsonTriplets
 
 
-def noted(what, function):
-    def noting(*arguments):
+def note_calls(name, function):
+    def note(*args, **kwargs):
         with NOTES.open("a") as file:  # noqa: F821
-            file.write(f"{what}\n")
-        return function(*arguments)
+            file.write(f"{name}\n")
+        return function(*args, **kwargs)
 
-    return noting
+    return note
 
 
 os.environ["RTD_PLUGIN_CACHE"] = str(CACHE)  # noqa: F821
 known.TICK = -(10**12)  # the file was written a moment ago
-JsonTriplets.load = noted("read", JsonTriplets.load)
-token_store._write = noted("made", token_store._write)
+JsonTriplets.load = note_calls("read", JsonTriplets.load)
+token_store._write = note_calls("made", token_store._write)
 run = load_run(read_recipe(RECIPE), FOLDER)  # noqa: F821
 NOTES.with_name(f"{NOTES.name}-{FOLDER.name}").write_text(  # noqa: F821
     repr([run.triplets.key, run.triplet_digests, run.skipped, list(run.triplets)])

@@ -53,7 +53,7 @@ def test_a_batch_fits_a_short_context(adapter, triplets, tokenise_batch, context
 def test_rows_are_filled_as_prompts_are(texts, template, context_length):
     ragged = Ragged(np.array([*chain(*texts)], np.uint16), np.array([*map(len, texts)]))
     expected = pad(
-        [[token for part in template for token in ([part] if part > 0 else text)] for text in texts], context_length
+        [[token for item in template for token in ([item] if item > 0 else text)] for text in texts], context_length
     )
     assert torch.equal(fill_rows(template, {-1: ragged}, context_length), expected)
 

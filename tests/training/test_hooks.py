@@ -1,4 +1,4 @@
-"""What plugins are told of a run, and what they can change in it."""
+"""What plugins receive of a run, and what they can change in it."""
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ VALIDATION = "validation={benchmark: shelf, data: d, every: 2, select: depth}"
 
 @pytest.fixture
 def run_with(make_run):
-    """Train a run of four steps with plugins of one's own."""
+    """Train a run of four steps with plugins."""
 
-    def run_with(*told, overrides=()):
+    def run_with(*run_plugins, overrides=()):
         run = make_run("run", "steps=4", *overrides)
-        with plugins.use_plugins(*told):
+        with plugins.use_plugins(*run_plugins):
             train(run, make_accelerator(run.recipe), build_engine)
         return run
 
@@ -28,30 +28,30 @@ def run_with(make_run):
 
 
 def test_hook_rtd_run_started(run_with):
-    came = []
+    calls = []
 
     class Starts:
         @hookimpl
         def rtd_run_started(self, run, step):
-            came.append((run.adapter.name, step))
+            calls.append((run.adapter.name, step))
 
     run_with(Starts())
     run_with(Starts(), overrides=["steps=6"])
-    assert came == [("lincir", 0), ("lincir", 4)]
+    assert calls == [("lincir", 0), ("lincir", 4)]
 
 
 def test_hook_rtd_step_ended(run_with, metrics):
-    came = []
+    calls = []
 
     class Steps:
         @hookimpl
         def rtd_step_ended(self, run, report):
-            came.append(report)
+            calls.append(report)
 
     run_with(Steps())
-    assert [report.step for report in came] == [1, 2, 3, 4]
-    assert [report.loss for report in came] == [line["loss"] for line in metrics()]
-    assert all(report.triplets_per_second > 0 for report in came)
+    assert [report.step for report in calls] == [1, 2, 3, 4]
+    assert [report.loss for report in calls] == [line["loss"] for line in metrics()]
+    assert all(report.triplets_per_second > 0 for report in calls)
 
 
 def test_hook_rtd_validation_due(run_with, metrics):
@@ -87,20 +87,20 @@ def test_two_plugins_of_one_metric(run_with):
 
 
 def test_hook_rtd_checkpoint_saved(run_with):
-    came = []
+    calls = []
 
     class Checkpoints:
         @hookimpl
         def rtd_checkpoint_saved(self, run, checkpoint, step):
             assert (checkpoint / "progress.json").is_file()
-            came.append((checkpoint, step))
+            calls.append((checkpoint, step))
 
     run = run_with(Checkpoints())
-    assert came == [(run.folder / "checkpoints" / f"step-00000{step}", step) for step in (2, 4)]
+    assert calls == [(run.folder / "checkpoints" / f"step-00000{step}", step) for step in (2, 4)]
 
 
 def test_hook_rtd_objective(run_with, metrics):
-    """The first plugin with a result replaces the published objective; one with none leaves it in force."""
+    """The first plugin with a result replaces the published objective; one that returns None keeps it."""
 
     class Conditioned:
         """Without the refined batch: the same as the recipe's own option."""
@@ -116,12 +116,12 @@ def test_hook_rtd_objective(run_with, metrics):
             return None
 
     losses = {}
-    for name, told, overrides in (
+    for name, run_plugins, overrides in (
         ("option", [], ["objective.hard_negatives=false"]),
         ("plugin", [Undecided(), Conditioned()], []),
         ("published", [Undecided()], []),
     ):
-        run = run_with(*told, overrides=overrides)
+        run = run_with(*run_plugins, overrides=overrides)
         losses[name] = [line["loss"] for line in metrics()]
         for path in sorted(run.folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()

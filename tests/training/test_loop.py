@@ -36,14 +36,14 @@ def optimizer_state(folder, step):
     [(), ("accumulation=2",), ("precision=bf16",), ("optimizer.schedule=cosine", "optimizer.max_grad_norm=0.5")],
     ids=str,
 )
-def test_resuming_from_any_checkpoint_is_bit_for_bit(trained, metrics, same_weights, tmp_path, overrides):
+def test_resuming_from_any_checkpoint_is_bit_for_bit(train_run, metrics, same_weights, tmp_path, overrides):
     overrides = (*overrides, "checkpoints={every: 1, keep: 9}", "steps=4")
-    weights, _ = trained("whole", *overrides)
+    weights, _ = train_run("whole", *overrides)
     for step in (1, 3):
         shutil.copytree(tmp_path / "whole", tmp_path / "run")
         for later in range(step + 1, 5):
             shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{later:06d}")
-        resumed, _ = trained("run", *overrides)
+        resumed, _ = train_run("run", *overrides)
         assert same_weights(resumed, weights)
         assert metrics() == metrics("whole")
         for one, other in zip(
@@ -56,21 +56,21 @@ def test_resuming_from_any_checkpoint_is_bit_for_bit(trained, metrics, same_weig
     assert [line["step"] for line in metrics("whole")] == [1, 2, 3, 4]
 
 
-def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(trained, metrics, same_weights):
-    weights, _ = trained()
-    again, step = trained()
+def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(train_run, metrics, same_weights):
+    weights, _ = train_run()
+    again, step = train_run()
     assert step == 6
     assert same_weights(again, weights)
-    longer, step = trained("run", "steps=8")
+    longer, step = train_run("run", "steps=8")
     assert step == 8
-    assert same_weights(longer, trained("undisturbed", "steps=8")[0])
+    assert same_weights(longer, train_run("undisturbed", "steps=8")[0])
     assert metrics() == metrics("undisturbed")
 
 
-def test_two_runs_on_two_threads_are_equal(trained, metrics, same_weights):
+def test_two_runs_on_two_threads_are_equal(train_run, metrics, same_weights):
     torch.set_num_threads(2)
     overrides = ("batch_size=32", "steps=2")
-    assert same_weights(trained("one", *overrides)[0], trained("two", *overrides)[0])
+    assert same_weights(train_run("one", *overrides)[0], train_run("two", *overrides)[0])
     assert metrics("one") == metrics("two")
 
 
@@ -89,13 +89,13 @@ def norms(monkeypatch):
     return norms
 
 
-def test_accumulation_averages_the_gradients_of_its_batches(trained, metrics, norms, monkeypatch):
+def test_accumulation_averages_the_gradients_of_its_batches(train_run, metrics, norms, monkeypatch):
     """Two batches of 4 that are equal to each other make the step that one of them makes."""
     override = ("shuffle=false", "objective.noise_scale=0", "steps=3")
-    one, _ = trained("one", *override)
+    one, _ = train_run("one", *override)
     rows = BatchOrder.rows
     monkeypatch.setattr(BatchOrder, "rows", lambda self, index: rows(self, index // 2))
-    two, _ = trained("two", *override, "accumulation=2")
+    two, _ = train_run("two", *override, "accumulation=2")
     for name, weight in one.items():
         if not name.endswith("in_proj_bias"):  # of a key's bias there is no gradient but rounding error
             torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5, msg=name)
@@ -104,14 +104,14 @@ def test_accumulation_averages_the_gradients_of_its_batches(trained, metrics, no
     assert norms[:3] == pytest.approx(norms[3:], rel=1e-4)  # AdamW alone would hide a constant factor
 
 
-def test_each_batch_of_each_process_has_noise_of_its_own(trained, monkeypatch):
+def test_each_batch_of_each_process_has_noise_of_its_own(train_run, monkeypatch):
     seeds = []
     make_noise = batches.make_noise
     monkeypatch.setattr(batches, "make_noise", lambda *given: seeds.append(given[-1]) or make_noise(*given))
     for rank in (0, 1):
         monkeypatch.setattr(Accelerator, "process_index", property(lambda _, rank=rank: rank))
-        trained(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2")
-    trained("seed", "shuffle=false", "accumulation=2", "steps=2", "seed=1")
+        train_run(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2")
+    train_run("seed", "shuffle=false", "accumulation=2", "steps=2", "seed=1")
     assert len(seeds) == len(set(seeds)) == 12
 
 
@@ -141,65 +141,65 @@ def test_learning_rates(schedule, warmup, expected):
     assert [schedule_rate(step, 6, settings) for step in range(6)] == pytest.approx([0.1 * rate for rate in expected])
 
 
-def test_each_step_uses_and_logs_its_learning_rate(trained, make_run, metrics):
-    weights, _ = trained("run", "optimizer={schedule: linear, warmup_steps: 2, learning_rate: 1.0e-3}", "steps=3")
+def test_each_step_uses_and_logs_its_learning_rate(train_run, make_run, metrics):
+    weights, _ = train_run("run", "optimizer={schedule: linear, warmup_steps: 2, learning_rate: 1.0e-3}", "steps=3")
     assert [line["learning_rate"] for line in metrics()] == pytest.approx([5e-4, 1e-3, 1e-3])
-    frozen, _ = trained("still", "optimizer={learning_rate: 1.0e-30, weight_decay: 0}", "steps=3")
+    frozen, _ = train_run("still", "optimizer={learning_rate: 1.0e-30, weight_decay: 0}", "steps=3")
     before = make_run().tower.state_dict()
     assert all(torch.allclose(frozen[name], before[name], rtol=0, atol=1e-20) for name in before)
     assert not torch.equal(weights["text_projection"], before["text_projection"])
 
 
-def test_gradients_are_clipped_over_all_parameters_together(trained, norms):
-    trained("free", "optimizer.max_grad_norm=null", "steps=1", "accumulation=2")
-    trained("clipped", "optimizer.max_grad_norm=0.25", "steps=1", "accumulation=2")
+def test_gradients_are_clipped_over_all_parameters_together(train_run, norms):
+    train_run("free", "optimizer.max_grad_norm=null", "steps=1", "accumulation=2")
+    train_run("clipped", "optimizer.max_grad_norm=0.25", "steps=1", "accumulation=2")
     assert norms[0] > 0.5
     assert norms[1] == pytest.approx(0.25, rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite(trained, tmp_path):
+def test_a_loss_that_is_not_finite(train_run, tmp_path):
     """Weights that are not finite are never saved."""
     with pytest.raises(
         RTDError, match=r"(loss is nan at step [2-4], in batch|weights are not finite after step).*lower"
     ):
-        trained("run", "optimizer.learning_rate=1.0e+38", "checkpoints.every=1")
+        train_run("run", "optimizer.learning_rate=1.0e+38", "checkpoints.every=1")
     store = CheckpointStore(tmp_path / "run", 1)
     for step in store.steps():
         assert all(weight.isfinite().all() for weight in store.tower(step).values())
 
 
-def test_one_step_that_ruins_the_weights(trained, tmp_path):
+def test_one_step_that_ruins_the_weights(train_run, tmp_path):
     """The loss of the only step is finite: it was computed before."""
     with pytest.raises(RTDError, match=r"weights are not finite after step 1: lower optimizer.learning_rate"):
-        trained("run", "optimizer.learning_rate=1.0e+39", "steps=1")
+        train_run("run", "optimizer.learning_rate=1.0e+39", "steps=1")
     assert CheckpointStore(tmp_path / "run", 1).steps() == []
 
 
-def test_a_run_that_diverged_resumes_with_a_lower_learning_rate(trained, tmp_path):
+def test_a_run_that_diverged_resumes_with_a_lower_learning_rate(train_run, tmp_path):
     """As the message advises."""
-    trained("run", "steps=2")
+    train_run("run", "steps=2")
     with pytest.raises(RTDError, match="learning rate and precision may change with --resume"):
-        trained("run", "optimizer.learning_rate=1.0e+39", "steps=4")
-    _, step = trained("run", "optimizer.learning_rate=1.0e-5", "steps=4")
+        train_run("run", "optimizer.learning_rate=1.0e+39", "steps=4")
+    _, step = train_run("run", "optimizer.learning_rate=1.0e-5", "steps=4")
     assert step == 4
 
 
-def test_the_best_by_validation_is_the_result(trained, metrics, same_weights, tmp_path):
+def test_the_best_by_validation_is_the_result(train_run, metrics, same_weights, tmp_path):
     override, validate = validation(10.0, 30.0, 30.0)
-    weights, step = trained("run", override, "checkpoints={every: 5, keep: 1}", validate=validate)
+    weights, step = train_run("run", override, "checkpoints={every: 5, keep: 1}", validate=validate)
     assert step == 4
-    assert same_weights(weights, trained("four", "steps=4")[0])
+    assert same_weights(weights, train_run("four", "steps=4")[0])
     assert CheckpointStore(tmp_path / "run", 1).steps() == [4, 6]
     assert [line["step"] for line in metrics()] == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert metrics()[0] == {"step": 0, "validation": {"recall_at_1": 50.0, "seen": {"recall_at_1": 0.0}}}
     assert metrics()[3]["validation"]["seen"] == {"recall_at_1": 10.0}
 
 
-def test_validation_resumes_with_its_best(trained, metrics, tmp_path):
+def test_validation_resumes_with_its_best(train_run, metrics, tmp_path):
     override, validate = validation(40.0, 30.0)
     with pytest.raises(RTDError, match="Validating failed in rtd_validation_due: StopIteration"):
-        trained("run", override, "checkpoints={every: 1, keep: 1}", validate=validate)
-    _, step = trained("run", override, "checkpoints={every: 1, keep: 1}", validate=lambda _: validate_as(20.0))
+        train_run("run", override, "checkpoints={every: 1, keep: 1}", validate=validate)
+    _, step = train_run("run", override, "checkpoints={every: 1, keep: 1}", validate=lambda _: validate_as(20.0))
     assert step == 2
     assert [line["step"] for line in metrics()] == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
 
@@ -209,16 +209,16 @@ def validate_as(value):
 
 
 @pytest.mark.parametrize("change", ["validation.select=recall_at_1", "validation.books=9", "validation=null"])
-def test_the_best_by_another_validation_is_forgotten(trained, change):
+def test_the_best_by_another_validation_is_forgotten(train_run, change):
     override, validate = validation(40.0, 30.0, 20.0)
-    assert trained("run", override, validate=validate)[1] == 2
-    assert trained("run", override, change, "steps=8", validate=lambda _: validate_as(1.0))[1] == 8
+    assert train_run("run", override, validate=validate)[1] == 2
+    assert train_run("run", override, change, "steps=8", validate=lambda _: validate_as(1.0))[1] == 8
 
 
-def test_the_best_stays_where_only_its_interval_changes(trained):
+def test_the_best_stays_where_only_its_interval_changes(train_run):
     override, validate = validation(40.0, 30.0, 20.0)
-    assert trained("run", override, validate=validate)[1] == 2
-    assert trained("run", override, "validation.every=4", "steps=8", validate=lambda _: validate_as(1.0))[1] == 2
+    assert train_run("run", override, validate=validate)[1] == 2
+    assert train_run("run", override, "validation.every=4", "steps=8", validate=lambda _: validate_as(1.0))[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_the_best_stays_where_only_its_interval_changes(trained):
         ({"seen": 5.0}, "there is no metric"),
     ],
 )
-def test_a_validation_that_cannot_select_fails_before_the_first_step(trained, tmp_path, metrics, message):
+def test_a_validation_that_cannot_select_fails_before_the_first_step(train_run, tmp_path, metrics, message):
     override, _ = validation()
     with pytest.raises(RTDError, match=message):
-        trained("run", override, validate=lambda _: metrics)
+        train_run("run", override, validate=lambda _: metrics)
     assert '"loss"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -240,8 +240,8 @@ def test_a_validation_that_cannot_select_fails_before_the_first_step(trained, tm
     ("file", "message"),
     [("clip.safetensors", "backbone"), ("phi.pt", "projection"), ("triplets.jsonl", "triplets")],
 )
-def test_resuming_with_other_files_under_the_same_names(trained, recipe_file, tower, projection, file, message):
-    trained("run", "steps=2")
+def test_resuming_with_other_files_under_the_same_names(train_run, recipe_file, tower, projection, file, message):
+    train_run("run", "steps=2")
     path = recipe_file.with_name(file)
     if file == "clip.safetensors":
         from safetensors.torch import save_file
@@ -253,21 +253,21 @@ def test_resuming_with_other_files_under_the_same_names(trained, recipe_file, to
     else:
         path.write_text(path.read_text().replace("a brown dog", "a black dog", 1))
     with pytest.raises(RTDError, match=f"run: cannot resume: the {message} files changed since the run began"):
-        trained()
+        train_run()
 
 
-def test_resuming_with_another_number_of_processes(trained, tmp_path):
-    trained("run", "steps=2")
+def test_resuming_with_another_number_of_processes(train_run, tmp_path):
+    train_run("run", "steps=2")
     path = tmp_path / "run" / "checkpoints" / "step-000002" / "progress.json"
     path.write_text(path.read_text().replace('"processes":1', '"processes":4'))
     with pytest.raises(RTDError, match=re.escape("began with 4 process(es), so it cannot resume with 1")):
-        trained()
+        train_run()
 
 
-def test_tensorboard(trained, metrics, tmp_path):
+def test_tensorboard(train_run, metrics, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     override, validate = validation(10.0, 30.0, 20.0)
-    trained("run", override, "tracker=tensorboard", validate=validate)
+    train_run("run", override, "tracker=tensorboard", validate=validate)
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "rtd-plugin")).Reload()
     losses = [line["loss"] for line in metrics() if "loss" in line]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
@@ -293,10 +293,10 @@ def test_a_gpu_without_bf16_is_named(make_run, monkeypatch):
     assert str(error.value) == "precision bf16: Tesla T4 lacks it: pass --set precision=fp16 or fp32"
 
 
-def test_precisions_follow_each_other_in_one_process(trained, same_weights):
-    exact, _ = trained("one")
-    rounded, _ = trained("two", "precision=bf16")
-    again, _ = trained("three")
+def test_precisions_follow_each_other_in_one_process(train_run, same_weights):
+    exact, _ = train_run("one")
+    rounded, _ = train_run("two", "precision=bf16")
+    again, _ = train_run("three")
     assert same_weights(exact, again)
     assert not same_weights(exact, rounded)
     assert {weight.dtype for weight in rounded.values()} == {torch.float32}
@@ -316,7 +316,7 @@ def test_the_runs_own_modules_stay_as_they_are(make_run, same_weights):
     copy.deepcopy(tower)
 
 
-def test_no_step_keeps_memory(trained):
+def test_no_step_keeps_memory(train_run):
     """As many tensors are alive after the fourth step as after the third."""
     alive = {}
 
@@ -324,7 +324,7 @@ def test_no_step_keeps_memory(trained):
         gc.collect()
         alive[step.step] = sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())
 
-    trained("run", "steps=4", report=count)
+    train_run("run", "steps=4", report=count)
     assert alive[4] == alive[3]
 
 
@@ -335,7 +335,7 @@ def test_a_projection_for_another_width(make_run, recipe_file, projection):
         make_run()
 
 
-def test_too_few_triplets_for_a_batch(trained, tmp_path):
+def test_too_few_triplets_for_a_batch(train_run, tmp_path):
     with pytest.raises(RTDError, match="120 triplets do not fill one batch of 128"):
-        trained("run", "batch_size=128")
+        train_run("run", "batch_size=128")
     assert not (tmp_path / "run").exists()

@@ -22,9 +22,9 @@ def test_ranks_are_disjoint_and_an_epoch_visits_each_triplet_once(batch, process
     batches = count // (batch * processes)
     seen = [
         index
-        for number in range(epoch * batches, (epoch + 1) * batches)
+        for step in range(epoch * batches, (epoch + 1) * batches)
         for order in orders
-        for index in order.rows(number).tolist()
+        for index in order.rows(step).tolist()
     ]
     assert len(seen) == len(set(seen)) == batches * batch * processes  # the incomplete last batch is left out
     assert set(seen) <= set(range(count))
@@ -33,12 +33,12 @@ def test_ranks_are_disjoint_and_an_epoch_visits_each_triplet_once(batch, process
 
 
 def test_epochs_and_seeds_differ_and_repeat_themselves():
-    def epoch(seed, number):
-        return BatchOrder(20, 20, True, seed).rows(number).tolist()
+    def visit(seed, epoch):
+        return BatchOrder(20, 20, True, seed).rows(epoch).tolist()
 
-    orders = [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
+    orders = [visit(seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
     assert len(set(map(tuple, orders))) == 9
-    assert orders == [epoch(seed, number) for seed in (0, 1, 2) for number in (0, 1, 2)]
+    assert orders == [visit(seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
     assert all(sorted(order) == list(range(20)) for order in orders)
 
 
@@ -50,14 +50,14 @@ def test_what_an_epoch_leaves_out_changes():
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 1000])
 def test_permutations_are_permutations_and_look_random(size):
     positions = np.arange(size)
-    found = np.stack([permute(positions, size, seed) for seed in range(200)])  # (200, size)
-    assert (np.sort(found, axis=1) == positions).all()
-    assert (permute(positions[::2], size, 7) == found[7, ::2]).all()
+    permutations = np.stack([permute(positions, size, seed) for seed in range(200)])  # (200, size)
+    assert (np.sort(permutations, axis=1) == positions).all()
+    assert (permute(positions[::2], size, 7) == permutations[7, ::2]).all()
     # Each position takes each value equally often, and neighbours go to unrelated positions.
-    assert np.abs(found.mean(axis=0) - (size - 1) / 2).max() < 5 * size / math.sqrt(12 * 200)
+    assert np.abs(permutations.mean(axis=0) - (size - 1) / 2).max() < 5 * size / math.sqrt(12 * 200)
     if size == 1000:
-        assert abs(np.corrcoef(found[:, :-1].ravel(), found[:, 1:].ravel())[0, 1]) < 0.01
-        assert len(np.unique(found[:, 0])) > 150
+        assert abs(np.corrcoef(permutations[:, :-1].ravel(), permutations[:, 1:].ravel())[0, 1]) < 0.01
+        assert len(np.unique(permutations[:, 0])) > 150
 
 
 def test_a_permutation_of_ten_million_needs_no_list():
@@ -75,7 +75,7 @@ def test_streams_have_seeds_of_their_own():
     """Also where numbers are zero, are left out or are as large as two; the old seeds of (1,) and (1, 0) were equal."""
     large = 2**32
     keys = [(seed, *stream) for seed in (0, 1, large, large + 1) for stream in [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]]
-    keys += [(12345, kind, number, rank) for kind in (0, 1) for number in range(50) for rank in range(4)]
+    keys += [(12345, stream, step, rank) for stream in (0, 1) for step in range(50) for rank in range(4)]
     seeds = [stream_seed(*key) for key in keys]
     assert len(set(seeds)) == len(keys)
     assert all(0 <= seed < 2**64 for seed in seeds)

@@ -33,7 +33,7 @@ def in_two_processes(start):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_path, trained, in_two_processes):
+def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_path, train_run, in_two_processes):
     """With gathered negatives; with local ones, loss and gradients are the mean of the halves'."""
     overrides = ["steps=4", "accumulation=2", "objective.noise_scale=0", "objective.negatives=gathered"]
     in_two_processes(RECIPE=recipe_file, FOLDER=tmp_path / "two", OVERRIDES=[*overrides, "batch_size=2"])
@@ -57,7 +57,7 @@ def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_
         for one, other in zip(results[name]["gradients"], gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
 
-    weights, _ = trained("one", *overrides, "batch_size=4")
+    weights, _ = train_run("one", *overrides, "batch_size=4")
     for name, weight in weights.items():
         if name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error, which Adam blows up
             continue

@@ -1,5 +1,5 @@
 # `source activate.fish` in fish: activates the patch in every Python that is started from this shell, until
-# `rtd_deactivate`. Written by `rtd-plugin patch`. It holds no path, but looks up its own: no folder's name becomes code.
+# `rtd_deactivate`. Written by `rtd-plugin patch`. It finds its path at run time, so that a folder's name never becomes code.
 function rtd_deactivate
     if set -q RTD_PLUGIN_SITE
         if set -l index (contains -i -- $RTD_PLUGIN_SITE $PYTHONPATH)

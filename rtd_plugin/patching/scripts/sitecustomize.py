@@ -1,6 +1,6 @@
-"""Puts the patch of the folder above into force in each Python that starts; written by `rtd-plugin patch`.
+"""Activates the patch of the folder above in each Python that starts; written by `rtd-plugin patch`.
 
-Any Python may run this: it keeps to what Python 3.5 understands, and to the standard library.
+Any Python may run this: only syntax of Python 3.5 and the standard library are used.
 """
 
 import json
@@ -51,7 +51,7 @@ def start():
 
 
 def chain():
-    """Run the sitecustomize that Python would have found without this one, as if this one were not there."""
+    """Run the sitecustomize that Python would have found without this one, as if this one did not exist."""
     # What stands before this folder has passed on to it.
     paths = [os.path.abspath(path or os.curdir) for path in sys.path]
     spec = PathFinder.find_spec("sitecustomize", paths[paths.index(HERE) + 1 :])

@@ -1,4 +1,4 @@
-"""LinCIR's composition point, with a causal mask of its own for the text encoder of transformers."""
+"""LinCIR's composition point, which passes its causal mask to the text encoder of transformers."""
 
 import torch
 from transformers import CLIPTextModelWithProjection

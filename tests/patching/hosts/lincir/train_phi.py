@@ -1,4 +1,4 @@
-"""Trains through the composition point: what it composes there comes from the host's own text encoder."""
+"""Trains through the composition point: what it composes there comes from the pre-trained text encoder."""
 
 from encode_with_pseudo_tokens import encode_with_pseudo_tokens_HF
 

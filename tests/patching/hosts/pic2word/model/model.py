@@ -1,4 +1,4 @@
-"""Pic2Word's CLIP, which composes by a method of its own."""
+"""Pic2Word's CLIP, whose composition point is a method."""
 
 import torch
 from clip import model as clip

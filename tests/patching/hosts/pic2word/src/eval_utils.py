@@ -20,6 +20,6 @@ def evaluate_cirr(model):
 def get_metrics_cirr(image_features, ref_features, reference_names, index_names, target_names):
     """The rank of each target; every target has to be in the gallery."""
     order = (ref_features @ image_features.T).argsort(descending=True)
-    found = np.array(index_names)[order.numpy()] == np.array(target_names)[:, None]
-    assert (found.sum(axis=1) == 1).all()
-    return {"ranks": torch.tensor(found.argmax(axis=1))}
+    hits = np.array(index_names)[order.numpy()] == np.array(target_names)[:, None]
+    assert (hits.sum(axis=1) == 1).all()
+    return {"ranks": torch.tensor(hits.argmax(axis=1))}
