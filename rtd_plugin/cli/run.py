@@ -21,7 +21,7 @@ def command(patch: Path, command_line: tuple[str, ...]) -> None:
       rtd-plugin run searle-rtd-patch -- python src/validate.py --dataset cirr …
       rtd-plugin run . -- torchrun --nproc-per-node 2 validate.py …
     """
-    from rtd_plugin.workflows.patch import run_patched
+    from rtd_plugin.workflows.run import run_patched
 
     if command_line[0] == "--":
         command_line = command_line[1:]

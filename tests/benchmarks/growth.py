@@ -30,16 +30,17 @@ BEGAN = time.perf_counter()  # before what takes long to import
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
+from common import RATE, SEED, PairedTexts, build_tower  # noqa: E402
 from rtd_adapters.phi import Phi  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from speed import RATE, SEED, Real, build_tower  # noqa: E402
 
 from rtd_plugin.clip.backbones import Backbone  # noqa: E402
 from rtd_plugin.clip.tokens import encode_text  # noqa: E402
+from rtd_plugin.engine.build import build_engine  # noqa: E402
 from rtd_plugin.training import run as module  # noqa: E402
 from rtd_plugin.training.loop import make_accelerator  # noqa: E402
 from rtd_plugin.training.recipe import Recipe  # noqa: E402
-from rtd_plugin.training.step import Stepper  # noqa: E402
+from rtd_plugin.training.trainer import Trainer  # noqa: E402
 from rtd_plugin.triplets.json_source import JsonTriplets  # noqa: E402
 from rtd_plugin.triplets.sources import ParquetSource  # noqa: E402
 from rtd_plugin.triplets.triplet import Triplet  # noqa: E402
@@ -50,7 +51,7 @@ KEYS = ("caption", "edit", "output")
 
 
 def triplets_of(args: argparse.Namespace, count: int) -> Iterator[Triplet]:
-    real = Real(captions=args.captions, conditions=args.conditions).load().triplets
+    real = PairedTexts(captions=args.captions, conditions=args.conditions).load().triplets
     for number, triplet in enumerate(islice(cycle(real), count)):
         reference, condition, target = triplet
         yield Triplet(f"{reference} {number}", condition, f"{target} {number}") if args.distinct else triplet
@@ -74,7 +75,7 @@ def memory(name: str) -> float:
     return int(lines[name].split()[0]) / 1024
 
 
-def started(args: argparse.Namespace) -> None:
+def start(args: argparse.Namespace) -> None:
     """Start a run on a file, take steps, and tell what that took."""
     if args.processors:
         os.sched_setaffinity(0, range(args.processors))
@@ -90,32 +91,32 @@ def started(args: argparse.Namespace) -> None:
         seed=SEED,
     )
     encode_text("the tokenizer is loaded")
-    found = {"peak": 0.0}
+    figures = {"peak": 0.0}
 
-    def timed(name, function):
+    def time_function(name, function):
         def timing(*arguments):
-            began, found["before"] = time.perf_counter(), memory("RssAnon")
+            began, figures["before"] = time.perf_counter(), memory("RssAnon")
             result = function(*arguments)
-            found[name] = time.perf_counter() - began
+            figures[name] = time.perf_counter() - began
             return result
 
         return timing
 
     def advance(done: int, total: int) -> None:
-        found["peak"] = max(found["peak"], memory("RssAnon"))
+        figures["peak"] = max(figures["peak"], memory("RssAnon"))
 
     module.open_source, module.open_token_store = (
-        timed("opened", module.open_source),
-        timed("tokens", module.open_token_store),
+        time_function("opened", module.open_source),
+        time_function("tokens", module.open_token_store),
     )
     run = module.load_run(recipe, folder / "run", advance)
     if args.steps:
-        stepper = Stepper(run, make_accelerator(recipe))
-        found["ready"] = time.perf_counter() - BEGAN
-        for number in range(args.steps):
-            stepper.take(number, RATE)
-    found |= {"texts": run.triplets.texts, "own": memory("RssAnon"), "files": memory("RssFile")}
-    print(json.dumps(found))
+        trainer = Trainer(run, make_accelerator(recipe), build_engine)
+        figures["ready"] = time.perf_counter() - BEGAN
+        for step in range(args.steps):
+            trainer.take_step(step, RATE)
+    figures |= {"texts": run.triplets.texts, "own": memory("RssAnon"), "files": memory("RssFile")}
+    print(json.dumps(figures))
 
 
 def grow(args: argparse.Namespace, folder: Path, size: int, kind: str) -> None:
@@ -123,17 +124,17 @@ def grow(args: argparse.Namespace, folder: Path, size: int, kind: str) -> None:
     write(path, triplets_of(args, size))
     own = [sys.executable, __file__, "--folder", str(folder), "--file", str(path)]
 
-    def measured(*options: str) -> dict[str, float]:
+    def measure(*options: str) -> dict[str, float]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RTD_PLUGIN_CACHE": str(cache)}
         return json.loads(subprocess.run([*own, *options], env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
     cells = [f"{size:,}", kind, f"{path.stat().st_size / 1e6:,.0f}"]
     for processors in (1, 2):
         shutil.rmtree(cache, ignore_errors=True)
-        made = measured("--processors", str(processors))
+        made = measure("--processors", str(processors))
         whole = made["opened"] + made["tokens"]
         cells += [f"{whole:.1f} s: {3 * size / whole:,.0f}", f"{3 * size / made['tokens']:,.0f}"]
-    again = measured("--steps", "3")
+    again = measure("--steps", "3")
     store = sum(file.stat().st_size for file in (cache / "tokens").rglob("*") if file.is_file())
     cells += [f"{made['peak'] - made['before']:,.0f}", f"{made['texts']:,}", f"{store / 1e6:,.0f}"]
     cells += [f"{again['opened'] + again['tokens']:.3f}", f"{again['ready']:.1f}"]
@@ -154,7 +155,7 @@ def main() -> None:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.file:
-        started(args)
+        start(args)
         return
     print(
         "| triplets | file | MB | store, 1 processor: texts/s | tokens alone | store, 2 processors: texts/s "

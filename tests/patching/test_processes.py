@@ -143,6 +143,15 @@ def test_a_python_that_does_not_import_the_host_imports_little(searle, run_comma
     }
 
 
+def test_the_launcher_does_not_import_torch(run_command):
+    """Which would delay every command under a patch by seconds."""
+    code = (
+        "import sys, rtd_plugin.cli.main, rtd_plugin.cli.run, rtd_plugin.workflows.run; print('torch' in sys.modules)"
+    )
+    done = run_command(sys.executable, "-c", code)
+    assert done.stdout == "False\n", done.stderr
+
+
 def _list_startup_modules() -> set[str]:
     """What this environment's Python imports by itself when it starts."""
     code = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
