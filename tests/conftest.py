@@ -27,7 +27,7 @@ def _cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seed_torch():
     torch.manual_seed(0)
 
 

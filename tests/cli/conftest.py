@@ -65,7 +65,7 @@ def rtd(tmp_path, monkeypatch) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def finished(files, tmp_path_factory) -> Path:
+def finished_run(files, tmp_path_factory) -> Path:
     """The folder of an undisturbed run of tiny.yaml; do not write to it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     done = CliRunner().invoke(main, ["train", "--recipe", str(files / "tiny.yaml"), "--output", str(folder)])

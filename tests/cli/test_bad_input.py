@@ -159,11 +159,11 @@ def test_output_on_a_read_only_file_system(rtd, files):
 
 
 @pytest.fixture
-def small_disk(tmp_path, finished):
+def small_disk(tmp_path, finished_run):
     """A file system with room for two checkpoints and a half."""
     folder = tmp_path / "small"
     folder.mkdir()
-    checkpoint = sum(path.stat().st_size for path in (finished / "checkpoints" / "step-000006").iterdir())
+    checkpoint = sum(path.stat().st_size for path in (finished_run / "checkpoints" / "step-000006").iterdir())
     size = f"size={int(2.5 * checkpoint)}"
     if not shutil.which("mount") or subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder]).returncode:
         pytest.skip("needs the right to mount a file system")
@@ -171,7 +171,7 @@ def small_disk(tmp_path, finished):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_full_disk(rtd, files, finished, small_disk):
+def test_full_disk(rtd, files, finished_run, small_disk):
     """The checkpoints before are whole: with more room the run goes on."""
     run = small_disk / "run"
     done = rtd("train", "--recipe", files / "tiny.yaml", "--output", run, "--set", "checkpoints.keep=9")
@@ -182,7 +182,7 @@ def test_full_disk(rtd, files, finished, small_disk):
     assert not any(name.startswith((".", "step-000006", "text_encoder")) for name in names)
     subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
     assert rtd("train", "--resume", "--output", run).exit_code == 0
-    one, other = (load_file(folder / "text_encoder.safetensors") for folder in (run, finished))
+    one, other = (load_file(folder / "text_encoder.safetensors") for folder in (run, finished_run))
     assert all(one[name].equal(other[name]) for name in one)
 
 

@@ -55,10 +55,10 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_results_have_metrics_before_and_after(evaluate, finished, name):
-    result = evaluate(name, "--weights", finished)
+def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
+    result = evaluate(name, "--weights", finished_run)
     before, after = result["results"]
-    assert (before["weights"], after["weights"]) == (None, str(finished))
+    assert (before["weights"], after["weights"]) == (None, str(finished_run))
     assert list(result)[:3] == ["benchmark", "split", "data"]
     assert result["split"] == (None if name in ("folder", "genecis") else "val")
     for row in (before, after, *result["baselines"]):
@@ -83,20 +83,20 @@ def groups_of(row, name):
     return [value for value in row["metrics"][name].values() if isinstance(value, dict)]
 
 
-def test_a_second_evaluation_reads_no_images(evaluate, finished, tmp_path, monkeypatch):
+def test_a_second_evaluation_reads_no_images(evaluate, finished_run, tmp_path, monkeypatch):
     """Also with another encoder, or another adapter of the same projection."""
     first = evaluate("cirr")
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", None)
         patch.setattr("rtd_plugin.workflows.evaluate.write_report", lambda *args: None)  # which shows pictures
-        second = evaluate("cirr", "--weights", finished, "--adapter", "searle")
+        second = evaluate("cirr", "--weights", finished_run, "--adapter", "searle")
         assert second["results"][0]["metrics"] == first["results"][0]["metrics"]
         failed = evaluate("cirr", "--preprocess", "targetpad", fails=True)
         assert "18 images cannot be read" in failed.stderr
 
 
-def test_python_returns_what_the_command_line_writes(evaluate, finished, files, tmp_path):
-    printed = evaluate("fashioniq", "--weights", finished, "--output", "printed", "--seed", 3)
+def test_python_returns_what_the_command_line_writes(evaluate, finished_run, files, tmp_path):
+    printed = evaluate("fashioniq", "--weights", finished_run, "--output", "printed", "--seed", 3)
     returned = rtd_plugin.evaluate(
         "fashioniq",
         "fashioniq",
@@ -104,7 +104,7 @@ def test_python_returns_what_the_command_line_writes(evaluate, finished, files, 
         model=str(files / "model.json"),
         checkpoint=files / "clip.pt",
         projection=str(files / "phi.pt"),
-        weights=[finished],
+        weights=[finished_run],
         cache="cache",
         output="returned",
         seed=3,
@@ -140,8 +140,8 @@ def test_options_in_python_are_values(evaluate, files, tmp_path):
         )
 
 
-def test_weights_named_like_the_baseline_get_a_folder(evaluate, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "pre-trained")
+def test_weights_named_like_the_baseline_get_a_folder(evaluate, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "pre-trained")
     result = evaluate("circo", "--split", "test", "--weights", "pre-trained")
     assert len(result["submissions"]) == len(set(result["submissions"])) == 2
     rankings = [(Path(result["output"]) / name).read_text() for name in result["submissions"]]
@@ -149,13 +149,13 @@ def test_weights_named_like_the_baseline_get_a_folder(evaluate, finished, tmp_pa
     assert len({row["name"] for row in result["results"]}) == 2
 
 
-def test_weights_in_any_layout(evaluate, finished, tmp_path):
+def test_weights_in_any_layout(evaluate, finished_run, tmp_path):
     """A run, its file, and what `export` makes of it."""
-    tower = load_text_encoder(finished)
+    tower = load_text_encoder(finished_run)
     save_file(write_state_dict(tower.state_dict(), "huggingface"), tmp_path / "hf.safetensors", {"format": "pt"})
     torch.save(write_state_dict(tower.state_dict(), "rtd"), tmp_path / "rtd.pt")
     torch.save(write_state_dict(tower.state_dict(), "openai"), tmp_path / "openai.pt")
-    weights = [finished, finished / "text_encoder.safetensors", "hf.safetensors", "rtd.pt", "openai.pt"]
+    weights = [finished_run, finished_run / "text_encoder.safetensors", "hf.safetensors", "rtd.pt", "openai.pt"]
     result = evaluate("cirr", *(word for path in weights for word in ("--weights", path)))
     assert [row["weights"] for row in result["results"]] == [None, *map(str, weights)]
     before, *after = (row["metrics"] for row in result["results"])
@@ -164,24 +164,27 @@ def test_weights_in_any_layout(evaluate, finished, tmp_path):
     assert len({row["name"] for row in result["results"]}) == 6
 
 
-def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished, files, tmp_path):
+def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished_run, files, tmp_path):
     """Adapter, backbone and projection come from its recipe; options replace them."""
     write_dataset("cirr", tmp_path / "cirr")
-    done = rtd("evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished, "--json")
+    done = rtd("evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run, "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["adapter"], result["projection"]) == ("lincir", str(files / "phi.pt"))
     done = rtd(
-        "evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished, "--adapter", "searle", "--json"
+        "evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run, "--adapter", "searle", "--json"
     )
-    assert done.stderr.startswith(f"{finished}: was tuned for lincir, and is used with searle.\n")
+    assert done.stderr.startswith(f"{finished_run}: was tuned for lincir, and is used with searle.\n")
     assert json.loads(done.stdout)["adapter"] == "searle"
 
 
-def test_submissions(evaluate, finished):
+def test_submissions(evaluate, finished_run):
     """Of a split whose targets are secret: a file for each text encoder, and no metrics."""
-    result = evaluate("circo", "--split", "test", "--weights", finished)
-    assert result["submissions"] == ["submissions/pre-trained/circo.json", f"submissions/{finished.name}/circo.json"]
+    result = evaluate("circo", "--split", "test", "--weights", finished_run)
+    assert result["submissions"] == [
+        "submissions/pre-trained/circo.json",
+        f"submissions/{finished_run.name}/circo.json",
+    ]
     assert all("metrics" not in row for row in result["results"])
     rankings = [json.loads((Path(result["output"]) / name).read_text()) for name in result["submissions"]]
     for ranking in rankings:
@@ -202,9 +205,9 @@ def test_a_submission_that_would_be_refused_is_not_written(evaluate, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished, tmp_path):
+def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished_run, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
-    done = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
+    done = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run)
     assert done.exit_code == 0, done.stderr
     assert "Encoding images 18/18" in done.stderr
     assert "cirr val has 6 queries and 18 images here, but 4181 queries and 2297 images as published" in done.stderr
@@ -213,7 +216,7 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished, tmp_p
     assert sum("gain of tuning" in line for line in lines) == 2
     assert lines[-1] == "Wrote evaluations/cirr-val/report.html."
     assert all(len(line) <= 80 for line in lines)
-    again = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished)
+    again = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run)
     assert again.stdout.splitlines()[-1] == "Wrote evaluations/cirr-val-2/report.html."
     refused = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--output", "evaluations/cirr-val")
     assert refused.exit_code == 2
@@ -281,12 +284,12 @@ def test_missing_options_are_named(rtd, files, write_dataset, tmp_path):
         assert says in done.stderr
 
 
-def test_weights_of_another_clip_are_refused(evaluate, finished, files, randomise, tmp_path):
+def test_weights_of_another_clip_are_refused(evaluate, finished_run, files, randomise, tmp_path):
     import open_clip
 
     model = json.loads((files / "model.json").read_text())
     torch.save(randomise(open_clip.CLIP(**model), seed=1).state_dict(), tmp_path / "other.pt")
-    done = evaluate("cirr", "--weights", finished, "--checkpoint", "other.pt", fails=True)
+    done = evaluate("cirr", "--weights", finished_run, "--checkpoint", "other.pt", fails=True)
     assert done.exit_code == 1
     assert "was tuned from model, but the backbone given here has other weights" in done.stderr
     small = {**model, "text_cfg": {**model["text_cfg"], "layers": 1}}
@@ -390,9 +393,9 @@ def check_page(text):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_report_is_one_valid_page(evaluate, finished, name):
+def test_the_report_is_one_valid_page(evaluate, finished_run, name):
     """Every element is closed, every picture is in it, nothing is fetched, and its figures are those of the JSON."""
-    result = evaluate(name, "--weights", finished)
+    result = evaluate(name, "--weights", finished_run)
     text = (Path(result["output"]) / "report.html").read_text()
     page = check_page(text)
     assert len(page.images) >= 5
@@ -432,9 +435,9 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_report_opens_without_errors(evaluate, finished, tmp_path, width):
+def test_the_report_opens_without_errors(evaluate, finished_run, tmp_path, width):
     """Laid out by a real browser: nothing on its console, every picture decoded, no wider than the window."""
-    page = Path(evaluate("circo", "--weights", finished)["output"]) / "report.html"
+    page = Path(evaluate("circo", "--weights", finished_run)["output"]) / "report.html"
     probe = (
         "<script>onload=()=>{document.title=JSON.stringify({wide:document.documentElement.scrollWidth,"
         "window:innerWidth,broken:[...document.images].filter(i=>!i.naturalWidth).length,"

@@ -25,13 +25,13 @@ def features(model: CLIPTextModelWithProjection) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def expected(finished):
-    return rtd_plugin.load_text_encoder(finished).encode(tokenize(TEXTS))
+def expected_features(finished_run):
+    return rtd_plugin.load_text_encoder(finished_run).encode(tokenize(TEXTS))
 
 
 @pytest.mark.parametrize("name", ["text.pt", "text.safetensors", "text"])
-def test_openai(rtd, finished, expected, files, name):
-    done = rtd("export", finished, "--layout", "openai", name)
+def test_openai(rtd, finished_run, expected_features, files, name):
+    done = rtd("export", finished_run, "--layout", "openai", name)
     assert (done.exit_code, done.stdout) == (0, f"Wrote {name} in the openai layout.\n"), done.stderr
     state = load_file(name) if name.endswith(".safetensors") else torch.load(name, weights_only=True)
     model = open_clip.CLIP(**json.loads((files / "model.json").read_text())).eval()
@@ -39,16 +39,16 @@ def test_openai(rtd, finished, expected, files, name):
     assert not loaded.unexpected_keys
     assert all(key.startswith("visual.") or key == "logit_scale" for key in loaded.missing_keys)
     with torch.no_grad():
-        torch.testing.assert_close(model.encode_text(pad_tokens()), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.encode_text(pad_tokens()), expected_features, atol=1e-5, rtol=1e-5)
         model.load_state_dict(torch.load(files / "clip.pt", weights_only=True))
-        assert not torch.allclose(model.encode_text(pad_tokens()), expected, atol=1e-2)
+        assert not torch.allclose(model.encode_text(pad_tokens()), expected_features, atol=1e-2)
 
 
-def test_huggingface_folder(rtd, finished, expected, tmp_path):
+def test_huggingface_folder(rtd, finished_run, expected_features, tmp_path):
     """`from_pretrained` needs nothing else; what was in the folder before stays."""
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/notes.txt").touch()
-    done = rtd("export", finished, "--layout", "huggingface", "tuned", "--json")
+    done = rtd("export", finished_run, "--layout", "huggingface", "tuned", "--json")
     assert json.loads(done.stdout) == {"file": "tuned", "layout": "huggingface"}
     assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == [
         "config.json",
@@ -57,7 +57,7 @@ def test_huggingface_folder(rtd, finished, expected, tmp_path):
     ]
     model, info = CLIPTextModelWithProjection.from_pretrained(tmp_path / "tuned", output_loading_info=True)
     assert not any(info.values())
-    torch.testing.assert_close(features(model), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features(model), expected_features, atol=1e-5, rtol=1e-5)
 
 
 def huggingface_model() -> CLIPTextModelWithProjection:
@@ -74,24 +74,24 @@ def huggingface_model() -> CLIPTextModelWithProjection:
 
 
 @pytest.mark.parametrize("name", ["text.bin", "text.safetensors"])
-def test_huggingface_file(rtd, finished, expected, name):
-    assert rtd("export", finished, "--layout", "huggingface", name).exit_code == 0
+def test_huggingface_file(rtd, finished_run, expected_features, name):
+    assert rtd("export", finished_run, "--layout", "huggingface", name).exit_code == 0
     model = huggingface_model()
     model.load_state_dict(load_file(name) if name.endswith(".safetensors") else torch.load(name, weights_only=True))
-    torch.testing.assert_close(features(model), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features(model), expected_features, atol=1e-5, rtol=1e-5)
 
 
-def test_rtd(rtd, finished, expected):
+def test_rtd(rtd, finished_run, expected_features):
     """As the authors' code reads it, but without trusting the file."""
-    assert rtd("export", finished / "text_encoder.safetensors", "--layout", "rtd", "text.pt").exit_code == 0
+    assert rtd("export", finished_run / "text_encoder.safetensors", "--layout", "rtd", "text.pt").exit_code == 0
     model = huggingface_model()
     model.load_state_dict(torch.load("text.pt", weights_only=True)["CLIPTextModelWithProjection"])
-    torch.testing.assert_close(features(model), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features(model), expected_features, atol=1e-5, rtol=1e-5)
 
 
-def test_an_existing_file_is_replaced(rtd, finished, tmp_path):
+def test_an_existing_file_is_replaced(rtd, finished_run, tmp_path):
     (tmp_path / "text.pt").write_text("before")
-    assert rtd("export", finished, "--layout", "openai", "text.pt").exit_code == 0
+    assert rtd("export", finished_run, "--layout", "openai", "text.pt").exit_code == 0
     assert "ln_final.weight" in torch.load("text.pt", weights_only=True)
     assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
 
@@ -110,15 +110,15 @@ def test_an_existing_file_is_replaced(rtd, finished, tmp_path):
         ("RUN", ["nope", "text.pt"], 2, "'nope' is not one of 'openai', 'huggingface', 'rtd'"),
     ],
 )
-def test_what_cannot_be_exported(rtd, finished, tmp_path, run, args, code, says):
+def test_what_cannot_be_exported(rtd, finished_run, tmp_path, run, args, code, says):
     (tmp_path / "bad").write_text("no run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
-    before = (finished / "text_encoder.safetensors").read_bytes()
-    layout, file = (arg.replace("RUN", str(finished)) for arg in args)
-    done = rtd("export", run.replace("RUN", str(finished)), "--layout", layout, file)
+    before = (finished_run / "text_encoder.safetensors").read_bytes()
+    layout, file = (arg.replace("RUN", str(finished_run)) for arg in args)
+    done = rtd("export", run.replace("RUN", str(finished_run)), "--layout", layout, file)
     assert (done.exit_code, done.stdout) == (code, "")
     assert says in done.stderr
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["bad", "full", "full/notes.txt"]
     assert (tmp_path / "bad").read_text() == "no run"
-    assert (finished / "text_encoder.safetensors").read_bytes() == before
+    assert (finished_run / "text_encoder.safetensors").read_bytes() == before

@@ -34,14 +34,14 @@ def train(start, files):
 
 
 @pytest.mark.slow
-def test_killed_at_many_moments(train, finished, tmp_path):
+def test_killed_at_many_moments(train, finished_run, tmp_path):
     """At start-up, in a step, while a checkpoint is written, at the end: each process runs a little longer."""
     kills = 0
     while (code := train("--resume", signal_at=(None, 100 * 2**kills, signal.SIGKILL))) != 0:
         assert code == -signal.SIGKILL, (tmp_path / "output.txt").read_text()
         kills += 1
     assert kills > 2
-    assert_same(tmp_path / "run", finished)
+    assert_same(tmp_path / "run", finished_run)
 
 
 @pytest.mark.parametrize(
@@ -49,25 +49,25 @@ def test_killed_at_many_moments(train, finished, tmp_path):
     [("os.mkdir", ".step-000002."), ("open", "progress.json"), ("os.rename", "step-000004")],
     ids=["empty", "without progress", "not renamed"],
 )
-def test_killed_while_a_checkpoint_is_written(train, finished, tmp_path, event, text):
+def test_killed_while_a_checkpoint_is_written(train, finished_run, tmp_path, event, text):
     assert train(signal_at=(event, text, signal.SIGKILL)) == -signal.SIGKILL
     drafts = list((tmp_path / "run/checkpoints").glob(".step-*"))
     assert len(drafts) == (event != "os.mkdir"), "the event comes before the folder is made"
     assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == (event == "os.rename")
     assert train("--resume") == 0
-    assert_same(tmp_path / "run", finished)
+    assert_same(tmp_path / "run", finished_run)
 
 
-def test_killed_before_the_result_is_written(train, finished, tmp_path):
+def test_killed_before_the_result_is_written(train, finished_run, tmp_path):
     assert train(signal_at=("os.rename", "text_encoder.safetensors", signal.SIGKILL)) == -signal.SIGKILL
     assert (tmp_path / "run/checkpoints/step-000006").exists()
     assert not (tmp_path / "run/text_encoder.safetensors").exists()
     assert train("--resume") == 0
-    assert_same(tmp_path / "run", finished)
+    assert_same(tmp_path / "run", finished_run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_interrupted(train, finished, tmp_path, number):
+def test_interrupted(train, finished_run, tmp_path, number):
     """The step is finished, a checkpoint written, and it says what to type."""
     assert train(signal_at=("os.rename", "step-000002", number)) == 1
     said = (tmp_path / "output.txt").read_text()
@@ -79,7 +79,7 @@ def test_interrupted(train, finished, tmp_path, number):
     assert (tmp_path / f"run/checkpoints/step-{step:06d}").is_dir()
     assert not (tmp_path / "run/text_encoder.safetensors").exists()
     assert train("--resume") == 0
-    assert_same(tmp_path / "run", finished)
+    assert_same(tmp_path / "run", finished_run)
 
 
 def test_interrupted_while_loading(rtd, files, tmp_path, monkeypatch):

@@ -19,15 +19,15 @@ def copy_host(tmp_path):
     return lambda name: shutil.copytree(HOSTS / name, tmp_path / "code")
 
 
-def test_patch_shows_the_host_the_changes_and_the_next_commands(rtd, finished, copy_host, tmp_path):
+def test_patch_shows_the_host_the_changes_and_the_next_commands(rtd, finished_run, copy_host, tmp_path):
     root = copy_host("searle")
-    done = rtd("patch", "code/src", "--weights", finished)
+    done = rtd("patch", "code/src", "--weights", finished_run)
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
         f"Host     {root} (searle)",
         "Point    src/encode_with_pseudo_tokens.py:7  encode_with_pseudo_tokens"
         "(clip_model, text, pseudo_tokens, num_tokens=1)",
-        f"Weights  {finished}/text_encoder.safetensors, step 6",
+        f"Weights  {finished_run}/text_encoder.safetensors, step 6",
         "         tuned from model for lincir; the host's CLIP is checked at the first composed query",
         "         note: tuned for lincir, whose prompt may not be searle's",
         "Changes  Composed queries use the tuned text encoder. Plain texts, images, the projection and training code",
@@ -42,10 +42,10 @@ def test_patch_shows_the_host_the_changes_and_the_next_commands(rtd, finished, c
     ]
 
 
-def test_options_reach_the_manifest(rtd, finished, copy_host, tmp_path):
+def test_options_reach_the_manifest(rtd, finished_run, copy_host, tmp_path):
     copy_host("pic2word")
     options = ["--adapter", "pic2word", "--output", "out", "--blend", "0.5", "--force", "--no-shim", "distributed"]
-    done = rtd("patch", "code", "--weights", finished, *options)
+    done = rtd("patch", "code", "--weights", finished_run, *options)
     assert done.exit_code == 0, done.output
     assert "the host's CLIP is not checked (--force)" in done.stdout
     assert "Composed queries use a blend, 0.5 of it tuned." in done.stdout
@@ -55,9 +55,9 @@ def test_options_reach_the_manifest(rtd, finished, copy_host, tmp_path):
     assert (manifest.blend, manifest.force, len(manifest.shims)) == (0.5, True, 2)
 
 
-def test_json_has_the_manifest_and_the_next_commands(rtd, finished, copy_host, tmp_path):
+def test_json_has_the_manifest_and_the_next_commands(rtd, finished_run, copy_host, tmp_path):
     copy_host("lincir")
-    content = json.loads(rtd("patch", "code", "--weights", finished, "--json").stdout)
+    content = json.loads(rtd("patch", "code", "--weights", finished_run, "--json").stdout)
     assert content["patch"] == f"{tmp_path}/code-rtd-patch"
     assert content["adapter"] == "lincir"
     assert [point["file"] for point in content["points"]] == [
@@ -70,42 +70,42 @@ def test_json_has_the_manifest_and_the_next_commands(rtd, finished, copy_host, t
     assert not (tmp_path / "code-rtd-patch").exists()
 
 
-def test_the_newest_run_is_used(rtd, finished, copy_host, tmp_path):
+def test_the_newest_run_is_used(rtd, finished_run, copy_host, tmp_path):
     copy_host("searle")
     done = rtd("patch", "code")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "runs: no finished run in this folder" in done.stderr
-    shutil.copytree(finished, tmp_path / "runs/mine")
+    shutil.copytree(finished_run, tmp_path / "runs/mine")
     assert "runs/mine/text_encoder.safetensors" in rtd("patch", "code").stdout
 
 
-def test_weights_without_a_recorded_base_are_noted(rtd, finished, copy_host):
+def test_weights_without_a_recorded_base_are_noted(rtd, finished_run, copy_host):
     copy_host("searle")
-    assert rtd("export", finished, "--layout", "rtd", "authors.pt").exit_code == 0
+    assert rtd("export", finished_run, "--layout", "rtd", "authors.pt").exit_code == 0
     done = rtd("patch", "code", "--weights", "authors.pt")
     assert "no base is recorded: that the host has the CLIP it was tuned from cannot be checked" in done.stdout
 
 
-def test_a_patch_is_removed(rtd, finished, copy_host, tmp_path):
+def test_a_patch_is_removed(rtd, finished_run, copy_host, tmp_path):
     copy_host("searle")
-    rtd("patch", "code", "--weights", finished)
+    rtd("patch", "code", "--weights", finished_run)
     done = rtd("patch", "code", "--remove")
     assert (done.exit_code, done.stdout) == (0, f"Removed {tmp_path}/code-rtd-patch.\n")
     assert rtd("patch", "code", "--remove").exit_code == 1
-    rtd("patch", "code", "--weights", finished, "--output", "out")
+    rtd("patch", "code", "--weights", finished_run, "--output", "out")
     assert rtd("patch", "out", "--remove").stdout == f"Removed {tmp_path}/out.\n"
 
 
-def test_nothing_is_written_when_it_fails(rtd, finished, copy_host, tmp_path):
+def test_nothing_is_written_when_it_fails(rtd, finished_run, copy_host, tmp_path):
     copy_host("searle")
     for options in (["--blend", "2"], ["--no-shim", "x"], ["--output", "code/inside"], ["--adapter", "lincir"]):
-        assert rtd("patch", "code", "--weights", finished, *options).exit_code in (1, 2)
+        assert rtd("patch", "code", "--weights", finished_run, *options).exit_code in (1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["code"]
 
 
-def test_weights_that_are_not_finite_are_refused(rtd, finished, copy_host, tmp_path):
+def test_weights_that_are_not_finite_are_refused(rtd, finished_run, copy_host, tmp_path):
     copy_host("searle")
-    weights = load_file(finished / "text_encoder.safetensors")
+    weights = load_file(finished_run / "text_encoder.safetensors")
     weights["ln_final.bias"][0] = float("nan")
     save_file(weights, tmp_path / "nan.safetensors")
     done = rtd("patch", "code", "--weights", "nan.safetensors")
@@ -114,7 +114,7 @@ def test_weights_that_are_not_finite_are_refused(rtd, finished, copy_host, tmp_p
     assert not (tmp_path / "code-rtd-patch").exists()
 
 
-def test_hook_rtd_host_patched(rtd, finished, copy_host, tmp_path):
+def test_hook_rtd_host_patched(rtd, finished_run, copy_host, tmp_path):
     copy_host("searle")
     manifests = []
 
@@ -125,9 +125,9 @@ def test_hook_rtd_host_patched(rtd, finished, copy_host, tmp_path):
             manifests.append(manifest)
 
     with plugins.use_plugins(Recorder()):
-        rtd("patch", "code", "--weights", finished, "--blend", "3")
+        rtd("patch", "code", "--weights", finished_run, "--blend", "3")
         assert manifests == []
-        rtd("patch", "code", "--weights", finished)
+        rtd("patch", "code", "--weights", finished_run)
     (manifest,) = manifests
     assert isinstance(manifest, Manifest)
     assert manifest.folder == tmp_path / "code-rtd-patch"

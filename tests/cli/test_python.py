@@ -37,21 +37,21 @@ def assert_same_run(run: Path, expected: Path) -> None:
     assert losses == expected_losses
 
 
-def test_train_gives_what_the_command_line_gives(files, finished, tmp_path):
+def test_train_gives_what_the_command_line_gives(files, finished_run, tmp_path):
     result = rtd_plugin.train(files / "tiny.yaml", output=tmp_path / "run")
     assert result.folder == tmp_path / "run"
     assert result.text_encoder == tmp_path / "run/text_encoder.safetensors"
     assert (result.adapter, result.step, result.triplets, result.evaluation) == ("lincir", 6, 48, None)
     assert result.to_dict() == json.loads((tmp_path / "run/results.json").read_text())
-    assert_same_run(result.folder, finished)
+    assert_same_run(result.folder, finished_run)
 
 
-def test_train_on_keys_and_values(recipe, finished, tmp_path):
+def test_train_on_keys_and_values(recipe, finished_run, tmp_path):
     before = str(recipe)
     result = rtd_plugin.train(recipe, overrides=["steps=3"], output=tmp_path / "run")
     assert result.step == 3
     rtd_plugin.train(recipe, output=str(tmp_path / "run"), overrides=["steps=6"], resume=True)
-    assert_same_run(result.folder, finished)
+    assert_same_run(result.folder, finished_run)
     assert str(recipe) == before
 
 

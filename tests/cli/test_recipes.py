@@ -11,19 +11,19 @@ from rtd_plugin.training.recipe import read_recipe
 
 
 @pytest.fixture
-def shipped(files, monkeypatch):
+def shipped_recipes(files, monkeypatch):
     """Plugins that ship tiny.yaml alone, under the name `tiny`."""
     recipes = {"tiny": RecipeFile(files / "tiny.yaml", "tiny")}
     monkeypatch.setattr(plugins, "list_recipes", lambda: recipes)
     return recipes
 
 
-def test_list(rtd, shipped):
+def test_list(rtd, shipped_recipes):
     assert rtd("recipes").stdout.splitlines()[3] == "│ tiny   │ lincir  │ model.json │ 6     │"
     assert json.loads(rtd("recipes", "--json").stdout) == {"recipes": ["tiny"]}
 
 
-def test_show(rtd, shipped, files):
+def test_show(rtd, shipped_recipes, files):
     text = (files / "tiny.yaml").read_text()
     for name in ("model.json", "clip.pt", "phi.pt", "triplets.jsonl"):
         assert text.count(name) == 1
@@ -40,7 +40,7 @@ def test_a_printed_recipe_is_the_same_recipe_in_another_folder(rtd, name, tmp_pa
     assert read_recipe(tmp_path / "my.yaml", overrides) == read_recipe(plugins.find_recipe(name), overrides)
 
 
-def test_unknown(rtd, shipped):
+def test_unknown(rtd, shipped_recipes):
     done = rtd("recipes", "tinny")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "there is no recipe 'tinny': installed are tiny" in done.stderr
@@ -48,9 +48,9 @@ def test_unknown(rtd, shipped):
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1", ""])
 @pytest.mark.parametrize("args", [(), ("broken",), ("broken", "--json")])
-def test_broken(rtd, shipped, tmp_path, text, args):
-    shipped["broken"] = RecipeFile(tmp_path / "broken.yaml", "broken")
-    shipped["broken"].path.write_text(text)
+def test_broken(rtd, shipped_recipes, tmp_path, text, args):
+    shipped_recipes["broken"] = RecipeFile(tmp_path / "broken.yaml", "broken")
+    shipped_recipes["broken"].path.write_text(text)
     done = rtd("recipes", *args)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"Error: {tmp_path}/broken.yaml")

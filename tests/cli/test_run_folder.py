@@ -66,8 +66,8 @@ def read_card(folder):
     return yaml.safe_load(head), body
 
 
-def test_the_model_card_says_what_the_run_was(finished, files):
-    head, body = read_card(finished)
+def test_the_model_card_says_what_the_run_was(finished_run, files):
+    head, body = read_card(finished_run)
     assert head["library_name"] == "rtd-plugin"
     assert head["license"] == "unknown"
     assert "lincir" in head["tags"]
@@ -79,20 +79,20 @@ def test_the_model_card_says_what_the_run_was(finished, files):
     assert not re.search(r"\{\{|\{%|\n\n\n", body)
 
 
-def test_the_code_of_the_model_card_works_in_three_libraries(rtd, finished, files, monkeypatch):
-    monkeypatch.chdir(finished.parent)
-    _, body = read_card(finished)
+def test_the_code_of_the_model_card_works_in_three_libraries(rtd, finished_run, files, monkeypatch):
+    monkeypatch.chdir(finished_run.parent)
+    _, body = read_card(finished_run)
     exports = re.findall(r"`rtd-plugin (export .*)`", body)
     assert len(exports) == 2
     for line in exports:
-        assert rtd(*line.replace(" . ", f" {finished.name} ").split()).exit_code == 0
+        assert rtd(*line.replace(" . ", f" {finished_run.name} ").split()).exit_code == 0
     plugin, huggingface, openai = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     open_clip.add_model_config(files / "model.json")
     openai = openai.replace("CHECKPOINT", str(files / "clip.pt"))
     tokens = torch.nn.functional.pad(tokenize(["a violin in the rain", "!"]), (0, 77))[:, :77]
     features = []
     for code, encode in (
-        (plugin.replace('"."', repr(str(finished))), lambda names: names["text_encoder"].encode(tokens)),
+        (plugin.replace('"."', repr(str(finished_run))), lambda names: names["text_encoder"].encode(tokens)),
         (huggingface, lambda names: names["text_encoder"].eval()(input_ids=tokens).text_embeds),
         (openai, lambda names: names["model"].eval().encode_text(tokens)),
     ):

@@ -46,8 +46,8 @@ def test_a_reference_from_elsewhere(search, tmp_path):
     assert len(row["images"]) == 12
 
 
-def test_before_and_after(search, finished, tmp_path):
-    done = search("--weights", finished, "--top", 4, "--page", "found.html")
+def test_before_and_after(search, finished_run, tmp_path):
+    done = search("--weights", finished_run, "--top", 4, "--page", "found.html")
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "composed, frozen" in lines[1]

@@ -30,8 +30,8 @@ def same_weights(one, other) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
-def test_a_run_writes_its_folder(finished, files):
-    assert sorted(path.name for path in finished.iterdir()) == [
+def test_a_run_writes_its_folder(finished_run, files):
+    assert sorted(path.name for path in finished_run.iterdir()) == [
         "README.md",
         "checkpoints",
         "metrics.jsonl",
@@ -39,17 +39,17 @@ def test_a_run_writes_its_folder(finished, files):
         "results.json",
         "text_encoder.safetensors",
     ]
-    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    recipe = yaml.safe_load((finished_run / "recipe.yaml").read_text())
     assert recipe["projection"] == str(files / "phi.pt")
     assert recipe["objective"]["temperature"] == 0.07
-    assert [step for step, _ in losses(finished)] == [1, 2, 3, 4, 5, 6]
-    assert losses(finished)[-1][1] < losses(finished)[0][1]
-    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
-    results = json.loads((finished / "results.json").read_text())
+    assert [step for step, _ in losses(finished_run)] == [1, 2, 3, 4, 5, 6]
+    assert losses(finished_run)[-1][1] < losses(finished_run)[0][1]
+    assert sorted(path.name for path in (finished_run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    results = json.loads((finished_run / "results.json").read_text())
     assert results.pop("seconds") > 0
     assert results == {
-        "run": str(finished),
-        "text_encoder": str(finished / "text_encoder.safetensors"),
+        "run": str(finished_run),
+        "text_encoder": str(finished_run / "text_encoder.safetensors"),
         "adapter": "lincir",
         "step": 6,
         "triplets": 48,
@@ -111,14 +111,14 @@ def test_runs_at_the_same_time_get_folders_of_their_own(tmp_path, monkeypatch):
     assert all(folder.is_dir() for folder in folders)
 
 
-def test_an_existing_run_needs_resume(rtd, files, finished):
-    before = (finished / "recipe.yaml").stat().st_mtime_ns
-    done = rtd("train", "--recipe", files / "tiny.yaml", "--output", finished)
+def test_an_existing_run_needs_resume(rtd, files, finished_run):
+    before = (finished_run / "recipe.yaml").stat().st_mtime_ns
+    done = rtd("train", "--recipe", files / "tiny.yaml", "--output", finished_run)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"Error: {finished}: already holds a run: pass --resume to go on with it, or another --output\n"
+        f"Error: {finished_run}: already holds a run: pass --resume to go on with it, or another --output\n"
     )
-    assert (finished / "recipe.yaml").stat().st_mtime_ns == before
+    assert (finished_run / "recipe.yaml").stat().st_mtime_ns == before
 
 
 def test_resume_without_a_run_starts_anew_and_says_so(rtd, files):
@@ -135,38 +135,38 @@ def test_resume_without_run_and_recipe_is_refused(rtd, where):
     assert "no run to resume: pass --adapter NAME" in done.stderr
 
 
-def test_resume_of_a_finished_run_changes_nothing(rtd, files, finished):
+def test_resume_of_a_finished_run_changes_nothing(rtd, files, finished_run):
     rtd("train", "--recipe", files / "tiny.yaml")
     again = rtd("train", "--recipe", files / "tiny.yaml", "--resume", "--json")
     assert again.stderr == "Resuming runs/tiny.\n"
     assert json.loads(again.stdout)["step"] == 6
     run = runs.RUNS / "tiny"
-    assert losses(run) == losses(finished)
-    assert same_weights(run, finished)
+    assert losses(run) == losses(finished_run)
+    assert same_weights(run, finished_run)
 
 
-def test_resume_extends_a_run(rtd, files, finished):
+def test_resume_extends_a_run(rtd, files, finished_run):
     rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=3", "--output", "part")
     done = rtd("train", "--resume", "--output", "part", "--set", "steps=6")
     assert done.exit_code == 0, done.stderr
     resumed = Path("part")
-    assert losses(resumed) == losses(finished)
-    assert same_weights(resumed, finished)
+    assert losses(resumed) == losses(finished_run)
+    assert same_weights(resumed, finished_run)
 
 
 @pytest.mark.parametrize("override", ["batch_size=8", "seed=3", "objective.temperature=1"])
-def test_resume_refuses_to_make_it_another_run(rtd, finished, override):
-    done = rtd("train", "--resume", "--output", finished, "--set", override)
+def test_resume_refuses_to_make_it_another_run(rtd, finished_run, override):
+    done = rtd("train", "--resume", "--output", finished_run, "--set", override)
     assert done.exit_code == 2
     assert f"cannot resume with another {override.split('=')[0].split('.')[0]}" in done.stderr
 
 
-def test_resume_refuses_to_end_before_where_the_run_is(rtd, finished):
-    before = (finished / "recipe.yaml").read_bytes()
-    done = rtd("train", "--resume", "--output", finished, "--set", "steps=1")
+def test_resume_refuses_to_end_before_where_the_run_is(rtd, finished_run):
+    before = (finished_run / "recipe.yaml").read_bytes()
+    done = rtd("train", "--resume", "--output", finished_run, "--set", "steps=1")
     assert done.exit_code == 2
     assert "has taken 6 steps already, so it cannot resume to end after 1" in done.stderr
-    assert (finished / "recipe.yaml").read_bytes() == before
+    assert (finished_run / "recipe.yaml").read_bytes() == before
 
 
 def test_resume_means_the_newest_run_of_the_recipe(tmp_path, monkeypatch):
@@ -228,7 +228,7 @@ def test_torchrun(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_resume(start, files, tmp_path, finished):
+def test_two_processes_resume(start, files, tmp_path, finished_run):
     """Killed processes, started as torchrun does it, go on where they were; another number of them does not."""
 
     def both(*args, signal_at=None):
@@ -258,5 +258,5 @@ def test_two_processes_resume(start, files, tmp_path, finished):
     assert codes([alone]) == [1]
     assert "began with 2 process(es), so it cannot resume with 1" in (tmp_path / "output.txt").read_text()
     assert codes(both("--resume", "--output", "part")) == [0, 0]
-    assert losses(tmp_path / "part") == losses(tmp_path / "whole") != losses(finished)[:3]
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole") != losses(finished_run)[:3]
     assert same_weights(tmp_path / "part", tmp_path / "whole")

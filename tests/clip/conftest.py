@@ -23,7 +23,7 @@ class Library:
 
     def encode_with(self, tokens: Tensor, vectors: Tensor) -> Tensor:
         """The library's own forward, the embeddings of the placeholders left of the end replaced by vectors (K, W)."""
-        tokens = self.padded(tokens)
+        tokens = self.pad_tokens(tokens)
         before_end = torch.arange(tokens.shape[1]) < tokens.argmax(dim=1, keepdim=True)
         where = (tokens == PLACEHOLDER) & before_end
 
@@ -38,7 +38,7 @@ class Library:
         finally:
             handle.remove()
 
-    def padded(self, tokens: Tensor) -> Tensor:
+    def pad_tokens(self, tokens: Tensor) -> Tensor:
         missing = self.context_length - tokens.shape[1]
         return torch.cat([tokens, tokens.new_zeros(len(tokens), missing)], dim=1)
 

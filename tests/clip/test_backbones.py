@@ -22,7 +22,7 @@ CONFIG = {
 TOKENS = tokenize(["a photo of a dog", "two cats", "an empty street at night"], 20)
 
 
-def padded(tokens=TOKENS):
+def pad_tokens(tokens=TOKENS):
     return torch.nn.functional.pad(tokens, (0, 20 - tokens.shape[1]))
 
 
@@ -68,7 +68,7 @@ def test_open_clip_checkpoints_give_open_clips_features(architecture, randomise,
     backbone = Backbone(architecture(quick_gelu=quick_gelu), checkpoint=path)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        tower = assert_text_features(backbone, model.encode_text(padded()))
+        tower = assert_text_features(backbone, model.encode_text(pad_tokens()))
         torch.testing.assert_close(backbone.load_image_encoder()(images), model.encode_image(images))
     assert tower.activation == ("quick_gelu" if quick_gelu else "gelu")
     assert backbone.name == "ViT-Tiny"
@@ -84,7 +84,7 @@ def test_an_open_clip_folder_gives_open_clips_features(clip_model, tmp_path):
     for checkpoint in (tmp_path, tmp_path / "open_clip_model.safetensors"):
         backbone = Backbone(checkpoint=checkpoint)
         with torch.no_grad():
-            assert_text_features(backbone, expected_model.encode_text(padded()))
+            assert_text_features(backbone, expected_model.encode_text(pad_tokens()))
             encoder = backbone.load_image_encoder()
             assert torch.equal(encoder.preprocess(image), expected_transform(image))
             batch = encoder.preprocess(image)[None]
@@ -137,7 +137,7 @@ def test_an_openai_state_dict_gives_openais_features(architecture, openai_model,
     from clip.model import convert_weights
 
     with torch.no_grad():
-        expected = openai_model.encode_text(padded())
+        expected = openai_model.encode_text(pad_tokens())
         images = torch.randn(2, 3, 32, 32)
         features = openai_model.encode_image(images)
     if half:
@@ -155,9 +155,9 @@ def test_an_openai_state_dict_gives_openais_features(architecture, openai_model,
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
 def test_an_openai_archive_gives_openais_features(architecture, openai_model, tmp_path):
     with torch.no_grad():
-        expected = openai_model.encode_text(padded())
+        expected = openai_model.encode_text(pad_tokens())
         images = torch.randn(1, 3, 32, 32)
-        traced = torch.jit.trace(openai_model, (images, padded()), check_trace=False)
+        traced = torch.jit.trace(openai_model, (images, pad_tokens()), check_trace=False)
         features = openai_model.encode_image(images)
     traced.save(str(tmp_path / "clip.pt"))
     for model in (None, architecture(text_cfg=OPENAI_TEXT)):
@@ -185,10 +185,10 @@ def test_a_huggingface_folder_gives_transformers_features(randomise, tmp_path, f
         vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
         vision |= {"image_size": 32, "patch_size": 16}
         model = randomise(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)))
-        features = model.text_projection(model.text_model(padded()).pooler_output)
+        features = model.text_projection(model.text_model(pad_tokens()).pooler_output)
     else:
         model = randomise(CLIPTextModelWithProjection(CLIPTextConfig(**text)))
-        features = model(padded()).text_embeds
+        features = model(pad_tokens()).text_embeds
     model.save_pretrained(tmp_path, max_shard_size="20KB" if form == "text in shards" else "50GB")
     assert ((tmp_path / "model.safetensors.index.json").exists()) == (form == "text in shards")
     sources = [tmp_path] if form == "text in shards" else [tmp_path, tmp_path / "model.safetensors"]
@@ -218,7 +218,7 @@ def test_cached_weights_of_a_tag_have_its_activation_and_preprocessing(clip_mode
     with torch.no_grad():
         expected = open_clip.CLIP(**CONFIG, quick_gelu=True)
         expected.load_state_dict(clip_model.state_dict())
-        assert_text_features(backbone, expected.eval().encode_text(padded()))
+        assert_text_features(backbone, expected.eval().encode_text(pad_tokens()))
     assert Backbone("ViT-B-32", "laion2b_s34b_b79k").load_text_tower().activation == "gelu"
     assert backbone.name == "ViT-B/32 (openai)"
     image = picture(50, 40)

@@ -41,7 +41,7 @@ def test_features_are_the_librarys(library, make_tokens, name, activation, sizes
     tower = tower_of(reference, activation, sizes["heads"])
     tokens = make_tokens(sizes["vocabulary"], PLAIN)
     with torch.no_grad():
-        assert_equal_features(tower.encode(tokens), reference.encode(reference.padded(tokens)))
+        assert_equal_features(tower.encode(tokens), reference.encode(reference.pad_tokens(tokens)))
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"width{sizes['width']}")
@@ -62,7 +62,9 @@ def test_hidden_layers_may_have_any_width(library, make_tokens, name):
     reference = library(name, activation="gelu", mlp_ratio=2.5, **SMALL)
     tokens = make_tokens(300, PLAIN)
     with torch.no_grad():
-        assert_equal_features(tower_of(reference, "gelu", 2).encode(tokens), reference.encode(reference.padded(tokens)))
+        assert_equal_features(
+            tower_of(reference, "gelu", 2).encode(tokens), reference.encode(reference.pad_tokens(tokens))
+        )
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def test_a_mask_says_where_whatever_stands_there(reference, tower, make_tokens):
         found = tower.encode(tokens, pseudo, mask)
         assert_equal_features(tower.encode_with_hidden_states(tokens, pseudo, mask)[0], found)
         handle = reference.embedding.register_forward_hook(replace)
-        expected = reference.encode(reference.padded(tokens))
+        expected = reference.encode(reference.pad_tokens(tokens))
         handle.remove()
         assert_equal_features(found, expected)
         assert ((found - tower.encode(tokens)).norm(dim=1) > 0.1).tolist() == [True, True, False, True]
@@ -174,7 +176,7 @@ def test_masks_that_do_not_fit(tower, make_tokens, mask):
 def test_hidden_states_are_the_librarys(library, make_tokens, name, activation, with_pseudo_tokens):
     reference = library(name, activation=activation, **SMALL)
     tower = tower_of(reference, activation, 2)
-    tokens = reference.padded(make_tokens(300, ONE_EACH))
+    tokens = reference.pad_tokens(make_tokens(300, ONE_EACH))
     pseudo = torch.randn(3, 32)
     vectors = pseudo if with_pseudo_tokens else reference.embedding.weight[259].expand(3, -1)
     states = []

@@ -278,7 +278,7 @@ def test_broken_files_are_refused(make, tmp_path, content, says):
         read(plugins.find_benchmark("cirr")(data=str(tmp_path / "cirr")))
 
 
-def ranked(benchmark, length=50, subset=3):
+def make_rankings(benchmark, length=50, subset=3):
     """Rankings that a server accepts, of images in the gallery's order."""
     return [
         RankedNames(
@@ -299,7 +299,7 @@ def cirr(make, monkeypatch):
 
 
 def test_submission_of_cirr(cirr):
-    files = cirr.submissions(ranked(cirr))
+    files = cirr.submissions(make_rankings(cirr))
     assert list(files) == ["recall.json", "recall_subset.json"]
     recall, subset = files.values()
     assert (recall["version"], recall["metric"]) == ("rc2", "recall")
@@ -311,7 +311,7 @@ def test_submission_of_cirr(cirr):
 
 def test_submission_of_circo(make):
     benchmark = make("circo", split="test")
-    (content,) = benchmark.submissions(ranked(benchmark)).values()
+    (content,) = benchmark.submissions(make_rankings(benchmark)).values()
     assert list(content) == ["0", "1", "2", "3", "4"]
     assert content["1"] == [100, *range(102, 151)]
 
@@ -323,7 +323,7 @@ def spoilt(rankings, **changes):
 
 
 def test_submissions_that_a_server_refuses(cirr, make):
-    good = ranked(cirr)
+    good = make_rankings(cirr)
     names = list(good[0].names)
     for bad, says in (
         (spoilt(good, names=names[:9]), "query 10 has 9 images and needs 10"),
@@ -338,10 +338,10 @@ def test_submissions_that_a_server_refuses(cirr, make):
         assert "nothing was written" in str(error.value)
     few = make("circo", split="test", written={"images": 40})
     with pytest.raises(RTDError, match="CIRCO would refuse the submission: query 0 has 39 images and needs 50"):
-        few.submissions(ranked(few))
+        few.submissions(make_rankings(few))
 
 
 def test_submissions_are_not_too_large(cirr, monkeypatch):
     monkeypatch.setattr("rtd_plugin.evaluation.benchmarks.cirr.LARGEST", 500)
     with pytest.raises(RTDError, match=r"accepts 500 bytes, not \d+"):
-        cirr.submissions(ranked(cirr))
+        cirr.submissions(make_rankings(cirr))

@@ -62,7 +62,7 @@ def encoder(clip):
     return counting
 
 
-def encoded(encoder):
+def pop_image_count(encoder):
     total = sum(encoder.seen)
     encoder.seen.clear()
     return total
@@ -107,15 +107,15 @@ def test_features_are_kept_by_encoder_preprocessing_and_file(pictures, encoder, 
     """Another encoder, preprocessing or file is computed, and only that; another list of images is not."""
     folder = tmp_path / "cache"
     first = ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
-    assert encoded(encoder) == 7
+    assert pop_image_count(encoder) == 7
     assert torch.equal(ImageFeatures(encoder, folder=folder).encode(pictures, NAMES[2:5]), first[2:5])
-    assert encoded(encoder) == 0
+    assert pop_image_count(encoder) == 0
     ImageFeatures(encoder, "targetpad", folder=folder).encode(pictures, NAMES)
-    assert encoded(encoder) == 7
+    assert pop_image_count(encoder) == 7
     pictures.image("3.png").rotate(180).save(pictures.path("3.png"))
     os.utime(pictures.path("3.png"), ns=(1, 1))
     again = ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
-    assert encoded(encoder) == 1
+    assert pop_image_count(encoder) == 1
     assert [torch.equal(one, other) for one, other in zip(first, again, strict=True)] == [
         index != 3 for index in range(7)
     ]
@@ -167,7 +167,7 @@ def test_all_missing_images_are_named_before_any_is_encoded(pictures, encoder):
     says = r"pictures: 2 images cannot be read: 2.png, 5.png \(2.png: .*No such file.*\); they are from a drawer"
     with pytest.raises(RTDError, match=says):
         ImageFeatures(encoder).encode(pictures, NAMES)
-    assert encoded(encoder) == 0
+    assert pop_image_count(encoder) == 0
 
 
 def test_broken_images_are_named_and_the_rest_is_kept(pictures, encoder, tmp_path):
@@ -176,11 +176,11 @@ def test_broken_images_are_named_and_the_rest_is_kept(pictures, encoder, tmp_pat
     folder = tmp_path / "cache"
     with pytest.raises(RTDError, match=r"pictures: 2 images cannot be read: 2.png, 5.png \(2.png: .*truncated"):
         ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
-    assert encoded(encoder) == 5
+    assert pop_image_count(encoder) == 5
     for name in ("2.png", "5.png"):
         Image.new("RGB", (40, 40), "red").save(pictures.path(name))
     ImageFeatures(encoder, folder=folder).encode(pictures, NAMES)
-    assert encoded(encoder) == 2
+    assert pop_image_count(encoder) == 2
 
 
 def test_files_are_closed(pictures):

@@ -161,7 +161,7 @@ def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
     queries = Noise().queries()
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
-    def expected(features):
+    def expected_ranks(features):
         return ranks_one_by_one(features, gallery, benchmark.excludes_reference)
 
     def texts(*texts):
@@ -169,11 +169,13 @@ def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
             return clip.encode_text(tokenizer([text.replace("$", "") for text in texts]))
 
     prompts = [f"a photo of $ that {condition.replace('$', ' ')}" for condition in CONDITIONS]
-    assert_ranks(found.rank_composed(tower), expected(composed_features(clip, phi, preprocess, prompts)))
-    assert_ranks(found.rank_by_condition(tower), expected(texts(*CONDITIONS)))
-    assert_ranks(found.rank_by_target_caption(tower), expected(texts(*(query.target_caption for query in queries))))
+    assert_ranks(found.rank_composed(tower), expected_ranks(composed_features(clip, phi, preprocess, prompts)))
+    assert_ranks(found.rank_by_condition(tower), expected_ranks(texts(*CONDITIONS)))
+    assert_ranks(
+        found.rank_by_target_caption(tower), expected_ranks(texts(*(query.target_caption for query in queries)))
+    )
     references = encode_images(clip, preprocess, [query.reference for query in queries])
-    assert_ranks(found.rank_by_image(), expected(references))
+    assert_ranks(found.rank_by_image(), expected_ranks(references))
 
 
 def test_a_reference_that_is_kept_comes_first(retrieve):
@@ -187,7 +189,7 @@ def test_progress_counts_references_outside_the_gallery(retrieve):
     assert reported == [(5, 16), (10, 16), (15, 16), (16, 16)]
 
 
-def changed(**changes):
+def change_benchmark(**changes):
     """The benchmark with its first query or its gallery changed."""
 
     class Changed(Noise):
@@ -204,18 +206,24 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("benchmark", "says"),
     [
-        (changed(query={"targets": ("99",)}), "noise: 99, a query's target or candidate, is not in the gallery"),
-        (changed(query={"subset": ("0", "98")}), "noise: 98, a query's target or candidate, is not in the gallery"),
         (
-            changed(query={"subset": ("1", "2")}),
+            change_benchmark(query={"targets": ("99",)}),
+            "noise: 99, a query's target or candidate, is not in the gallery",
+        ),
+        (
+            change_benchmark(query={"subset": ("0", "98")}),
+            "noise: 98, a query's target or candidate, is not in the gallery",
+        ),
+        (
+            change_benchmark(query={"subset": ("1", "2")}),
             r"a target of query 0 \(image 0 of the gallery\) is excluded from its ranking or not a candidate",
         ),
-        (changed(query={"reference": "0"}), "a target of query 0 .* is excluded from its ranking"),
-        (changed(query={"reference": "cat.jpg"}), "noise: the image cat.jpg cannot be read"),
-        (changed(query={"targets": ()}), "noise: some queries have targets and some have none"),
-        (changed(query={"subset": ()}), "noise: some queries have a subset and some have none"),
-        (changed(queries=[]), "noise: no queries"),
-        (changed(gallery=[*Noise().gallery(), "3"]), "noise: 3 is in the gallery more than once"),
+        (change_benchmark(query={"reference": "0"}), "a target of query 0 .* is excluded from its ranking"),
+        (change_benchmark(query={"reference": "cat.jpg"}), "noise: the image cat.jpg cannot be read"),
+        (change_benchmark(query={"targets": ()}), "noise: some queries have targets and some have none"),
+        (change_benchmark(query={"subset": ()}), "noise: some queries have a subset and some have none"),
+        (change_benchmark(queries=[]), "noise: no queries"),
+        (change_benchmark(gallery=[*Noise().gallery(), "3"]), "noise: 3 is in the gallery more than once"),
         (Noise(broken="7"), r"noise: the image 7 cannot be read \(OSError: image file is truncated\)"),
     ],
 )
@@ -252,14 +260,17 @@ def test_all_broken_images_are_named(retrieve):
 
 def test_benchmarks_without_subsets_captions_and_groups(retrieve, tower):
     queries = [replace(query, subset=(), target_caption="", groups=()) for query in Noise().queries()]
-    found = retrieve(changed(queries=queries))
+    found = retrieve(change_benchmark(queries=queries))
     assert found.rank_by_target_caption(tower) is None
     assert found.rank_by_image().compute_metrics().keys() == {"recall_at_1", "recall_at_5", "recall_at_10"}
 
 
 def test_a_split_without_targets_is_ranked_but_has_no_metrics(retrieve, tower):
     queries = [replace(query, targets=(), id=str(number)) for number, query in enumerate(Noise().queries())]
-    secret, known = retrieve(changed(queries=queries)).rank_composed(tower), retrieve(Noise()).rank_composed(tower)
+    secret, known = (
+        retrieve(change_benchmark(queries=queries)).rank_composed(tower),
+        retrieve(Noise()).rank_composed(tower),
+    )
     assert torch.equal(secret.rankings.top, known.rankings.top)
     ranked = secret.list_ranked_names()
     assert [each.query.id for each in ranked] == [str(number) for number in range(8)]
@@ -282,7 +293,7 @@ def test_ranks_among_candidates_equal_those_in_a_smaller_gallery(retrieve, tower
     few = tuple(Few().gallery())
     queries = [replace(query, subset=(), candidates=few) for query in Noise().queries()]
     plain = [replace(query, subset=()) for query in Noise().queries()]
-    among = retrieve(changed(queries=queries)).rank_composed(tower)
+    among = retrieve(change_benchmark(queries=queries)).rank_composed(tower)
     alone = retrieve(type("Alone", (Few,), {"queries": lambda self: plain})()).rank_composed(tower)
     assert torch.equal(among.rankings.first, alone.rankings.first)
     assert max(map(len, (each.names for each in among.list_ranked_names()))) == len(few)
@@ -295,7 +306,7 @@ PAIRS = [("is red.", "has a dog?"), ("darker", "two of them, "), *[("wider", "no
 def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
     """Both orders averaged after normalising, or the second condition first."""
     queries = [replace(query, conditions=pair) for query, pair in zip(Noise().queries(), PAIRS, strict=True)]
-    found = retrieve(changed(queries=queries), adapter()).rank_composed(tower)
+    found = retrieve(change_benchmark(queries=queries), adapter()).rank_composed(tower)
     if adapter is LinCIR:
         stripped = [[part.strip(".?, ") for part in pair] for pair in PAIRS]
         orders = [[f"a photo of $ that {one} and {two}" for one, two in stripped]]
@@ -313,11 +324,13 @@ def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
 
 def test_two_conditions_for_only_some_queries_are_refused(retrieve, tower):
     with pytest.raises(RTDError, match="noise: each query needs one condition, or each two"):
-        retrieve(changed(query={"conditions": ("is red", "is big")})).rank_composed(tower)
+        retrieve(change_benchmark(query={"conditions": ("is red", "is big")})).rank_composed(tower)
 
 
 def test_the_text_query_has_both_conditions(retrieve, tower):
     queries = [replace(query, conditions=("is red", "is big")) for query in Noise().queries()]
     joined = [replace(query, conditions=("is red and is big",)) for query in Noise().queries()]
-    two, one = (retrieve(changed(queries=some)).rank_by_condition(tower).rankings for some in (queries, joined))
+    two, one = (
+        retrieve(change_benchmark(queries=some)).rank_by_condition(tower).rankings for some in (queries, joined)
+    )
     assert torch.equal(two.top, one.top)

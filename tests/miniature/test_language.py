@@ -32,15 +32,15 @@ def says(text, value):
 
 
 @pytest.fixture(scope="module")
-def edited():
+def edits():
     rng = random.Random(0)
     return [(scene, random_edit(scene, rng)) for scene in (random_scene(rng) for _ in range(1000))]
 
 
-def test_texts_are_reproducible(edited):
+def test_texts_are_reproducible(edits):
     def words(seed):
         rng = random.Random(seed)
-        return [(caption(scene, rng), noisy_caption(scene, rng), condition(edit, scene, rng)) for scene, edit in edited]
+        return [(caption(scene, rng), noisy_caption(scene, rng), condition(edit, scene, rng)) for scene, edit in edits]
 
     assert words(1) == words(1)
     assert words(1) != words(2)
@@ -61,9 +61,9 @@ def test_caption_is_complete():
 
 
 @pytest.mark.parametrize("group", ["seen", "unseen"])
-def test_condition_names_the_new_value(edited, group):
+def test_condition_names_the_new_value(edits, group):
     rng = random.Random(0)
-    for scene, edit in edited:
+    for scene, edit in edits:
         text = condition(edit, scene, rng, group)
         assert text == text.lower().strip()
         assert "  " not in text
@@ -79,10 +79,10 @@ def test_condition_names_the_new_value(edited, group):
 
 
 @pytest.mark.parametrize("group", ["seen", "unseen"])
-def test_condition_identifies_one_of_two_things(edited, group):
+def test_condition_identifies_one_of_two_things(edits, group):
     """Where one condition fits two edits of a scene, the wrong target would be as right as the right one."""
     rng = random.Random(0)
-    for scene, edit in edited:
+    for scene, edit in edits:
         if len(scene.things) == 2 and edit.before:
             text = condition(edit, scene, rng, group)
             meant, other = edit.before, next(thing for thing in scene.things if thing != edit.before)

@@ -28,7 +28,7 @@ def tower():
 def make(monkeypatch, tmp_path):
     """Run a program as its command line does, on few scenes, and give the file that it wrote."""
 
-    def made(method, seed=0):
+    def make_projection(method, seed=0):
         program, out = PROGRAMS[method], tmp_path / f"{method}-{seed}"
         for name, few in {"CAPTIONS": 40, "PICTURES": 40, "INVERSION_STEPS": 2, "SENTENCES": 3}.items():
             if hasattr(program, name):
@@ -37,7 +37,7 @@ def make(monkeypatch, tmp_path):
         projections.main(method, program.train, steps=2, batch_size=8)
         return out / f"{method}.safetensors"
 
-    return made
+    return make_projection
 
 
 @pytest.mark.parametrize("method", PROGRAMS)
@@ -55,14 +55,14 @@ def test_training_uses_no_reserved_scene(make, monkeypatch, method):
     """Pictures and captions are of training scenes alone: no program makes a scene in another way."""
     shown = []
 
-    def watched(rng):
+    def record_scenes(rng):
         for scene in splits.draw_training_scenes(rng):
             shown.append(scene)
             yield scene
 
     pictured = []
     image_batch = projections.image_batch
-    monkeypatch.setattr(PROGRAMS[method], "draw_training_scenes", watched)
+    monkeypatch.setattr(PROGRAMS[method], "draw_training_scenes", record_scenes)
     monkeypatch.setattr(projections, "image_batch", lambda scenes: pictured.extend(scenes) or image_batch(scenes))
     make(method)
     assert shown

@@ -12,7 +12,7 @@ from rtd_plugin.miniature.world import ATTRIBUTES, COLOURS, HELD_OUT, KINDS, SHA
 
 
 @pytest.fixture(scope="module")
-def edited():
+def edits():
     """Pairs of a scene and an edit of it."""
     rng = random.Random(0)
     scenes = [random_scene(rng) for _ in range(800)]
@@ -23,14 +23,14 @@ def pixels(scene):
     return np.asarray(picture(scene)).astype(int)
 
 
-def test_a_scene_is_parsed_from_its_name(edited):
-    for scene, edit in edited:
+def test_a_scene_is_parsed_from_its_name(edits):
+    for scene, edit in edits:
         assert Scene.parse(str(scene)) == scene
         assert Scene.parse(str(edit.apply(scene))) == edit.apply(scene)
 
 
-def test_an_edit_changes_only_its_kind(edited):
-    for scene, edit in edited:
+def test_an_edit_changes_only_its_kind(edits):
+    for scene, edit in edits:
         after = edit.apply(scene)
         assert after.is_valid
         assert after != scene
@@ -51,8 +51,8 @@ def test_an_edit_changes_only_its_kind(edited):
                 assert [key for key in ATTRIBUTES if getattr(before, key) != getattr(new, key)] == [attribute]
 
 
-def test_kinds_are_equally_frequent(edited):
-    kinds = [edit.kind for _, edit in edited]
+def test_kinds_are_equally_frequent(edits):
+    kinds = [edit.kind for _, edit in edits]
     shares = [kinds.count(kind) / len(kinds) for kind in KINDS]
     assert min(shares) > 0.085
     assert max(shares) < 0.165
@@ -75,8 +75,8 @@ def test_a_picture_depends_only_on_the_scene():
     assert hashlib.sha256(first.tobytes()).hexdigest()[:16] == "7d4c95d9fb078307"
 
 
-def test_every_edit_changes_the_picture(edited):
-    for scene, edit in edited:
+def test_every_edit_changes_the_picture(edits):
+    for scene, edit in edits:
         changed = np.abs(pixels(scene) - pixels(edit.apply(scene))).max(axis=2) > 40
         assert changed.sum() >= 8, (scene, edit)
 

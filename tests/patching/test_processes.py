@@ -39,7 +39,7 @@ def texts():
 
 
 @pytest.fixture
-def expected(files, texts):
+def expected_features(files, texts):
     """What the host's programs save under a patch: composed queries by the tuned text encoder, plain texts not."""
     tokens, pseudo_tokens = texts
     composition = Composition(None, tokens, pseudo_tokens, 259)
@@ -68,7 +68,7 @@ def read_last_line(done):
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
+def test_only_composed_queries_change(searle, rtd, files, expected_features, tmp_path):
     """And no file of the host does."""
     manifest, environment = searle
     before = read_files(manifest.host)
@@ -77,19 +77,19 @@ def test_only_composed_queries_change(searle, rtd, files, expected, tmp_path):
     assert (done.returncode, done.stdout) == (0, "recall = 50.00\n"), done.stderr
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"]
     features = torch.load(tmp_path / "result.pt", weights_only=True)
-    assert_close(features["composed"], expected["composed"])
-    assert_close(features["plain"], expected["plain"])
-    assert (expected["composed"] - expected["untuned"]).abs().max() > 0.1
+    assert_close(features["composed"], expected_features["composed"])
+    assert_close(features["plain"], expected_features["plain"])
+    assert (expected_features["composed"] - expected_features["untuned"]).abs().max() > 0.1
     assert read_files(manifest.host) == before
 
 
 @pytest.mark.slow
-def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expected, tmp_path):
+def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expected_features, tmp_path):
     """Also what it validates by other programs' functions."""
     manifest, _ = searle
     command = [sys.executable, "train_phi.py", files.clip, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *command, cwd=Path(manifest.host) / "src")
-    assert_close(torch.load(tmp_path / "result.pt", weights_only=True)["composed"], expected["untuned"])
+    assert_close(torch.load(tmp_path / "result.pt", weights_only=True)["composed"], expected_features["untuned"])
     assert read_last_line(done) == (
         "rtd-plugin: warning: no composed query used the tuned text encoder; 1 call from training code kept the "
         "pre-trained one"
@@ -193,7 +193,7 @@ torch.distributed.destroy_process_group()
         ),
     ],
 )
-def test_python_children(searle, rtd, write_program, expected, tmp_path, child, line, count):
+def test_python_children(searle, rtd, write_program, expected_features, tmp_path, child, line, count):
     write_program(COMPOSE + CHILDREN[child])
     out = tmp_path / "result.pt"
     names = {"python": sys.executable, "FILE": str(tmp_path / "program.py"), "OUT": str(out)}
@@ -203,7 +203,7 @@ def test_python_children(searle, rtd, write_program, expected, tmp_path, child, 
     manifest, environment = searle
     done = rtd("run", manifest.folder, "--", *words, **environment)
     assert done.returncode == 0, done.stderr
-    assert_close(torch.load(out, weights_only=True), expected["composed"])
+    assert_close(torch.load(out, weights_only=True), expected_features["composed"])
     assert count in read_last_line(done)
     assert ("in 2 processes" in read_last_line(done)) == (not line.startswith("python -m program"))
 
@@ -309,14 +309,14 @@ def test_sitecustomize_and_path_of_the_user_still_work(searle, rtd, write_progra
 
 
 @pytest.mark.slow
-def test_an_inner_run_of_another_patch_wins(searle, rtd, write_program, patch_host, expected, tmp_path):
+def test_an_inner_run_of_another_patch_wins(searle, rtd, write_program, patch_host, expected_features, tmp_path):
     """The outer run counts its composed queries too."""
     manifest, environment = searle
     inner = patch_host(Path(manifest.host), folder="inner", blend=0.0)
     program = write_program(COMPOSE + CHILDREN["program"])
     again = [sys.executable, "-m", "rtd_plugin", "run", inner.folder, "--", *program, tmp_path / "result.pt"]
     done = rtd("run", manifest.folder, "--", *again, **environment)
-    assert_close(torch.load(tmp_path / "result.pt", weights_only=True), expected["untuned"])
+    assert_close(torch.load(tmp_path / "result.pt", weights_only=True), expected_features["untuned"])
     assert done.stderr.splitlines() == ["rtd-plugin: 3 composed queries used the tuned text encoder"] * 2
 
 
@@ -345,7 +345,9 @@ FISH = {  # of the script above
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_activates_and_deactivates_a_patch(searle, write_program, run_command, expected, tmp_path, shell):
+def test_a_shell_activates_and_deactivates_a_patch(
+    searle, write_program, run_command, expected_features, tmp_path, shell
+):
     """Only in that shell, until `rtd_deactivate`; sourcing a script twice is idempotent."""
     assert shutil.which(shell), f"{shell} is not installed"
     manifest, environment = searle
@@ -358,8 +360,8 @@ def test_a_shell_activates_and_deactivates_a_patch(searle, write_program, run_co
     done = run_command(shell, "-c", script, **environment)
     assert done.stdout.splitlines() == ["unrelated", str(tmp_path / "before"), "unset"], done.stderr
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder\n"
-    assert_close(torch.load(tmp_path / "result.pt", weights_only=True), expected["composed"])
-    assert_close(torch.load(tmp_path / "result.pt.off", weights_only=True), expected["untuned"])
+    assert_close(torch.load(tmp_path / "result.pt", weights_only=True), expected_features["composed"])
+    assert_close(torch.load(tmp_path / "result.pt.off", weights_only=True), expected_features["untuned"])
 
 
 def test_an_activated_shell_warns_only_of_programs_of_the_host(searle, run_command):

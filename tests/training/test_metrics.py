@@ -13,14 +13,14 @@ LINES = ['{"step": 0, "validation": {}}', '{"step": 1, "loss": 3.5}', '{"step": 
 
 
 @pytest.fixture
-def tracked():
+def tracker_log():
     return []
 
 
 @pytest.fixture
-def accelerator(tracked):
+def accelerator(tracker_log):
     """As much of an accelerator as the log needs."""
-    return SimpleNamespace(is_main_process=True, log=lambda values, step: tracked.append((step, values)))
+    return SimpleNamespace(is_main_process=True, log=lambda values, step: tracker_log.append((step, values)))
 
 
 @pytest.mark.parametrize(("resumed", "kept"), [(None, 0), (0, 1), (1, 2), (2, 3), (9, 4)])
@@ -44,7 +44,7 @@ def test_a_broken_end(tmp_path, accelerator, rest):
     assert path.read_text().splitlines() == LINES[:2]
 
 
-def test_values_go_to_the_file_and_the_tracker(tmp_path, accelerator, tracked):
+def test_values_go_to_the_file_and_the_tracker(tmp_path, accelerator, tracker_log):
     log = MetricsLog(tmp_path / "run" / "metrics.jsonl", None, accelerator)
     log.write(4, loss=0.5, validation={"recall_at_1": 10.0, "seen": {"recall_at_1": 11.0}})
     assert json.loads(log.path.read_text()) == {
@@ -53,7 +53,7 @@ def test_values_go_to_the_file_and_the_tracker(tmp_path, accelerator, tracked):
         "validation": {"recall_at_1": 10.0, "seen": {"recall_at_1": 11.0}},
     }
     values = {"loss": 0.5, "validation.recall_at_1": 10.0, "validation.seen.recall_at_1": 11.0}
-    assert tracked == [(4, values)]
+    assert tracker_log == [(4, values)]
 
 
 def test_other_processes_do_not_write(tmp_path, accelerator):

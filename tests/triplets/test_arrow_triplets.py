@@ -37,14 +37,14 @@ def parquet(tmp_path):
 
 
 @pytest.fixture
-def comma_separated(tmp_path):
-    def comma_separated(rows, names=NAMES):
+def write_csv(tmp_path):
+    def write_csv(rows, names=NAMES):
         path = tmp_path / "triplets.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([names, *rows])
         return path
 
-    return comma_separated
+    return write_csv
 
 
 def test_few_triplets_stay_in_memory_and_many_on_disk(small_batches):
@@ -76,10 +76,10 @@ def test_a_full_disk_is_named(small_batches, monkeypatch):
         collect(iter(TRIPLETS))
 
 
-def test_csv_and_parquet_give_the_same(parquet, comma_separated):
+def test_csv_and_parquet_give_the_same(parquet, write_csv):
     for source in (
         ParquetSource(path=parquet(), columns=COLUMNS),
-        CsvTriplets(path=comma_separated(TRIPLETS), columns=COLUMNS),
+        CsvTriplets(path=write_csv(TRIPLETS), columns=COLUMNS),
     ):
         found = source.load()
         assert list(found.triplets) == TRIPLETS
@@ -170,8 +170,8 @@ def test_an_empty_table_holds_no_triplets(parquet, tmp_path):
         (["a" * 2_000_000, "b", "c"], "longer than 1,048,576 bytes"),
     ],
 )
-def test_a_broken_row_of_csv_stops_or_is_skipped(comma_separated, row, says):
-    path = comma_separated([*TRIPLETS[:2], row, *TRIPLETS[2:]])
+def test_a_broken_row_of_csv_stops_or_is_skipped(write_csv, row, says):
+    path = write_csv([*TRIPLETS[:2], row, *TRIPLETS[2:]])
     with pytest.raises(RTDError, match=says):
         CsvTriplets(path=path, columns=COLUMNS).load()
     kept = CsvTriplets(path=path, columns=COLUMNS, skip_invalid=True).load()

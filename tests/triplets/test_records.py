@@ -26,7 +26,7 @@ def sparse(path, size: int, before: bytes = b"", after: bytes = b"") -> None:
 
 
 @pytest.fixture
-def bounded():
+def limit_memory():
     """Fail a test that allocates more than a fifth of its file of 100 MB."""
     tracemalloc.start()
     yield
@@ -35,7 +35,7 @@ def bounded():
     assert peak < 20e6
 
 
-def test_a_line_that_does_not_end_is_skipped(tmp_path, bounded):
+def test_a_line_that_does_not_end_is_skipped(tmp_path, limit_memory):
     path = tmp_path / "t.jsonl"
     sparse(path, 10**8, GOOD, b"\n" + GOOD)
     with pytest.raises(RTDError, match=r"record 2 \(line 2\): longer than 1,048,576 bytes \(broken records: 1 of 3\)"):
@@ -44,7 +44,7 @@ def test_a_line_that_does_not_end_is_skipped(tmp_path, bounded):
     assert (len(kept.triplets), kept.skipped) == (2, 1)
 
 
-def test_a_file_of_one_line_that_does_not_end(tmp_path, bounded, monkeypatch):
+def test_a_file_of_one_line_that_does_not_end(tmp_path, limit_memory, monkeypatch):
     monkeypatch.setattr(reading, "MAX_JSON_BYTES", 10**7)
     path = tmp_path / "t.json"
     sparse(path, 10**8, b'{"caption": "')
@@ -52,7 +52,7 @@ def test_a_file_of_one_line_that_does_not_end(tmp_path, bounded, monkeypatch):
         JsonTriplets(path=path).load()
 
 
-def test_captions_on_a_line_that_does_not_end(tmp_path, bounded):
+def test_captions_on_a_line_that_does_not_end(tmp_path, limit_memory):
     path = tmp_path / "captions.txt"
     sparse(path, 10**8, b"a dog\n", b"\na cat\n")
     first, second, third = read_captions(path)

@@ -45,7 +45,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def settled(monkeypatch):
+def trust_file_times(monkeypatch):
     """Trust the times of files that were just written."""
     monkeypatch.setattr(source_cache, "TICK", -(10**12))
 
@@ -83,7 +83,7 @@ def are_equal(first: TripletSet, second: TripletSet) -> bool:
 
 
 @pytest.mark.parametrize("make", [json_source, csv_source, parquet_source])
-def test_a_second_start_reads_nothing(make, tmp_path, settled, loads, opened_files):
+def test_a_second_start_reads_nothing(make, tmp_path, trust_file_times, loads, opened_files):
     source = make(tmp_path)
     first = open_source(source)
     store = open_token_store([first], PROMPT)
@@ -102,7 +102,7 @@ def cache_file(folder: Path) -> Path:
     return file
 
 
-def test_triplets_are_loaded_when_they_are_used(tmp_path, settled, loads):
+def test_triplets_are_loaded_when_they_are_used(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path)
     open_source(source)
     again = open_source(source)
@@ -112,20 +112,20 @@ def test_triplets_are_loaded_when_they_are_used(tmp_path, settled, loads):
     assert loads == [source.path] * 2
 
 
-def test_skipped_records_are_remembered(tmp_path, settled, loads):
+def test_skipped_records_are_remembered(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path, broken=True, skip_invalid=True)
     assert [open_source(source).skipped for _ in range(2)] == [1, 1]
     assert len(loads) == 1
 
 
-def test_a_broken_file_is_an_error_every_time(tmp_path, settled):
+def test_a_broken_file_is_an_error_every_time(tmp_path, trust_file_times):
     source = json_source(tmp_path, broken=True)
     for _ in range(2):
         with pytest.raises(RTDError, match=r"record 6 \(line 6\): .* is missing"):
             open_source(source)
 
 
-def test_the_weight_does_not_count_and_other_options_do(tmp_path, settled, loads):
+def test_the_weight_does_not_count_and_other_options_do(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path)
     open_source(source)
     open_source(JsonTriplets(path=source.path, weight=3))
@@ -135,7 +135,7 @@ def test_the_weight_does_not_count_and_other_options_do(tmp_path, settled, loads
     assert len(loads) == 3
 
 
-def test_a_file_that_changed_is_read(tmp_path, settled, loads):
+def test_a_file_that_changed_is_read(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path)
     first, times = open_source(source), source.path.stat()
     content = source.path.read_text()
@@ -148,7 +148,7 @@ def test_a_file_that_changed_is_read(tmp_path, settled, loads):
     assert len(loads) == 2
 
 
-def test_another_file_in_its_place_is_read(tmp_path, settled, loads):
+def test_another_file_in_its_place_is_read(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path)
     open_source(source)
     (tmp_path / "other").write_text(source.path.read_text().replace("dog", "cow"))
@@ -156,7 +156,7 @@ def test_another_file_in_its_place_is_read(tmp_path, settled, loads):
     assert open_source(source).triplets[0].reference == "a cow, number 0"
 
 
-def test_the_same_content_has_the_same_store(tmp_path, settled, loads):
+def test_the_same_content_has_the_same_store(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path)
     store = open_token_store([open_source(source)], PROMPT)
     os.utime(source.path, (1, 1))
@@ -172,7 +172,7 @@ def test_a_file_that_was_just_written_is_read_again(tmp_path, loads):
     assert list(tmp_path.glob("cache/sources/*.json")) == []
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path, settled, monkeypatch):
+def test_a_file_that_changes_while_it_is_read(tmp_path, trust_file_times, monkeypatch):
     source, load = json_source(tmp_path), JsonTriplets.load
 
     def changing(self):
@@ -186,7 +186,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, settled, monkeypatch):
     assert list(tmp_path.glob("cache/sources/*.json")) == []
 
 
-def test_a_file_that_changes_before_its_triplets_are_used(tmp_path, settled):
+def test_a_file_that_changes_before_its_triplets_are_used(tmp_path, trust_file_times):
     source = json_source(tmp_path)
     open_source(source)
     again = open_source(source)
@@ -195,7 +195,7 @@ def test_a_file_that_changes_before_its_triplets_are_used(tmp_path, settled):
         open_token_store([again], PROMPT)
 
 
-def test_a_missing_file_is_an_error(tmp_path, settled):
+def test_a_missing_file_is_an_error(tmp_path, trust_file_times):
     source = json_source(tmp_path)
     open_source(source)
     source.path.unlink()
@@ -204,7 +204,7 @@ def test_a_missing_file_is_an_error(tmp_path, settled):
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", "null"])
-def test_a_broken_record_is_replaced(content, tmp_path, settled, loads):
+def test_a_broken_record_is_replaced(content, tmp_path, trust_file_times, loads):
     source = json_source(tmp_path)
     first = open_source(source)
     cache_file(tmp_path).write_text(content)
@@ -214,7 +214,7 @@ def test_a_broken_record_is_replaced(content, tmp_path, settled, loads):
     assert len(loads) == 2
 
 
-def test_a_cache_that_cannot_be_written(tmp_path, settled, loads, monkeypatch):
+def test_a_cache_that_cannot_be_written(tmp_path, trust_file_times, loads, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "file"))
     source = json_source(tmp_path)
@@ -222,7 +222,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, settled, loads, monkeypatch):
     assert len(loads) == 1
 
 
-def test_a_subclass_says_what_its_load_depends_on(tmp_path, settled, loads):
+def test_a_subclass_says_what_its_load_depends_on(tmp_path, trust_file_times, loads):
     class Uncached(JsonTriplets):
         def load(self):
             return super().load()
