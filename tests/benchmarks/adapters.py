@@ -1,10 +1,10 @@
-"""What RTD gains on the miniature with each adapter and each of several backbones, and the paper's ablations.
+"""The gain of RTD on the miniature with each adapter and several backbones, and the paper's ablations.
 
     python tests/benchmarks/adapters.py OUTPUT [BACKBONE ...] [--seeds 3] [--jobs 1]
 
-A BACKBONE is a folder of clip.safetensors and its projections, as the programs of recipes/miniature make them; the
-shipped one comes first. OUTPUT is a folder of JSON files, one a run: what is there is not run again. Prints tables of
-docs/miniature.md: recall in percent on the test split, mean and standard deviation over the seeds of training.
+A BACKBONE is a folder with clip.safetensors and its projections, as the programs of recipes/miniature write them; the
+shipped backbone comes first. OUTPUT gets a JSON file for each run; a run whose file exists is skipped. Prints the
+tables of docs/miniature.md: recall in percent on the test split, mean and standard deviation over training seeds.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 import rtd_recipes.miniature
 import torch
-from miniature import GROUPS, figures, run_of, tuned
+from miniature import GROUPS, compute_metrics, make_run, train_tower
 from torch import Tensor
 
 from rtd_plugin import hookimpl
@@ -41,7 +41,7 @@ COLUMNS = "seeds | R@1 before | R@1 after | gain | R@5 before | R@5 after | gain
 
 
 class TrainedTargets:
-    """The paper's ablation of the frozen target encoder: what trains also encodes target and reference captions."""
+    """The paper's ablation of the frozen target encoder: the trained tower also encodes targets and references."""
 
     @hookimpl
     def rtd_objective(self, inputs: ObjectiveInputs) -> Tensor:
@@ -64,7 +64,7 @@ ABLATIONS: dict[str, tuple[list[str], list[object]]] = {  # overrides of the rec
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a backbone's folder, an adapter, a seed, and perhaps an ablation."""
+    """One run: a backbone's folder, an adapter, a seed, and optionally an ablation."""
 
     backbone: Path
     adapter: str
@@ -77,67 +77,75 @@ class Cell:
         ablation = [self.ablation.replace(" ", "-")] if self.ablation else []
         return "_".join([backbone, self.adapter, *ablation, str(self.seed)])
 
-    def run(self, folder: Path) -> Run:
+    def make_run(self, folder: Path) -> Run:
+        """Return the run, which writes to a folder."""
         overrides, _ = ABLATIONS.get(self.ablation, ([], []))
         clip, projection = self.backbone / "clip.safetensors", self.backbone / f"{self.adapter}.safetensors"
-        where = [f"backbone.checkpoint={clip}", f"projection={projection}"]
-        return run_of(f"{self.adapter}-miniature", self.seed, folder, *where, *overrides)
+        weights = [f"backbone.checkpoint={clip}", f"projection={projection}"]
+        return make_run(f"{self.adapter}-miniature", self.seed, folder, *weights, *overrides)
 
 
 @cache
-def retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, Any]]:
-    """The test split for one projection, and its figures before training."""
-    run = Cell(backbone, adapter, 0).run(Path())
+def load_retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, Any]]:
+    """Return the test split for one projection, and its metrics before training."""
+    run = Cell(backbone, adapter, 0).make_run(Path())
     images = ImageFeatures(run.recipe.backbone.load_image_encoder())
     retrieval = Retrieval(run.recipe.evaluation, run.adapter, images, run.projection)
-    before = {"image only": figures(retrieval.rank_by_image()), "before": figures(retrieval.rank_composed(run.tower))}
+    before = {
+        "image only": compute_metrics(retrieval.rank_by_image()),
+        "before": compute_metrics(retrieval.rank_composed(run.tower)),
+    }
     return retrieval, before
 
 
 def measure(cell: Cell, output: Path) -> None:
-    """Train, and write the figures of before and after."""
-    split, before = retrieval(cell.backbone, cell.adapter)
-    _, registered = ABLATIONS.get(cell.ablation, ([], []))
-    with tempfile.TemporaryDirectory() as folder, plugins.use_plugins(*registered):
-        tower, seconds = tuned(cell.run(Path(folder)), cell.name)
-    results = {**before, "after": figures(split.rank_composed(tower)), "seconds": seconds}
+    """Train a run, and write the metrics before and after."""
+    retrieval, before = load_retrieval(cell.backbone, cell.adapter)
+    _, ablation_plugins = ABLATIONS.get(cell.ablation, ([], []))
+    with tempfile.TemporaryDirectory() as folder, plugins.use_plugins(*ablation_plugins):
+        tower, seconds = train_tower(cell.make_run(Path(folder)), cell.name)
+    results = {**before, "after": compute_metrics(retrieval.rank_composed(tower)), "seconds": seconds}
     write_text(output / f"{cell.name}.json", json.dumps(results, indent=2))
 
 
-def cells(backbones: Sequence[Path], seeds: int) -> list[Cell]:
+def list_cells(backbones: Sequence[Path], seeds: int) -> list[Cell]:
+    """Return the runs of all tables."""
     main = [Cell(backbone, adapter, seed) for backbone in backbones for adapter in ADAPTERS for seed in range(seeds)]
     return main + [Cell(SHIPPED, "lincir", seed, ablation) for ablation in ABLATIONS for seed in range(seeds)]
 
 
-def spread(values: Iterable[float], sign: str = "") -> str:
+def format_mean(values: Iterable[float], sign: str = "") -> str:
+    """Return mean and standard deviation as text."""
     values = list(values)
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{sign}.1f}{deviation}"
 
 
-def show(output: Path, backbones: Sequence[Path], seeds: int) -> None:
-    """Tables of what there is."""
-    files = {cell: output / f"{cell.name}.json" for cell in cells(backbones, seeds)}
+def print_tables(output: Path, backbones: Sequence[Path], seeds: int) -> None:
+    """Print the tables of the runs whose results exist."""
+    files = {cell: output / f"{cell.name}.json" for cell in list_cells(backbones, seeds)}
     results = {cell: json.loads(file.read_text(encoding="utf-8")) for cell, file in files.items() if file.is_file()}
     for group in GROUPS:
         print(f"\n| {group} phrasings | backbone | {COLUMNS}" + "---|" * 9)
         for adapter in ADAPTERS:
-            for number, backbone in enumerate(backbones):
-                row(f"{adapter} | {number}", [results.get(Cell(backbone, adapter, s)) for s in range(seeds)], group)
+            for index, backbone in enumerate(backbones):
+                runs = [results.get(Cell(backbone, adapter, seed)) for seed in range(seeds)]
+                print_row(f"{adapter} | {index}", runs, group)
     for group in GROUPS:
         print(f"\n| {group} phrasings | {COLUMNS}" + "---|" * 8)
         for ablation in (None, *ABLATIONS):
-            found = [results.get(Cell(SHIPPED, "lincir", seed, ablation)) for seed in range(seeds)]
-            row(ablation or "RTD", found, group)
+            runs = [results.get(Cell(SHIPPED, "lincir", seed, ablation)) for seed in range(seeds)]
+            print_row(ablation or "RTD", runs, group)
 
 
-def row(name: str, found: Sequence[dict[str, Any] | None], group: str) -> None:
-    runs = [result for result in found if result]
+def print_row(name: str, results: Sequence[dict[str, Any] | None], group: str) -> None:
+    """Print a row over the runs that have a result."""
+    runs = [result for result in results if result]
     cells = []
     for metric in METRICS if runs else ():
-        before, after = ([run[when][group][metric] for run in runs] for when in ("before", "after"))
-        gains = [late - early for early, late in zip(before, after, strict=True)]
-        cells += [f"{before[0]:.1f}", spread(after), spread(gains, "+")]
+        before, after = ([run[time][group][metric] for run in runs] for time in ("before", "after"))
+        gains = [tuned - frozen for frozen, tuned in zip(before, after, strict=True)]
+        cells += [f"{before[0]:.1f}", format_mean(after), format_mean(gains, "+")]
     print(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
 
 
@@ -146,14 +154,14 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("backbones", type=Path, nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that run at once")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     backbones = [SHIPPED, *(folder.resolve() for folder in args.backbones)]
-    todo = [c for c in cells(backbones, args.seeds) if not (args.output / f"{c.name}.json").is_file()]
+    missing = [cell for cell in list_cells(backbones, args.seeds) if not (args.output / f"{cell.name}.json").is_file()]
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        list(pool.map(measure, todo, [args.output] * len(todo)))
-    show(args.output, backbones, args.seeds)
+        list(pool.map(measure, missing, [args.output] * len(missing)))
+    print_tables(args.output, backbones, args.seeds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The training step of RTD's authors, out of their own modules, for `speed.py steps --authors`.
+"""The training step of RTD's authors, from their modules, for `speed.py --authors`.
 
-Run by a Python that has what they need (torch, transformers 4.44, clip), from `speed.py` alone, which says on stdin
-which step to take. Nothing of rtd-plugin is imported.
+`speed.py` runs this program in a Python with the authors' requirements (torch, transformers 4.44, clip) and writes the
+index of each step to stdin. The program imports nothing of rtd-plugin.
 
     python authors_step.py REPOSITORY FOLDER THREADS
 """
@@ -28,20 +28,21 @@ prepared = torch.load(Path(folder) / "prepared.pt", weights_only=True, mmap=True
 config = prepared["config"]
 
 
-def encoder() -> CLIPTextModelWithProjection:
+def load_encoder() -> CLIPTextModelWithProjection:
     model = CLIPTextModelWithProjection(CLIPTextConfig(**config))
     model.load_state_dict(prepared["huggingface"], strict=False)
     return model
 
 
-frozen, trained = encoder().requires_grad_(False), encoder().train()
+frozen, trained = load_encoder().requires_grad_(False), load_encoder().train()
 phi = Phi(config["projection_dim"], 4 * config["projection_dim"], config["hidden_size"], 0.5)
 phi.load_state_dict(prepared["projection"])
 phi.requires_grad_(False).eval()
 optimizer = torch.optim.AdamW(trained.parameters(), lr=prepared["learning_rate"], weight_decay=0.01)
 
 
-def step(batch: dict[str, torch.Tensor]) -> float:
+def take_step(batch: dict[str, torch.Tensor]) -> float:
+    """Return the loss of a step."""
     queries = torch.cat((batch["queries"], batch["unconditioned"]))
     targets = torch.cat((batch["targets"], batch["references"]))
     target_features = frozen(input_ids=targets).text_embeds
@@ -61,7 +62,7 @@ print(json.dumps({"ready": True}), file=answers, flush=True)
 for line in sys.stdin:
     batch = prepared["batches"][int(line)]
     wall, cpu = time.perf_counter(), time.process_time()
-    loss = step(batch)
+    loss = take_step(batch)
     answer = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "loss": loss}
     answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(answer), file=answers, flush=True)

@@ -1,11 +1,11 @@
-"""What evaluation costs: retrieval at the size of CIRCO, and before and after against one evaluation.
+"""The cost of evaluation: retrieval at the size of CIRCO, and two text encoders against one.
 
     python tests/benchmarks/evaluation.py retrieval [--queries 800] [--images 123403] [--features 768]
     python tests/benchmarks/evaluation.py cost [--model ViT-B-32] [--images 200] [--queries-per-image 1.82]
 
-Random features and weights: the time does not depend on them. `cost` has the proportions of CIRR's validation split
-(4181 queries, 2297 images; conditions of 4 to 18 words, on average 11), and of pictures of 600 × 450 pixels; each
-evaluation starts with an empty cache. Seconds are those of the processor, all threads together.
+Features and weights are random: the time does not depend on them. `cost` has the proportions of CIRR's validation split
+(4181 queries, 2297 images; conditions of 4 to 18 words, on average 11) and pictures of 600 × 450 pixels; each
+evaluation starts with an empty cache. Seconds are processor time, summed over threads.
 """
 
 import argparse
@@ -49,26 +49,27 @@ WORDS = (
 )
 
 
-def peak() -> float:
-    """Largest memory of this process so far, in GiB."""
+def measure_peak_memory() -> float:
+    """Return the peak memory of this process, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def retrieval(queries: int, images: int, features: int) -> None:
+def measure_retrieval(queries: int, images: int, features: int) -> None:
+    """Rank random queries, and print time and memory."""
     generator = torch.Generator().manual_seed(0)
-    gallery = F.normalize(torch.randn(images, features, generator=generator), dim=-1)
-    asked = F.normalize(torch.randn(queries, features, generator=generator), dim=-1)
-    targets = [[number % images, (7 * number + 1) % images] for number in range(queries)]
-    before = peak()
-    began, wall = time.process_time(), time.monotonic()
-    prepared = Gallery(gallery)
-    ready = time.process_time() - began
-    prepared.rank(asked, targets, depth=DEPTH)
-    taken = time.process_time() - began
-    print(f"{queries} queries × {images} images × {features}, the first {DEPTH} and all targets' ranks:")
-    print(f"  {taken:.1f} s of the processor ({ready:.1f} s for what each gallery needs once), ", end="")
-    print(f"{time.monotonic() - wall:.1f} s in all")
-    print(f"  memory: {before:.2f} GiB with the features, {peak():.2f} GiB at most")
+    image_features = F.normalize(torch.randn(images, features, generator=generator), dim=-1)
+    query_features = F.normalize(torch.randn(queries, features, generator=generator), dim=-1)
+    targets = [[query % images, (7 * query + 1) % images] for query in range(queries)]
+    memory_before = measure_peak_memory()
+    start, wall_start = time.process_time(), time.monotonic()
+    gallery = Gallery(image_features)
+    preparation = time.process_time() - start
+    gallery.rank(query_features, targets, depth=DEPTH)
+    total = time.process_time() - start
+    print(f"{queries} queries × {images} images × {features}, the best {DEPTH} images and the ranks of all targets:")
+    print(f"  {total:.1f} s of processor time ({preparation:.1f} s to prepare the gallery once), ", end="")
+    print(f"{time.monotonic() - wall_start:.1f} s of wall-clock time")
+    print(f"  memory: {memory_before:.2f} GiB with the features, {measure_peak_memory():.2f} GiB at the peak")
 
 
 class Photographs(FileBenchmark):
@@ -77,11 +78,11 @@ class Photographs(FileBenchmark):
     name = "photographs"
     excludes_reference = True
 
-    asked: int
+    query_count: int
 
     def queries(self) -> list[Query]:
         rng, names = random.Random(0), self.gallery()
-        conditions = (" ".join(rng.choices(WORDS, k=rng.randint(4, 18))) for _ in range(self.asked))
+        conditions = (" ".join(rng.choices(WORDS, k=rng.randint(4, 18))) for _ in range(self.query_count))
         return [Query(*self._pair(rng, names, condition)) for condition in conditions]
 
     def _pair(self, rng: random.Random, names: list[str], condition: str) -> tuple:
@@ -95,7 +96,8 @@ class Photographs(FileBenchmark):
         return self.data / name
 
 
-def cost(model: str, images: int, queries_per_image: float) -> None:
+def measure_cost(model: str, images: int, queries_per_image: float) -> None:
+    """Evaluate one and two text encoders, and print the ratio of their times."""
     torch.manual_seed(0)
     clip, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=None)
     config = open_clip.get_model_config(model)
@@ -104,23 +106,24 @@ def cost(model: str, images: int, queries_per_image: float) -> None:
     phi = Phi(towers[0].features, towers[0].width).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
         pixels = torch.randint(256, (images, 12, 16, 3), dtype=torch.uint8).numpy()
-        for number, picture in enumerate(pixels):
-            Image.fromarray(picture).resize((600, 450)).save(Path(folder) / f"{number:06d}.jpg")
-        benchmark = Photographs(data=folder, asked=round(images * queries_per_image))
+        for index, picture in enumerate(pixels):
+            Image.fromarray(picture).resize((600, 450)).save(Path(folder) / f"{index:06d}.jpg")
+        benchmark = Photographs(data=folder, query_count=round(images * queries_per_image))
         seconds = {}
-        for weights in (0, 1):
-            began = time.process_time()
-            encoder = ImageFeatures(ImageEncoder(clip.visual.eval(), preprocess), workers=2)
-            found = Retrieval(benchmark, LinCIR(), encoder, phi)
-            imaged = time.process_time() - began
-            compare(found, towers[0], {Path("tuned"): lambda: towers[1]} if weights else {}).to_dict()
-            seconds[weights] = time.process_time() - began
+        for tuned_encoders in (0, 1):
+            start = time.process_time()
+            image_features = ImageFeatures(ImageEncoder(clip.visual.eval(), preprocess), workers=2)
+            retrieval = Retrieval(benchmark, LinCIR(), image_features, phi)
+            image_seconds = time.process_time() - start
+            compare(retrieval, towers[0], {Path("tuned"): lambda: towers[1]} if tuned_encoders else {}).to_dict()
+            seconds[tuned_encoders] = time.process_time() - start
             print(
-                f"{weights} tuned: {seconds[weights]:.1f} s of the processor, of which images {imaged:.1f} s",
+                f"{tuned_encoders} tuned: {seconds[tuned_encoders]:.1f} s of processor time, "
+                f"{image_seconds:.1f} s of it for images",
                 flush=True,
             )
-    print(f"{model}, {images} images, {benchmark.asked} queries: ", end="")
-    print(f"before and after costs {seconds[1] / seconds[0]:.3f} times one evaluation")
+    print(f"{model}, {images} images, {benchmark.query_count} queries: ", end="")
+    print(f"evaluating before and after costs {seconds[1] / seconds[0]:.3f} times one evaluation")
 
 
 def main() -> None:
@@ -130,12 +133,12 @@ def main() -> None:
     command.add_argument("--queries", type=int, default=800)
     command.add_argument("--images", type=int, default=123_403)
     command.add_argument("--features", type=int, default=768)
-    command.set_defaults(run=retrieval)
+    command.set_defaults(run=measure_retrieval)
     command = commands.add_parser("cost")
     command.add_argument("--model", default="ViT-B-32")
     command.add_argument("--images", type=int, default=200)
     command.add_argument("--queries-per-image", type=float, default=4181 / 2297)
-    command.set_defaults(run=cost)
+    command.set_defaults(run=measure_cost)
     options = vars(parser.parse_args())
     options.pop("run")(**options)
 

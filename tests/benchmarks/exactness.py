@@ -1,10 +1,10 @@
-"""Whether RTD's fast step is the step written out: loss and every gradient, step by step, on towers of full size.
+"""Compare the engine's step with the explicit step: the loss and every gradient, on towers of full size.
 
     python tests/benchmarks/exactness.py [--tower ViT-B-32] [--triplets 32] [--threads 2] [--steps 20]
         [--captions FILE --conditions FILE]
 
-Both sides are those of `speed.py`, in one process; both take each step with their own gradients, from the weights that
-their earlier steps gave. Of a gradient's difference the largest entry counts, as a share of the gradient's largest.
+Both sides are those of `speed.py`, in one process. Each takes all steps with the gradients that it computes. The
+difference of two gradients is the largest difference of an entry, relative to the largest entry.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from speed import Explicit, Ours, prepare
 from torch import Tensor
 
 
-def without_keys(name: str, gradient: Tensor) -> Tensor:
-    """A key's bias cancels in the softmax: its gradient is rounding error alone."""
+def drop_key_bias(name: str, gradient: Tensor) -> Tensor:
+    """Leave out the bias of keys: it cancels in the softmax, so its gradient is rounding error alone."""
     return gradient.view(3, -1)[::2] if name.endswith("in_proj_bias") else gradient
 
 
@@ -39,32 +39,38 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, explicit: Explicit, ours: Ours) -> None:
-    found: dict[str, dict[str, Tensor]] = {}
+    """Print the differences of each step, and the largest."""
+    gradients: dict[str, dict[str, Tensor]] = {}
 
-    def note(side: str, tower: torch.nn.Module) -> None:
+    def record_gradients(side: str, tower: torch.nn.Module) -> None:
         for name, parameter in tower.named_parameters():
             if parameter.grad is not None:
-                found[side][name] = without_keys(name, parameter.grad.clone())
+                gradients[side][name] = drop_key_bias(name, parameter.grad.clone())
 
-    explicit.optimizer.register_step_pre_hook(lambda *_: note("explicit", explicit.tower))
-    ours.trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: note("ours", ours.trainer.tower))
+    explicit.optimizer.register_step_pre_hook(lambda *_: record_gradients("explicit", explicit.tower))
+    ours.trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: record_gradients("ours", ours.trainer.tower))
     rows = ours.trainer.tower.token_embedding.trained
     worst_loss = worst_gradient = 0.0
     print("| step | loss | relative difference | largest difference of a gradient | in |\n|---|---|---|---|---|")
     for step in range(args.steps):
-        found |= {"explicit": {}, "ours": {}}
+        gradients |= {"explicit": {}, "ours": {}}
         expected, loss = explicit.take(step), ours.take(step)
-        assert found["explicit"].keys() == found["ours"].keys() == dict(explicit.tower.named_parameters()).keys()
-        embedding = "token_embedding.weight"
-        assert found["explicit"][embedding].count_nonzero() == found["explicit"][embedding][rows].count_nonzero()
-        found["explicit"][embedding] = found["explicit"][embedding][rows]
-        gradient, name = max(
-            (float((found["ours"][name] - other).abs().max() / other.abs().max()), name)
-            for name, other in found["explicit"].items()
+        assert (
+            gradients["explicit"].keys() == gradients["ours"].keys() == dict(explicit.tower.named_parameters()).keys()
         )
-        difference = abs(loss - expected) / expected
-        print(f"| {step + 1} | {loss:.6f} | {difference:.1e} | {gradient:.1e} | {name} |", flush=True)
-        worst_loss, worst_gradient = max(worst_loss, difference), max(worst_gradient, gradient)
+        embedding = "token_embedding.weight"
+        assert (
+            gradients["explicit"][embedding].count_nonzero() == gradients["explicit"][embedding][rows].count_nonzero()
+        )
+        gradients["explicit"][embedding] = gradients["explicit"][embedding][rows]
+        gradient_difference, name = max(
+            (float((gradients["ours"][name] - gradient).abs().max() / gradient.abs().max()), name)
+            for name, gradient in gradients["explicit"].items()
+        )
+        loss_difference = abs(loss - expected) / expected
+        print(f"| {step + 1} | {loss:.6f} | {loss_difference:.1e} | {gradient_difference:.1e} | {name} |", flush=True)
+        worst_loss = max(worst_loss, loss_difference)
+        worst_gradient = max(worst_gradient, gradient_difference)
     print(f"\n{args.tower}, {args.triplets} triplets: loss {worst_loss:.1e}, gradients {worst_gradient:.1e} at worst")
 
 

@@ -1,4 +1,4 @@
-"""What RTD gains on the miniature, over seeds, with a control whose conditions are shuffled among the triplets.
+"""The gain of RTD on the miniature over several seeds, with shuffled conditions as a control.
 
     python tests/benchmarks/miniature.py [--seeds 3] [--output FILE.json]
 
@@ -30,23 +30,24 @@ METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 GROUPS = ("all", "seen", "unseen")
 
 
-def run_of(recipe: str, seed: int, folder: Path, *overrides: str) -> Run:
+def make_run(recipe: str, seed: int, folder: Path, *overrides: str) -> Run:
+    """Return a new run of a recipe with a seed and overrides."""
     settings = read_recipe(plugins.find_recipe(recipe), [f"seed={seed}", *overrides])
     return load_run(settings, folder)
 
 
-def tuned(run: Run, what: str) -> tuple[TextTower, float]:
-    """The trained tower, and the seconds that training took."""
-    began = time.monotonic()
-    with progress(what) as advance:
+def train_tower(run: Run, label: str) -> tuple[TextTower, float]:
+    """Return the trained tower and the training time in seconds."""
+    start = time.monotonic()
+    with progress(label) as advance:
         accelerator = make_accelerator(run.recipe)
         with plugins.use_plugins(TrainingProgress(advance)):
             tower, _ = train(run, accelerator)
-    return tower, time.monotonic() - began
+    return tower, time.monotonic() - start
 
 
-def shuffled_conditions(recipe: str, file: Path) -> None:
-    """The recipe's triplets with their conditions in another order, as JSON lines."""
+def write_shuffled_triplets(recipe: str, file: Path) -> None:
+    """Write the recipe's triplets as JSON lines, with their conditions in random order."""
     (source,) = read_recipe(plugins.find_recipe(recipe)).triplets
     triplets = source.load().triplets
     conditions = [triplet.condition for triplet in triplets]
@@ -58,12 +59,14 @@ def shuffled_conditions(recipe: str, file: Path) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def figures(found: RetrievalResult) -> dict[str, dict[str, float]]:
-    metrics = found.compute_metrics()
+def compute_metrics(result: RetrievalResult) -> dict[str, dict[str, float]]:
+    """Return the metrics of all queries and of each group of phrasings, in percent."""
+    metrics = result.compute_metrics()
     return {group: metrics if group == "all" else metrics[group] for group in GROUPS}
 
 
-def show(rows: Mapping[str, list[dict[str, Any]]]) -> None:
+def print_tables(rows: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Print a table for each group of phrasings: mean and standard deviation over the seeds."""
     for group in GROUPS:
         print(f"\n| {group} phrasings | R@1 | R@5 | R@10 | subset R@1 |\n|---|---|---|---|---|")
         for name, seeds in rows.items():
@@ -79,39 +82,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipe", default="lincir-miniature")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="write every figure here as JSON")
+    parser.add_argument("--output", type=Path, help="JSON file for all metrics")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        run = run_of(args.recipe, 0, Path(folder) / "base")
+        run = make_run(args.recipe, 0, Path(folder) / "base")
         adapter = plugins.find_adapter(run.recipe.adapter)
         images = ImageFeatures(run.recipe.backbone.load_image_encoder())
         retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
         rows: dict[str, list[dict[str, Any]]] = {
-            "image only": [figures(retrieval.rank_by_image())],
-            "text only": [figures(retrieval.rank_by_condition(run.tower))],
-            "frozen": [figures(retrieval.rank_composed(run.tower))],
+            "image only": [compute_metrics(retrieval.rank_by_image())],
+            "text only": [compute_metrics(retrieval.rank_by_condition(run.tower))],
+            "frozen": [compute_metrics(retrieval.rank_composed(run.tower))],
             "tuned": [],
             "conditions shuffled": [],
-            "target caption": [figures(retrieval.rank_by_target_caption(run.tower))],
+            "target caption": [compute_metrics(retrieval.rank_by_target_caption(run.tower))],
         }
         control = Path(folder) / "shuffled.jsonl"
-        shuffled_conditions(args.recipe, control)
+        write_shuffled_triplets(args.recipe, control)
         shuffled = f"triplets=[{{source: json, path: {control}}}]"
         seconds = []
         for seed in range(args.seeds):
-            tower, taken = tuned(run_of(args.recipe, seed, Path(folder) / f"tuned-{seed}"), f"seed {seed}")
-            rows["tuned"].append(figures(retrieval.rank_composed(tower)))
-            seconds.append(taken)
-            run = run_of(args.recipe, seed, Path(folder) / f"shuffled-{seed}", shuffled)
-            tower, _ = tuned(run, f"seed {seed}, shuffled")
-            rows["conditions shuffled"].append(figures(retrieval.rank_composed(tower)))
+            tower, duration = train_tower(make_run(args.recipe, seed, Path(folder) / f"tuned-{seed}"), f"seed {seed}")
+            rows["tuned"].append(compute_metrics(retrieval.rank_composed(tower)))
+            seconds.append(duration)
+            run = make_run(args.recipe, seed, Path(folder) / f"shuffled-{seed}", shuffled)
+            tower, _ = train_tower(run, f"seed {seed}, shuffled")
+            rows["conditions shuffled"].append(compute_metrics(retrieval.rank_composed(tower)))
 
-    show(rows)
+    print_tables(rows)
     print("\ngain of tuning, by seed:")
-    for seed, after in enumerate(rows["tuned"]):
+    for seed, metrics in enumerate(rows["tuned"]):
         gains = {
-            group: {metric: round(after[group][metric] - rows["frozen"][0][group][metric], 1) for metric in METRICS}
+            group: {metric: round(metrics[group][metric] - rows["frozen"][0][group][metric], 1) for metric in METRICS}
             for group in GROUPS
         }
         print(f"  seed {seed}: {gains}")

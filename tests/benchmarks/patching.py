@@ -1,4 +1,4 @@
-"""How long a composed query takes through a patch, against the host's own function in the same process.
+"""The time of a composed query with a patch and without, in the same process.
 
     python tests/benchmarks/patching.py [--host HOST] [--repeats 5]
 
@@ -33,8 +33,8 @@ BATCH = 32
 MEAN, DEVIATION = 12.1, 4.8  # tokens of a condition of CIRR's validation split
 
 
-def prompts() -> torch.Tensor:
-    """(32, 77) tokens: `a photo of $ that`, a condition of random words, and the end."""
+def make_prompts() -> torch.Tensor:
+    """Return (32, 77) tokens: `a photo of $ that`, a condition of random words, and the end token."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.zeros(BATCH, 77, dtype=torch.int64)
     for row in tokens:
@@ -45,15 +45,15 @@ def prompts() -> torch.Tensor:
     return tokens
 
 
-def seconds(function: Callable[[], torch.Tensor], repeats: int) -> float:
-    """The median over the repeats, after one to warm up."""
+def measure_seconds(function: Callable[[], torch.Tensor], repeats: int) -> float:
+    """Return the median over the repeats, after a warm-up call."""
     function()
-    taken = []
+    seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         function()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def main() -> None:
@@ -67,20 +67,22 @@ def main() -> None:
     sys.path.insert(0, str(host.root / "src"))
     compose = importlib.import_module("encode_with_pseudo_tokens").encode_with_pseudo_tokens
     model = CLIP(512, 32, 1, 64, 32, 77, 49408, 512, 8, 12).eval()
-    tokens, pseudo_tokens = prompts(), 0.02 * torch.randn(BATCH, 512)
+    tokens, pseudo_tokens = make_prompts(), 0.02 * torch.randn(BATCH, 512)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         file = Path(folder) / "tuned.safetensors"
         save_file(TextTower.from_state_dict(model.state_dict()).state_dict(), file)
         manifest = write_patch(Path(folder) / "patch", host, read_weights(file))
-        before = compose(model, tokens, pseudo_tokens)
-        own = seconds(lambda: compose(model, tokens, pseudo_tokens), args.repeats)
+        expected = compose(model, tokens, pseudo_tokens)
+        host_seconds = measure_seconds(lambda: compose(model, tokens, pseudo_tokens), args.repeats)
         with rtd_plugin.activate(manifest.folder):
-            through = importlib.import_module("encode_with_pseudo_tokens").encode_with_pseudo_tokens
-            patched = seconds(lambda: through(model, tokens, pseudo_tokens), args.repeats)
-            difference = (through(model, tokens, pseudo_tokens) - before).abs().max().item()
+            patched_compose = importlib.import_module("encode_with_pseudo_tokens").encode_with_pseudo_tokens
+            patched_seconds = measure_seconds(lambda: patched_compose(model, tokens, pseudo_tokens), args.repeats)
+            difference = (patched_compose(model, tokens, pseudo_tokens) - expected).abs().max().item()
     longest = int(tokens.argmax(dim=1).max()) + 1
-    print(f"{BATCH} prompts of up to {longest} tokens: the host's own {own:.2f} s, through the patch {patched:.2f} s")
-    print(f"{own / patched:.1f} times as fast; largest difference of the same weights {difference:.1e}")
+    print(f"{BATCH} prompts of up to {longest} tokens: host {host_seconds:.2f} s, patched {patched_seconds:.2f} s")
+    print(
+        f"{host_seconds / patched_seconds:.1f} times as fast; largest difference with the same weights {difference:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What RTD gains on the miniature when all its triplets are made by rule from captions alone.
+"""The gain of RTD on the miniature with triplets made by rules from captions alone.
 
     python tests/benchmarks/rule_triplets.py [--captions 6000] [--seeds 3] [--output FILE.json]
 
-The captions describe scenes that training may see; `rtd-plugin triplets build rules` makes the triplets, and those that
-happen to describe a scene of the benchmark are left out. Prints the tables of docs/triplets.md, as miniature.py does.
+The captions describe training scenes; `rtd-plugin triplets build rules` makes the triplets, and those that describe a
+scene of the benchmark are left out. Prints the tables of docs/triplets.md, as miniature.py does.
 """
 
 import argparse
@@ -14,9 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from miniature import figures, run_of, show, tuned
+from miniature import compute_metrics, make_run, print_tables, train_tower
 
 from rtd_plugin.contract import plugins
+from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.generation.rules.build import build
 from rtd_plugin.miniature.language import PLACE_WORDS, SIZE_WORDS, TEXTURE_WORDS, caption
@@ -26,19 +27,20 @@ from rtd_plugin.miniature.world import BACKGROUNDS, COLOURS, SHAPES, Scene, Thin
 RECIPE = "lincir-miniature"
 
 
-def _one_of(words: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    return {word: value for value, spelt in words.items() for word in spelt if word}
+def _invert(words: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Return the value that each word names."""
+    return {word: value for value, names in words.items() for word in names if word}
 
 
-SIZES, TEXTURES, PLACES = _one_of(SIZE_WORDS), _one_of(TEXTURE_WORDS), _one_of(PLACE_WORDS)
+SIZES, TEXTURES, PLACES = _invert(SIZE_WORDS), _invert(TEXTURE_WORDS), _invert(PLACE_WORDS)
 THING = re.compile(
     rf"({'|'.join(SIZES)}) (?:({'|'.join(TEXTURES)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) "
     rf"({'|'.join(sorted(PLACES, key=len, reverse=True))})"
 )
 
 
-def scene(text: str) -> Scene | None:
-    """The scene that a caption describes completely."""
+def parse_scene(text: str) -> Scene | None:
+    """Return the scene that a caption describes; None if the caption leaves something out."""
     things = [
         Thing(SIZES[size], TEXTURES.get(texture, "plain"), colour, shape, PLACES[place])
         for size, texture, colour, shape, place in THING.findall(text)
@@ -48,19 +50,19 @@ def scene(text: str) -> Scene | None:
     return Scene.of(background[1], things) if complete else None
 
 
-def rule_triplets(captions: int, folder: Path) -> Path:
-    """Triplets by rule from captions of training scenes, as JSON lines."""
+def write_rule_triplets(captions: int, folder: Path) -> Path:
+    """Write triplets made by rules from captions of training scenes, as JSON lines."""
     rng = random.Random("captions for rules")
-    scenes = draw_training_scenes(rng)
-    (folder / "captions.txt").write_text("".join(f"{caption(next(scenes), rng)}\n" for _ in range(captions)))
-    build(folder / "captions.txt", folder / "made.jsonl")
-    kept = []
-    for line in (folder / "made.jsonl").read_text(encoding="utf-8").splitlines():
+    training_scenes = draw_training_scenes(rng)
+    (folder / "captions.txt").write_text("".join(f"{caption(next(training_scenes), rng)}\n" for _ in range(captions)))
+    build(folder / "captions.txt", folder / "all.jsonl")
+    lines = []
+    for line in (folder / "all.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        described = (scene(record[f"{name}_caption"]) for name in ("reference", "target"))
-        if all(one is None or may_train(one) for one in described):
-            kept.append(line + "\n")
-    (folder / "triplets.jsonl").write_text("".join(kept), encoding="utf-8")
+        scenes = [parse_scene(record[f"{name}_caption"]) for name in ("reference", "target")]
+        if all(scene is None or may_train(scene) for scene in scenes):
+            lines.append(line + "\n")
+    (folder / "triplets.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder / "triplets.jsonl"
 
 
@@ -68,22 +70,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--captions", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="write every figure here as JSON")
+    parser.add_argument("--output", type=Path, help="JSON file for all metrics")
     args = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        triplets = rule_triplets(args.captions, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        triplets = write_rule_triplets(args.captions, folder)
         print(f"{sum(1 for _ in triplets.open()):,} triplets of {args.captions:,} captions")
-        run = run_of(RECIPE, 0, folder / "base")
+        run = make_run(RECIPE, 0, folder / "base")
         adapter = plugins.find_adapter(run.recipe.adapter)
-        retrieval = Retrieval(run.recipe.evaluation, adapter, run.recipe.backbone.load_image_encoder(), run.projection)
-        rows: dict[str, list[dict[str, Any]]] = {"frozen": [figures(retrieval.rank_composed(run.tower))], "rules": []}
+        images = ImageFeatures(run.recipe.backbone.load_image_encoder())
+        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
+        rows: dict[str, list[dict[str, Any]]] = {
+            "frozen": [compute_metrics(retrieval.rank_composed(run.tower))],
+            "rules": [],
+        }
         for seed in range(args.seeds):
-            run = run_of(RECIPE, seed, folder / f"run-{seed}", f"triplets=[{{source: json, path: {triplets}}}]")
-            tower, _ = tuned(run, f"seed {seed}")
-            rows["rules"].append(figures(retrieval.rank_composed(tower)))
-            show(rows)
+            run = make_run(RECIPE, seed, folder / f"run-{seed}", f"triplets=[{{source: json, path: {triplets}}}]")
+            tower, _ = train_tower(run, f"seed {seed}")
+            rows["rules"].append(compute_metrics(retrieval.rank_composed(tower)))
+            print_tables(rows)
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
