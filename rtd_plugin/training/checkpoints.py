@@ -1,6 +1,6 @@
-"""The state of a run on disk: complete or not there, so that a run killed at any moment can resume.
+"""The state of a run on disk, written whole or not at all, so that a run killed at any moment can resume.
 
-A checkpoint is a folder `checkpoints/step-000100` with the trainable tower, the optimizer, and what the loop knows.
+A checkpoint is a folder `checkpoints/step-000100` with the trainable tower, the optimizer, and the progress.
 Learning rate, order of the data and random numbers are functions of the step and need no state.
 """
 
@@ -35,8 +35,8 @@ class Best(BaseModel):
     validation: dict[str, Any]
 
 
-class Progress(BaseModel):
-    """How far a run is, and what must not change while it goes on.
+class RunProgress(BaseModel):
+    """How far a run is, and what must not change until its end.
 
     Attributes:
         step: optimizer steps taken.
@@ -70,22 +70,22 @@ class CheckpointStore:
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
 
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, ascending."""
+    def list_steps(self) -> list[int]:
+        """Return the steps of the checkpoints on disk, ascending."""
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
         return sorted(int(name[1]) for name in names if name)
 
     def save(
         self,
-        progress: Progress,
+        progress: RunProgress,
         tower: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        """Write a checkpoint and drop those that need not be kept.
+        """Write a checkpoint and remove those that need not be kept.
 
         Raises:
-            RTDError: it cannot be written; the earlier ones are still there.
+            RTDError: it cannot be written; earlier ones are kept.
         """
         with write_atomically(self.path(progress.step)) as draft:
             draft.mkdir()
@@ -94,37 +94,41 @@ class CheckpointStore:
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
             torch.save(state, draft / "optimizer.pt")
             (draft / "progress.json").write_text(progress.model_dump_json(), encoding="utf-8")
-        kept = {*self.steps()[-self.keep :], progress.step, progress.best.step if progress.best else progress.step}
-        for step in set(self.steps()) - kept:
-            # Hidden first, so that a run killed in between leaves no half of a checkpoint.
-            os.replace(self.path(step), self.folder / f".step-{step:06d}.dropped")
-        for leftover in self.folder.glob(".step-*"):  # those, and drafts of a run that was killed
+        kept_steps = {
+            *self.list_steps()[-self.keep :],
+            progress.step,
+            progress.best.step if progress.best else progress.step,
+        }
+        for step in set(self.list_steps()) - kept_steps:
+            # Renamed first, so that a run killed meanwhile leaves no half of a checkpoint under its name.
+            os.replace(self.path(step), self.folder / f".step-{step:06d}.removed")
+        for leftover in self.folder.glob(".step-*"):  # renamed ones, and drafts of a killed run
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def progress(self) -> Progress | None:
-        """What the latest checkpoint says, None if there is none.
+    def read_progress(self) -> RunProgress | None:
+        """Return the progress at the latest checkpoint, None without a checkpoint.
 
         Raises:
-            RTDError: it is broken.
+            RTDError: the checkpoint is broken.
         """
-        if not self.steps():
+        if not self.list_steps():
             return None
-        path = self.path(self.steps()[-1]) / "progress.json"
+        path = self.path(self.list_steps()[-1]) / "progress.json"
         try:
-            return Progress.model_validate_json(path.read_bytes())
+            return RunProgress.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise RTDError(f"{path}: broken: delete {path.parent} to resume from an earlier checkpoint") from error
 
     def load(
         self, step: int, tower: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
     ) -> None:
-        """Put a checkpoint's state into a run's objects.
+        """Load a checkpoint into a run's objects.
 
         Raises:
             RTDError: the checkpoint is broken.
         """
         path = self.path(step)
-        weights, state = self.tower(step), read_checkpoint(path / "optimizer.pt")
+        weights, state = self.read_tower(step), read_checkpoint(path / "optimizer.pt")
         try:
             tower.load_state_dict(weights)
             optimizer.load_state_dict(state["optimizer"])
@@ -133,6 +137,6 @@ class CheckpointStore:
         except (KeyError, ValueError, RuntimeError) as error:
             raise RTDError(f"{path}: broken: delete it to resume from an earlier checkpoint") from error
 
-    def tower(self, step: int) -> dict[str, Tensor]:
-        """The trainable tower's weights at a checkpoint."""
+    def read_tower(self, step: int) -> dict[str, Tensor]:
+        """Return the trainable tower's weights at a checkpoint."""
         return dict(read_checkpoint(self.path(step) / "tower.safetensors"))

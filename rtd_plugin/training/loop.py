@@ -11,7 +11,7 @@ from accelerate.tracking import get_available_trackers
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.errors import RTDError
-from rtd_plugin.training.checkpoints import Best, CheckpointStore, Progress
+from rtd_plugin.training.checkpoints import Best, CheckpointStore, RunProgress
 from rtd_plugin.training.interrupts import catch_interrupts
 from rtd_plugin.training.losses import PendingLosses
 from rtd_plugin.training.metrics import METRICS_FILE, MetricsLog, flatten, merge_metrics, select_metric
@@ -81,7 +81,7 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
     recipe, main, hook = run.recipe, accelerator.is_main_process, get_plugin_manager().hook
     trainer = Trainer(run, accelerator, build)
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)
-    saved = store.progress()
+    saved = store.read_progress()
     progress = _start_progress(run, accelerator.num_processes, saved)
     if saved is not None:
         trainer.resume(store, progress.step)
@@ -129,18 +129,18 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
 
     tower = trainer.copy_tower()
     if main and progress.best is not None and progress.best.step != progress.step:
-        tower.load_state_dict(store.tower(progress.best.step))
+        tower.load_state_dict(store.read_tower(progress.best.step))
         return tower, progress.best.step
     return tower, progress.step
 
 
-def _start_progress(run: Run, processes: int, saved: Progress | None) -> Progress:
+def _start_progress(run: Run, processes: int, saved: RunProgress | None) -> RunProgress:
     """Return the progress to start from, a new one or that of the latest checkpoint.
 
     Raises:
         RTDError: the checkpoint is of another run.
     """
-    new = Progress(
+    new = RunProgress(
         processes=processes,
         base_digest=run.base_digest,
         projection_digest=run.projection_digest,

@@ -1,4 +1,4 @@
-"""What a run writes about itself while it goes on: `metrics.jsonl` and the tracker."""
+"""What a run logs: `metrics.jsonl` and the tracker."""
 
 import json
 import math
@@ -20,8 +20,8 @@ class MetricsLog:
     """`metrics.jsonl`, one object a line, and the tracker; both on the main process alone.
 
     Args:
-        path: the file. Lines of steps that a resumed run takes again are dropped from it.
-        resumed: the step that the run goes on from, None for one that begins.
+        path: the file. Lines of steps that a resumed run takes again are removed from it.
+        resumed: the step that the run resumes from, None for a new run.
         accelerator: whose trackers get the same values, nested names joined by dots.
     """
 
@@ -29,8 +29,8 @@ class MetricsLog:
         self.path = path
         self.accelerator = accelerator
         if accelerator.is_main_process:
-            kept = [] if resumed is None else [line for line in _lines(path) if _step(line) <= resumed]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            lines = [] if resumed is None else [line for line in _read_lines(path) if _parse_step(line) <= resumed]
+            write_text(path, "".join(f"{line}\n" for line in lines))
 
     def write(self, step: int, **values: Any) -> None:
         """Add a line.
@@ -48,7 +48,7 @@ class MetricsLog:
 
 
 def flatten(values: Any, *path: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings and lists as pairs of a dotted name and a plain value."""
+    """Yield nested mappings and lists as pairs of a dotted name and a plain value."""
     if isinstance(values, Mapping | list):
         pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
         for name, value in pairs:
@@ -58,10 +58,10 @@ def flatten(values: Any, *path: str) -> Iterator[tuple[str, Any]]:
 
 
 def merge_metrics(results: Iterable[Metrics]) -> dict[str, Any]:
-    """The metrics of several plugins as one.
+    """Merge the metrics of several plugins.
 
     Raises:
-        RTDError: two plugins give a metric of one name.
+        RTDError: two plugins give a metric of the same name.
     """
     metrics: dict[str, Any] = {}
     for result in results:
@@ -80,19 +80,19 @@ def select_metric(metrics: Metrics, name: str) -> float:
     """
     values = dict(flatten(metrics))
     if name not in values:
-        raise RTDError(f"validation.select: there is no metric {name!r}; found {', '.join(values) or 'none'}")
+        raise RTDError(f"validation.select: no metric {name!r}; found {', '.join(values) or 'none'}")
     value = values[name]
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise RTDError(f"validation.select: the metric {name} is {value!r}, not a number to compare")
     return float(value)
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
-def _step(line: str) -> float:
-    """The step a line is about; beyond all steps where a run that was killed left half a line."""
+def _parse_step(line: str) -> float:
+    """Return the step of a line; infinity for half a line, which a killed run leaves."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):

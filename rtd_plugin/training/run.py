@@ -1,6 +1,5 @@
-"""A run: everything a recipe names, loaded, and the folder its results go to."""
+"""A run: what a recipe names, loaded, and the folder of its results."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import UsageError
-from rtd_plugin.files import write_text
+from rtd_plugin.files import hash_file, write_text
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
@@ -37,7 +36,7 @@ class Run:
         adapter: the method.
         tower: ψ₀, the pre-trained text tower.
         projection: φ, frozen.
-        triplets: of all sources, one after the other, each with its share, as tokens.
+        triplets: of all sources in turn, as tokens, each source with its share.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file.
@@ -58,7 +57,7 @@ class Run:
 
     @property
     def text_encoder(self) -> Path:
-        """Where the result goes."""
+        """Path of the result."""
         return self.folder / FILE_NAME
 
     def save(self, tower: TextTower, step: int) -> None:
@@ -84,10 +83,10 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
     Args:
         recipe: as resolved.
         folder: where results will go.
-        advance: called now and then while triplets are tokenised, the first time that they are used.
+        advance: called now and then while triplets are tokenised, which happens once for the same triplets.
 
     Raises:
-        RTDError: a part of it is missing, broken, or does not fit the others.
+        RTDError: a file is missing or broken, or does not fit the rest.
     """
     adapter = plugins.find_adapter(recipe.adapter)
     sets = [open_source(source) for source in recipe.triplets]
@@ -104,7 +103,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         skipped=sum(triplets.skipped for triplets in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),
-        projection_digest=hashlib.sha256(recipe.projection.read_bytes()).hexdigest(),
+        projection_digest=hash_file(recipe.projection),
         triplet_digests=[triplets.digest for triplets in sets],
     )
 
@@ -129,7 +128,7 @@ def resume_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -
                 f"{folder}: a run cannot resume with another {key} than it began with ({value!r}): "
                 f"only {', '.join(MAY_CHANGE)} may change"
             )
-    taken = CheckpointStore(folder, recipe.checkpoints.keep).steps()
+    taken = CheckpointStore(folder, recipe.checkpoints.keep).list_steps()
     if taken and taken[-1] > recipe.steps:
         raise UsageError(
             f"{folder}: has taken {taken[-1]} steps already, so it cannot resume to end after {recipe.steps}"

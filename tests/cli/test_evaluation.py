@@ -122,7 +122,7 @@ def test_validation_selects_the_result_and_evaluation_shows_it(rtd, recipe, tmp_
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["validation.select=recall_at_7"], "validation.select: there is no metric 'recall_at_7'; found recall_at_1,"),
+        (["validation.select=recall_at_7"], "validation.select: no metric 'recall_at_7'; found recall_at_1,"),
         (["evaluation.missing='3'"], "swatches: the image 3 cannot be read (FileNotFoundError: no 3.png)"),
         (["evaluation.benchmark=none"], "there is no benchmark 'none': installed are"),
     ],

@@ -42,8 +42,10 @@ def test_twenty_steps_are_those_of_the_plain_engine(load_miniature, adapter):
     weights, expected_weights = fast.copy_tower().state_dict(), plain.copy_tower().state_dict()
     before = run.tower.state_dict()
     for name, weight in weights.items():
-        if not name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error, which Adam amplifies
-            torch.testing.assert_close(weight, expected_weights[name], rtol=1e-3, atol=1e-4, msg=name)
+        if not name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error
+            differences = (weight - expected_weights[name]).abs()
+            assert differences.mean() < 1e-5, name  # the steps move weights by up to 2e-2
+            assert differences.max() < 1e-3, name  # Adam amplifies rounding where a gradient is all but zero
         assert not torch.equal(weight, before[name])
 
 

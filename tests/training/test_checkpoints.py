@@ -9,7 +9,7 @@ from torch import nn
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training import checkpoints
-from rtd_plugin.training.checkpoints import Best, CheckpointStore, Progress
+from rtd_plugin.training.checkpoints import Best, CheckpointStore, RunProgress
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def save(store):
 
 def progress(step, best=None):
     best = None if best is None else Best(step=best, value=1.5, validation={"benchmark": "cirr"})
-    return Progress(
+    return RunProgress(
         step=step, processes=1, base_digest="b", projection_digest="p", triplet_digests=["t", "u"], best=best
     )
 
@@ -45,21 +45,21 @@ def files(folder):
 
 
 def test_the_latest_are_kept_and_the_best_besides(store, save):
-    assert store.progress() is None
+    assert store.read_progress() is None
     kept = []
     for step, best in [(10, None), (20, 20), (30, 20), (40, 20), (50, 50), (60, 50), (70, 50)]:
         save(step, best)
-        kept.append(store.steps())
-        assert store.progress() == progress(step, best)
+        kept.append(store.list_steps())
+        assert store.read_progress() == progress(step, best)
     assert kept == [[10], [10, 20], [20, 30], [20, 30, 40], [40, 50], [50, 60], [50, 60, 70]]
-    assert store.tower(50)["weight"].tolist() == [[50, 50]]
+    assert store.read_tower(50)["weight"].tolist() == [[50, 50]]
 
 
 def test_steps_are_in_numeric_order_beyond_six_digits(store, save):
     save(999_999)
     save(1_000_000)
-    assert store.steps() == [999_999, 1_000_000]
-    assert store.progress().step == 1_000_000
+    assert store.list_steps() == [999_999, 1_000_000]
+    assert store.read_progress().step == 1_000_000
 
 
 def test_load_restores_weights_and_optimizer(store, save):
@@ -92,7 +92,7 @@ def test_a_failure_while_writing_leaves_the_earlier_ones(store, save, tmp_path, 
     with pytest.raises(expected, match="No space left on device" if expected is RTDError else None):
         save(30, best=10)
     assert files(tmp_path) == before
-    assert store.progress().step == 20
+    assert store.read_progress().step == 20
 
 
 def test_what_a_killed_run_left_is_cleared_away(store, save, tmp_path):
@@ -100,7 +100,7 @@ def test_what_a_killed_run_left_is_cleared_away(store, save, tmp_path):
     draft = tmp_path / "checkpoints" / ".step-000020.abc" / "step-000020"
     draft.mkdir(parents=True)
     (draft / "tower.safetensors").write_bytes(b"half of")
-    assert store.steps() == [10]
+    assert store.list_steps() == [10]
     save(20)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000010", "step-000020"}
 
@@ -112,7 +112,7 @@ def test_broken_progress(store, save, content):
     (store.path(20) / "progress.json").write_text(content)
     advice = f"progress.json: broken: delete {store.path(20)} to resume from an earlier checkpoint"
     with pytest.raises(RTDError, match=re.escape(advice)):
-        store.progress()
+        store.read_progress()
 
 
 @pytest.mark.parametrize("file", ["tower.safetensors", "optimizer.pt"])
