@@ -66,7 +66,7 @@ def _format_lines(diagnosis: Diagnosis) -> list[str]:
     if outcomes & {"wrong", "failed"}:
         advice.append(
             "patch the host (`rtd-plugin patch`): composed queries then do not call the function that is at fault here"
-            + ("; what fails while the host is imported has to be mended first" if "failed" in outcomes else "")
+            + ("; errors during the import of the host have to be fixed first" if "failed" in outcomes else "")
         )
     return [*lines, *([""] if advice else []), *(f"Do: {line}" for line in advice)]
 

@@ -154,7 +154,7 @@ def test_results_and_recipes_omit_empty_roots(folder):
 def test_a_name_that_no_file_can_have_is_refused(folder):
     data = folder("cirr")
     image = rename_first("cirr", data, "dev/\0.png")
-    with pytest.raises(RTDError, match=r"not a name of a file \(.*\): mend the annotations"):
+    with pytest.raises(RTDError, match=r"not a name of a file \(.*\): correct the annotations"):
         open_benchmark("cirr", data).stamp(image)
 
 

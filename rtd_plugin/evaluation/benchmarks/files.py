@@ -91,7 +91,7 @@ class FileBenchmark(Benchmark):
             # Not Path.resolve, which raises RuntimeError for a link to itself.
             resolved = Path(os.path.realpath(path))
         except ValueError as error:
-            raise RTDError(f"{str(path)!r}: not a name of a file ({error}): mend the annotations") from error
+            raise RTDError(f"{str(path)!r}: not a name of a file ({error}): correct the annotations") from error
         if not any(resolved.is_relative_to(root) for root in self._resolved_roots):
             option = self.image_roots_option.format(resolved.parent)
             raise RTDError(
