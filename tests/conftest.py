@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from rtd_plugin import printable
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
@@ -29,6 +31,12 @@ def _cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _seed_torch():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_secrets(monkeypatch):
+    """Forget the secrets that other tests registered: a process redacts them from then on."""
+    monkeypatch.setattr(printable, "_secrets", set())
 
 
 @pytest.fixture(scope="session")

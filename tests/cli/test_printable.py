@@ -31,11 +31,6 @@ UNSAFE = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u2
 KEY = "sk-Ab/12+34 \"56='78"
 
 
-@pytest.fixture(autouse=True)
-def _no_secrets(monkeypatch):
-    monkeypatch.setattr(printable, "_secrets", set())
-
-
 @pytest.fixture
 def run(rtd) -> Callable[..., str]:
     """Runs the command line in the test's folder; returns what it printed, which has nothing unsafe in it."""

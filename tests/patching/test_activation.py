@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pickle
+import pkgutil
 import sys
 import types
 
@@ -59,7 +60,7 @@ METHOD_POINT = pytest.param(
 
 
 @pytest.fixture
-def case(copy_host, patch_host, request, tmp_path, randomise):
+def case(copy_host, patch_host, request, tmp_path, randomise, monkeypatch):
     """A host, one of its composition points, and a patch whose weights are another tower for the point's example."""
 
     class Case:
@@ -69,6 +70,10 @@ def case(copy_host, patch_host, request, tmp_path, randomise):
         def __init__(self):
             folder = (self.root / self.point.file).parents[self.module_name.count(".")]
             sys.path.insert(0, str(folder))
+            names = {module.name for module in pkgutil.iter_modules([str(folder)])}
+            for name in list(sys.modules):  # an earlier test may have imported a library of the same name
+                if name.split(".")[0] in names:
+                    monkeypatch.delitem(sys.modules, name)
             self.module = self.import_()
             self.arguments = self.point.example(self.module)
             randomise(self.arguments[0])
