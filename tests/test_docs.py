@@ -51,9 +51,8 @@ def test_the_readmes_commands_and_python_run_in_order(clone: Path) -> None:
         if text == "make test\n":
             assert "pytest" in run_shell("make --dry-run test", clone)
         elif text == "make quickstart\n":  # the README's first command, which has just run
-            commands = run_shell(
-                f"make --no-print-directory --dry-run --old-file={installed} quickstart VENV={sys.prefix}", clone
-            )
+            make = f"make --no-print-directory --dry-run --old-file={installed}"
+            commands = run_shell(f"{make} quickstart VENV={sys.prefix}", clone)
             assert commands == f"{sys.prefix}/bin/rtd-plugin train --adapter lincir\n"
         elif language == "sh":
             outputs = {line: run_shell(line, clone) for line in text.splitlines()}
