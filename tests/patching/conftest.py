@@ -138,9 +138,11 @@ def write_program(tmp_path) -> Callable[[str], list[str]]:
 
 @pytest.fixture(autouse=True)
 def _clean_up(tmp_path):
-    """Deactivates every patch and forgets the modules of hosts."""
-    path = sys.path[:]
+    """Deactivates every patch, forgets the modules of hosts, and restores the environment that a usage log changes."""
+    path, environment = sys.path[:], dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     for patch in list(active_patch._active.values()):
         patch.stop()
     for name, module in list(sys.modules.items()):

@@ -287,7 +287,7 @@ def test_signals_reach_the_command(searle, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
-    assert process.returncode == 9
+    assert process.returncode == 9, errors
     assert b"no composed query" in errors
 
 
