@@ -132,7 +132,7 @@ class CheckpointStore:
         try:
             tower.load_state_dict(weights)
             optimizer.load_state_dict(state["optimizer"])
-            if scaler is not None:
+            if scaler is not None and state["scaler"]:  # empty if the run was not in fp16 before
                 scaler.load_state_dict(state["scaler"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise RTDError(f"{path}: broken: delete it to resume from an earlier checkpoint") from error

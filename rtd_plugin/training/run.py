@@ -23,7 +23,7 @@ from rtd_plugin.triplets.token_store import Advance, TokenStore, open_token_stor
 
 RECIPE_FILE = "recipe.yaml"
 # On resuming; the order of the data does not change with them.
-MAY_CHANGE = ("steps", "optimizer", "precision", "engine", "checkpoints", "validation", "evaluation", "tracker")
+MAY_CHANGE = ("steps", "optimizer", "precision", "checkpoints", "validation", "evaluation", "tracker")
 
 
 @dataclass(frozen=True)
