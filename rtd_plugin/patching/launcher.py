@@ -48,7 +48,7 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
         code = _wait([program, *command[1:]], make_environment(manifest, {**os.environ, VARIABLE: file}))
         events = read_events(file)
         outer = os.environ.get(VARIABLE)
-        if outer:  # started by a process that is counted itself
+        if outer and os.path.exists(outer):  # started by a process that is counted itself
             append(outer, events)
     return code, summarise(events, manifest.host)
 
