@@ -90,7 +90,7 @@ def compare(
     ways: list[tuple[str, Path | None, str, Callable[[], RetrievalResult | None]]] = [
         ("composed", None, PRE_TRAINED, lambda: retrieval.rank_composed(frozen))
     ]
-    for name, (path, load) in zip(_shorten_paths(tuned), tuned.items(), strict=True):
+    for name, (path, load) in zip(shorten_paths(tuned), tuned.items(), strict=True):
         ways.append(("composed", path, name, lambda load=load: retrieval.rank_composed(load())))  # type: ignore[misc]
     if baselines:
         ways += [
@@ -107,7 +107,7 @@ def compare(
     return comparison
 
 
-def _shorten_paths(paths: Iterable[Path]) -> list[str]:
+def shorten_paths(paths: Iterable[Path]) -> list[str]:
     """Return short names of tuned text encoders: the run's, the path if that is not unique, or the absolute path."""
     paths = list(paths)
     runs = (path.parent if path.name == FILE_NAME else path for path in paths)

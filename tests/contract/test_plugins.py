@@ -26,6 +26,7 @@ ORDER = [
     "testing",
     "triplets",
     "evaluation",
+    "search",
     "training",
     "engine",
     "patching",
