@@ -15,7 +15,8 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics, compute_per_query_metrics
+from rtd_plugin.evaluation.metrics import average_precision_at, hits_at
+from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 from rtd_plugin.progress import Advance, ignore_progress
 
@@ -46,15 +47,13 @@ class RetrievalResult:
         """The metrics of each query; None if targets are not known."""
         if not self.queries[0].targets:
             return None
-        return compute_per_query_metrics(
-            self.rankings,
-            self.subset,
-            [query.groups for query in self.queries],
-            recall_at=self.benchmark.recall_at,
-            subset_recall_at=self.benchmark.subset_recall_at,
-            map_at=self.benchmark.map_at,
-            averages_groups=self.benchmark.averages_groups,
-        )
+        ranks, first = self.rankings.ranks, self.rankings.first
+        values = {f"recall_at_{k}": hits_at(first, k) for k in self.benchmark.recall_at}
+        if self.subset is not None:
+            values |= {f"subset_recall_at_{k}": hits_at(self.subset.first, k) for k in self.benchmark.subset_recall_at}
+        values |= {f"map_at_{k}": average_precision_at(ranks, k) for k in self.benchmark.map_at}
+        groups = [query.groups for query in self.queries]
+        return PerQueryMetrics(values, groups, self.benchmark.averages_groups)
 
     def compute_metrics(self) -> dict[str, Any]:
         """Return what `PerQueryMetrics.compute_metrics` does.
