@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rtd_plugin.clip.tokens import pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 
-BATCH = 256  # texts at a time
+BATCH = 256  # texts or references at a time
 
 
 def compose(tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, ...]], pseudo_tokens: Tensor) -> Tensor:
@@ -37,6 +37,14 @@ def compose(tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, 
         swapped = encode_texts(tower, prompts, pseudo_tokens, placeholder)
         features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
     return features
+
+
+@torch.no_grad()
+def project(projection: nn.Module, references: Tensor, device: torch.device) -> Tensor:
+    """Return pseudo tokens (Q, W) or (Q, n, W), float32 on the device, of references' features (Q, D)."""
+    distinct, rows = references.unique(dim=0, return_inverse=True)
+    projection = projection.to(device)
+    return torch.cat([projection(batch.to(device)) for batch in distinct.split(BATCH)])[rows.to(device)].float()
 
 
 @torch.no_grad()

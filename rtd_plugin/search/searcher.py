@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.encoding import compose
-from rtd_plugin.evaluation.feature_cache import SHARD
+from rtd_plugin.evaluation.encoding import compose, project
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.search.galleries import FolderGallery, Match
 from rtd_plugin.search.queries import Images, Pictures, check_references, list_images
@@ -102,7 +101,7 @@ class Searcher:
             raise UsageError(f"{len(listed)} images and {len(texts)} texts: pass as many of both, or one of either")
         references = self._encode(listed)
         queries = max(len(listed), len(texts))
-        pseudo_tokens = self._project(references)
+        pseudo_tokens = project(self.projection, references, self.images.device)
         pseudo_tokens = pseudo_tokens.expand(queries, *pseudo_tokens.shape[1:])
         conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
         features = F.normalize(compose(self.tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu()
@@ -155,14 +154,3 @@ class Searcher:
         benchmark = Pictures(pictures=dict(zip(names, pictures, strict=True)))
         encoded = iter(self.images.encode(benchmark, names))
         return torch.stack([each if isinstance(each, Tensor) else next(encoded) for each in listed])
-
-    def _project(self, references: Tensor) -> Tensor:
-        """Return pseudo tokens of features (N, D): each distinct one once, in batches of `evaluate`."""
-        row_of: dict[bytes, int] = {}
-        distinct: list[Tensor] = []
-        for each in references:
-            if row_of.setdefault(each.numpy().tobytes(), len(distinct)) == len(distinct):
-                distinct.append(each)
-        batches = torch.stack(distinct).to(self.images.device).split(SHARD)
-        pseudo_tokens = torch.cat([self.projection(batch) for batch in batches])
-        return pseudo_tokens[[row_of[each.numpy().tobytes()] for each in references]]

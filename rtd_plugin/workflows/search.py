@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.comparison import PRE_TRAINED, shorten_paths
-from rtd_plugin.evaluation.comparison_table import label_row
+from rtd_plugin.evaluation.comparison import list_encoders
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
@@ -98,19 +97,15 @@ def search(
     models = load_models(**model_options)
     gallery = _encode_folder(models, images, image_roots, progress)
     reference = _build_searcher(models, models.tower, gallery).encode_images(image, normalize=False)
-    paths, names = [None, *models.tuned], [PRE_TRAINED, *shorten_paths(models.tuned)]
     rows = []
-    for path, name in zip(paths, names, strict=True):
-        tower = models.tower if path is None else models.tuned[path]()
-        searcher = _build_searcher(models, tower, gallery)
-        query = searcher.compose(reference, condition)
+    for path, name, label, load_tower in list_encoders(models.tower, models.tuned):
+        query = _build_searcher(models, load_tower(), gallery).compose(reference, condition)
         (matches,) = gallery.search(query.unsqueeze(0), top, [gallery.find_name(Path(image))])
-        row = {"query": "composed", "name": name, "weights": str(path) if path else None}
         rows.append(
             {
-                "weights": row["weights"],
+                "weights": str(path) if path else None,
                 "name": name,
-                "label": label_row(row, len(models.tuned)),
+                "label": label,
                 "images": [{"image": match.image, "score": match.score} for match in matches],
             }
         )
