@@ -102,6 +102,21 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
     return torch.from_numpy(padded)
 
 
+def find_room(prompt: Sequence[int], placeholder: int, pseudo_tokens: int, context_length: int = CONTEXT_LENGTH) -> int:
+    """Return the longest row of composed queries, start and end included, that fits once pseudo tokens are injected.
+
+    n pseudo tokens in place of a single placeholder move what follows n - 1 positions to the right, and a text that is
+    cut must leave room for them.
+
+    Args:
+        prompt: the token ids of one of the queries.
+        placeholder: the placeholder's id.
+        pseudo_tokens: how many there are for each text, n.
+        context_length: of the text tower.
+    """
+    return context_length - (pseudo_tokens - 1 if prompt.count(placeholder) == 1 else 0)
+
+
 def tokenize(captions: Sequence[str | None], context_length: int = CONTEXT_LENGTH) -> Tensor:
     """Clean and tokenise captions: (B, L) int64, L the longest row, at most context_length."""
     return pad([encode_text(clean_caption(caption)) for caption in captions], context_length)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
+from rtd_plugin.clip.tokens import clean_caption, encode_text, find_room, pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
@@ -186,13 +186,16 @@ class Retrieval:
     def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
         """Encode token ids without start and end to features (Q, D) float32, with a pseudo token for each text."""
         tower = tower.to(self.device)
+        placeholder = self.adapter.prompt.placeholder_id
+        pseudo_count = pseudo_tokens.shape[1] if pseudo_tokens is not None and pseudo_tokens.ndim == 3 else 1
+        room = find_room(texts[0], placeholder, pseudo_count, tower.context_length)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
         features = torch.empty(len(texts), tower.features, device=self.device)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            tokens = pad([texts[row] for row in rows], tower.context_length).to(self.device)
+            tokens = pad([texts[row] for row in rows], room).to(self.device)
             batch = None if pseudo_tokens is None else pseudo_tokens[rows]
-            features[rows] = tower.encode(tokens, batch, self.adapter.prompt.placeholder_id).float()
+            features[rows] = tower.encode(tokens, batch, placeholder).float()
         return features
 
 
