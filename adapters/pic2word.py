@@ -29,9 +29,6 @@ def read_retrieval(
     Raises:
         RTDError: the first text has no placeholder, or more than there are pseudo tokens in the tuple.
     """
-    if repeat:
-        images = img_tokens[0] if isinstance(img_tokens, tuple) else img_tokens
-        text = text.expand(len(images), -1)
     return _composition(self, text, text[:1] == split_ind, img_tokens)
 
 
@@ -54,7 +51,7 @@ def read_visualisation(
 def _composition(
     model: Any, text: Tensor, placeholders: Tensor, img_tokens: Tensor | tuple[Tensor, ...]
 ) -> Composition:
-    """Return the composition of text (B, L), with pseudo tokens and placeholders for each row or one row for all."""
+    """Return the composition of texts, with pseudo tokens and placeholders for each row or one row for all."""
     import torch
 
     if not isinstance(img_tokens, tuple):
@@ -64,8 +61,7 @@ def _composition(
     counts = placeholders.sum(dim=1)
     if not counts.all() or int(counts.max()) > len(img_tokens):
         raise RTDError(f"texts have {sorted(set(counts.tolist()))} placeholders for {len(img_tokens)} pseudo tokens")
-    pseudo_tokens = pseudo_tokens[:, : int(counts.max())].expand(len(text), -1, -1)
-    return Composition(model, text, pseudo_tokens, placeholders.expand(len(text), -1))
+    return Composition(model, text, pseudo_tokens[:, : int(counts.max())], placeholders)
 
 
 def _retrieval_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
