@@ -1,12 +1,10 @@
 """Recognises a host by its composition points, from its source alone: nothing of the host is imported or run."""
 
 import ast
-import inspect
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
@@ -70,7 +68,8 @@ def find_host(folder: Path, adapters: Iterable[Adapter]) -> Host:
             if len(points) > len(best[adapter.name][2] if adapter.name in best else ()):
                 best[adapter.name] = root, adapter, points
     if not best:
-        raise RTDError(f"{folder}: not a host of {_format_names(adapters)}: {_describe_search(folder, adapters)}")
+        names = ", ".join(adapter.name for adapter in adapters) or "any installed adapter"
+        raise RTDError(f"{folder}: not a host of {names}: {_describe_search(folder, adapters)}")
     if len(best) > 1:
         methods = "; ".join(
             f"{name} ({', '.join(point.file for point, _ in points)})" for name, (_, _, points) in best.items()
@@ -89,10 +88,6 @@ def find_host(folder: Path, adapters: Iterable[Adapter]) -> Host:
     )
     host_points = tuple(HostPoint(point, function.line) for point, function in points)
     return Host(root, adapter, host_points, shims, _read_commit(root))
-
-
-def _format_names(adapters: Iterable[Adapter]) -> str:
-    return ", ".join(adapter.name for adapter in adapters) or "any installed adapter"
 
 
 def _list_roots(folder: Path) -> Iterator[Path]:
@@ -161,36 +156,12 @@ def _list_definitions(scope: ast.AST, prefix: str) -> Iterator[tuple[str, ast.Fu
             yield from _list_definitions(node, prefix)
 
 
-class _Source:
-    """A default's source, unevaluated."""
-
-    def __init__(self, node: ast.expr):
-        self.text = ast.unparse(node)
-
-    def __repr__(self) -> str:
-        return self.text
-
-
 def _format_signature(function: ast.FunctionDef) -> str:
     """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`."""
-    arguments, parameter = function.args, inspect.Parameter
-    positional: list[tuple[ast.arg, Any]] = [(a, parameter.POSITIONAL_ONLY) for a in arguments.posonlyargs]
-    positional += [(a, parameter.POSITIONAL_OR_KEYWORD) for a in arguments.args]
-    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    rows: list[tuple[str, Any, ast.expr | None]] = [
-        (a.arg, form, default) for (a, form), default in zip(positional, defaults, strict=True)
-    ]
-    if arguments.vararg:
-        rows.append((arguments.vararg.arg, parameter.VAR_POSITIONAL, None))
-    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    rows += [(a.arg, parameter.KEYWORD_ONLY, default) for a, default in keywords]
-    if arguments.kwarg:
-        rows.append((arguments.kwarg.arg, parameter.VAR_KEYWORD, None))
-    parameters = [
-        parameter(name, form, default=parameter.empty if default is None else _Source(default))
-        for name, form, default in rows
-    ]
-    return str(inspect.Signature(parameters))
+    for node in ast.walk(function.args):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return f"({ast.unparse(function.args)})"
 
 
 def _read_commit(root: Path) -> str | None:

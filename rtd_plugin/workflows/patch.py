@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.patching.detection import Host, find_host
-from rtd_plugin.patching.doctor import Diagnosis, examine
+from rtd_plugin.patching.doctor import examine
 from rtd_plugin.patching.manifest import Manifest, default_folder
 from rtd_plugin.patching.patch_folder import find_removable, remove_patch, write_patch
 
@@ -70,6 +71,6 @@ def recognise(host: Path, adapter: str | None = None) -> Host:
     return find_host(host, plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)])
 
 
-def diagnose(host: Path, adapter: str | None = None) -> Diagnosis:
-    """Examine the host that a folder belongs to; arguments and errors are those of `recognise`."""
+def diagnose(host: Path, adapter: str | None = None) -> dict[str, Any]:
+    """Examine the host that a folder belongs to, see `examine`; arguments and errors are those of `recognise`."""
     return examine(recognise(host, adapter))
