@@ -22,7 +22,8 @@ def read_retrieval(
 
     Args:
         text: (1, L) tokens if `repeat`, else (B, L).
-        img_tokens: (B, W), for the first placeholder; or a tuple of them, for the placeholders in order.
+        img_tokens: (B, W), or (B, n, W) as relatives have them, for the first placeholder; or a tuple of (B, W), for
+            the placeholders in order.
         split_ind: the placeholder's id.
         repeat: whether there is one text for all pseudo tokens.
 
@@ -55,13 +56,15 @@ def _composition(
     import torch
 
     if not isinstance(img_tokens, tuple):
-        img_tokens = (img_tokens,)
         placeholders = placeholders & (placeholders.cumsum(dim=1) == 1)  # the first of each row
-    pseudo_tokens = torch.stack([tokens.reshape(len(tokens), -1) for tokens in img_tokens], dim=1)  # (B, n, W)
     counts = placeholders.sum(dim=1)
-    if not counts.all() or int(counts.max()) > len(img_tokens):
-        raise RTDError(f"texts have {sorted(set(counts.tolist()))} placeholders for {len(img_tokens)} pseudo tokens")
-    return Composition(model, text, pseudo_tokens[:, : int(counts.max())], placeholders)
+    images = len(img_tokens) if isinstance(img_tokens, tuple) else 1
+    if not counts.all() or int(counts.max()) > images:
+        raise RTDError(f"texts have {sorted(set(counts.tolist()))} placeholders for {images} pseudo tokens")
+    if isinstance(img_tokens, tuple):
+        vectors = [tokens.reshape(len(tokens), -1) for tokens in img_tokens]
+        img_tokens = torch.stack(vectors[: int(counts.max())], dim=1)  # (B, n, W)
+    return Composition(model, text, img_tokens, placeholders)
 
 
 def _retrieval_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
@@ -123,6 +126,7 @@ class Pic2Word(Adapter):
         ),
     )
     training_files = ("src/main.py", "src/trainer.py")
+    rounds_weights = False  # its evaluation converts CLIP to fp32 before it loads a checkpoint's weights
     shims = SHIMS
     evaluation = "PYTHONPATH=src:. python src/eval_retrieval.py --eval-mode cirr …"
 

@@ -110,10 +110,12 @@ def compose(tower: TextTower, composition: Composition) -> Tensor | tuple[Tensor
     Raises:
         RTDError: as `TextTower.encode`.
     """
+    from torch import Tensor  # late, because listing adapters must not wait for torch
+
     tokens, pseudo_tokens, placeholders = composition.tokens, composition.pseudo_tokens, composition.placeholder
     if 1 not in (len(tokens), len(pseudo_tokens)) and len(tokens) != len(pseudo_tokens):
         raise RTDError(f"{len(tokens)} texts for {len(pseudo_tokens)} images' pseudo tokens: neither equal nor one")
-    if isinstance(placeholders, int):
+    if not isinstance(placeholders, Tensor) or placeholders.ndim == 0:  # an id, which a host may have as a tensor
         placeholders = tokens == placeholders
         tokens = tokens.masked_fill(placeholders, 0)  # a host's own id, beyond CLIP's, would pass for the end token
     tokens, pseudo_tokens, placeholders = (

@@ -25,7 +25,7 @@ def patch(
     """Write a patch folder for a host.
 
     Args:
-        host: a folder of the host.
+        host: a folder of the host, or with the host in it.
         weights: a run or a text encoder; None for the newest run in ./runs.
         adapter: name of the host's method; None to look for all.
         output: the patch folder; None for the one beside the host.
@@ -44,7 +44,8 @@ def patch(
     if recognised.root.parent == recognised.root:
         raise UsageError(f"{recognised.root}: the root of the file system has no folder beside it: pass --output")
     tuned = read_weights(weights if weights is not None else find_newest_run(RUNS))
-    folder = output or default_folder(recognised.root)
+    given = host.resolve()  # the host may be a folder in it: its patch does not belong into the checkout
+    folder = output or default_folder(given if recognised.root.is_relative_to(given) else recognised.root)
     manifest = write_patch(folder, recognised, tuned, blend=blend, force=force, without_shims=without_shims)
     plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)
     return manifest, recognised

@@ -67,7 +67,7 @@ def test_compose_encodes_as_the_host(openai, tokenise, assert_equal, as_mask, hi
     assert_equal(features, expected)
 
 
-@pytest.mark.parametrize("placeholder", [265, END + 1], ids=["of CLIP", "beyond its vocabulary"])
+@pytest.mark.parametrize("placeholder", [265, END + 1, torch.tensor(265)], ids=["id", "beyond CLIP's", "tensor"])
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_text_without_a_placeholder_is_encoded_as_it_is(openai, tokenise, assert_equal, placeholder, n):
     """Beside one that has it; some hosts add a token to CLIP's for it, whose id is larger than the end token's."""
