@@ -104,7 +104,8 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
 
     Args:
         adapter: the method.
-        path: its checkpoint, as the method's own code saved it, or the state dict as safetensors.
+        path: its checkpoint, as the method's own code saved it, or the state dict as safetensors; `FILE#KEY` for what
+            it has under a key.
         features: size of the backbone's features, D.
         token_width: width of the backbone's token embeddings, W.
 
@@ -114,10 +115,10 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
     """
     from torch import Tensor  # late, because listing adapters must not wait for torch
 
-    from rtd_plugin.clip.layouts import check_finite
-    from rtd_plugin.files import read_checkpoint
+    from rtd_plugin.checkpoint_files import read_checkpoint
+    from rtd_plugin.clip.layouts import check_finite, strip_wrapper
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = strip_wrapper(read_checkpoint(path))
     try:
         state = adapter.projection_state(checkpoint)
     except RTDError as error:
