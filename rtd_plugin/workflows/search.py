@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.comparison_table import label_row
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval
 from rtd_plugin.evaluation.search import Search
@@ -71,16 +70,14 @@ def search(
     models = load_models(**model_options)
     with progress("Encoding images") as advance:
         retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection, advance)
-    rows: list[dict[str, Any]] = []
-    for ranked in compare(retrieval, models.tower, models.tuned, baselines=False).results:
-        rankings = ranked.result.rankings
-        best = zip(rankings.top[0].tolist()[:top], rankings.scores[0].tolist(), strict=False)
-        row = {"query": "composed", "name": ranked.name, "weights": str(ranked.weights) if ranked.weights else None}
+    rows = []
+    for row in compare(retrieval, models.tower, models.tuned, baselines=False).results:
+        best = zip(row.result.rankings.top[0].tolist()[:top], row.result.rankings.scores[0].tolist(), strict=False)
         rows.append(
             {
-                "weights": row["weights"],
-                "name": row["name"],
-                "label": label_row(row, len(models.tuned)),
+                "weights": str(row.weights) if row.weights else None,
+                "name": row.name,
+                "label": row.label,
                 "images": [{"image": retrieval.names[index], "score": score} for index, score in best if index >= 0],
             }
         )
