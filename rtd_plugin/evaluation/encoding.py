@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import pad
+from rtd_plugin.clip.tokens import find_room, pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 
@@ -56,11 +56,13 @@ def encode_texts(
     Returns:
         (N, D) float32 features, not normalised.
     """
+    pseudo_count = pseudo_tokens.shape[1] if pseudo_tokens is not None and pseudo_tokens.ndim == 3 else 1
+    room = find_room(texts[0], placeholder, pseudo_count, tower.context_length)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
     features = torch.empty(len(texts), tower.features, device=tower.device)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        tokens = pad([texts[row] for row in rows], tower.context_length).to(tower.device)
+        tokens = pad([texts[row] for row in rows], room).to(tower.device)
         batch = None if pseudo_tokens is None else pseudo_tokens[rows]
         features[rows] = tower.encode(tokens, batch, placeholder).float()
     return features

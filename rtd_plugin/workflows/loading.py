@@ -21,7 +21,6 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
-from rtd_plugin.files import read_checkpoint
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
@@ -171,7 +170,7 @@ def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
     """
     check_base(weights, base, "the backbone given here has other weights")
     activation, heads = weights.activation or base.activation, weights.heads or base.heads
-    tower = TextTower.from_state_dict(read_checkpoint(Path(weights.path)), activation=activation, heads=heads)
+    tower = TextTower.from_state_dict(weights.read(), activation=activation, heads=heads)
     if differing := _list_shapes(tower) ^ _list_shapes(base):
         name, _ = min(differing)
         raise RTDError(f"{weights.path}: a text encoder of another size than the backbone's: they differ in {name}")

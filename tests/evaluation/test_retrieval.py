@@ -334,3 +334,14 @@ def test_the_text_query_has_both_conditions(retrieve, tower):
         retrieve(change_benchmark(queries=some)).rank_by_condition(tower).rankings for some in (queries, joined)
     )
     assert torch.equal(two.top, one.top)
+
+
+def test_a_long_condition_is_cut_so_that_several_pseudo_tokens_fit(retrieve, tower):
+    """The prompt has 5 tokens: beside them, two pseudo tokens, start and end, 69 are left for a condition."""
+    tops = []
+    for words in (69, 70, 90):
+        found = retrieve(change_benchmark(query={"conditions": ("x " * words,)}))
+        found.pseudo_tokens = torch.stack([found.pseudo_tokens, -found.pseudo_tokens], dim=1)
+        tops.append(found.rank_composed(tower).rankings.scores)
+    assert torch.equal(tops[0], tops[1])
+    assert torch.equal(tops[0], tops[2])
