@@ -60,7 +60,8 @@ class HostEncoder:
                 if self._manifest.blend != 1:
                     for weight, pretrained in zip(tuned.parameters(), base.parameters(), strict=True):
                         weight.copy_(torch.lerp(pretrained, weight, self._manifest.blend))
-                round_like(tuned, base)
+                if self._manifest.rounds_weights:
+                    round_like(tuned, base)
             device, dtype = placement
             self._towers[placement] = tuned.to(device, dtype).eval().requires_grad_(False)
         self._checked.add(model)

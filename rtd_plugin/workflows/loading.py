@@ -30,8 +30,8 @@ from rtd_plugin.validation import describe_error
 _log = logging.getLogger(__name__)
 
 
-class ModelOptions(TypedDict, total=False):
-    """Options of `load_models`, which `evaluate` and `search` have as well.
+class BackboneOptions(TypedDict, total=False):
+    """Options of `load_models` but for the tuned text encoders.
 
     Attributes:
         adapter: name of the method.
@@ -40,7 +40,6 @@ class ModelOptions(TypedDict, total=False):
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
         recipe: a recipe, by name or file, that names adapter, backbone and projection.
-        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
         preprocess: "clip" (default), or "targetpad", which pads long images first.
         cache: folder for image features; by default the cache folder.
         workers: threads that read images; by default 4.
@@ -53,11 +52,20 @@ class ModelOptions(TypedDict, total=False):
     pretrained: str | None
     checkpoint: str | Path | None
     recipe: str | None
-    weights: Sequence[str | Path]
     preprocess: Preprocessing
     cache: str | Path | None
     workers: int
     device: str | None
+
+
+class ModelOptions(BackboneOptions, total=False):
+    """Options of `load_models`, which `evaluate` and `search` have as well.
+
+    Attributes:
+        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
+    """
+
+    weights: Sequence[str | Path]
 
 
 class _Sources(BaseModel):
