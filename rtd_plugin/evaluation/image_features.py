@@ -40,7 +40,7 @@ class UnreadableImages(RTDError):
         problem = f"the image {name} cannot be read ({reason})"
         if count > 1:
             problem = f"{count} images cannot be read: {name_images(reasons)} ({name}: {reason})"
-        source = f"; they are from {benchmark.home}" if benchmark.home else ""
+        source = f"; they are from {benchmark.source()}" if benchmark.home else ""
         super().__init__(f"{benchmark.name}: {problem}{source}")
 
 
@@ -140,9 +140,10 @@ class ImageFeatures:
             return vectors
 
         try:
-            # Pillow warns of images that `open_image` refuses. Filters are not thread-safe: set it around the threads.
+            # Pillow warns of images that `open_image` refuses, and of broken metadata. Filters are not thread-safe: set
+            # it around the threads.
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.filterwarnings("ignore", module=r"PIL\.")
                 return cache.fetch(keys, compute)
         except RTDError:
             if broken:

@@ -1,8 +1,9 @@
 """Retrieval on a benchmark: images are encoded once, and then ranked for any number of text encoders."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
-from rtd_plugin.evaluation.image_features import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures, UnreadableImages, name_images
 from rtd_plugin.evaluation.metrics import average_precision_at, hits_at
 from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
@@ -24,6 +25,8 @@ from rtd_plugin.progress import Advance, ignore_progress
 BATCH = 256  # texts at a time
 DEPTH = 50  # of the rankings that submissions and reports show
 SUBSET_DEPTH = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Retrieval:
     Attributes:
         queries: Q of them.
         names: of the N images in the gallery.
+        unreadable: why images were left out, by name.
+        remarks: a sentence about them, if there are any.
         references: (Q, D) features of the reference images, not normalised.
         pseudo_tokens: (Q, W) or (Q, n, W).
 
@@ -110,10 +115,10 @@ class Retrieval:
         self.device = images.device
         self.queries = benchmark.queries()
         self.names = benchmark.gallery()
+        self.unreadable: dict[str, str] = {}
+        self.remarks: list[str] = []
         check_queries(benchmark, self.queries, self.names)
-        outside = sorted({query.reference for query in self.queries} - set(self.names))
-        features = images.encode(benchmark, [*self.names, *outside], advance)
-        index_of = {name: index for index, name in enumerate((*self.names, *outside))}
+        index_of, features = self._encode_images(images, advance)
 
         @cache  # many queries share their candidates
         def find(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -127,6 +132,53 @@ class Retrieval:
         self.references = features[references]
         self.pseudo_tokens = self._project(projection, features, references)
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name; another one if images of a published benchmark were left out."""
+        skips_by_default = type(self.benchmark).model_fields["skip_unreadable"].default
+        return self.benchmark.name + ("-incomplete" if self.unreadable and not skips_by_default else "")
+
+    def _encode_images(self, images: ImageFeatures, advance: Advance) -> tuple[dict[str, int], Tensor]:
+        """Return the row of each image, the gallery's first, and the features; unreadable images may be left out."""
+        total = len(self.names), len(self.queries)
+        while True:
+            names = list(dict.fromkeys((*self.names, *(query.reference for query in self.queries))))
+            try:
+                features = images.encode(self.benchmark, names, advance)
+                break
+            except UnreadableImages as error:
+                if not self.benchmark.skip_unreadable:
+                    raise
+                self._leave_out(error)
+        if self.unreadable:
+            self.remarks = [self._describe_unreadable(*total)]
+            _log.warning("%s.", self.remarks[0])
+        return {name: row for row, name in enumerate(names)}, features
+
+    def _leave_out(self, error: UnreadableImages) -> None:
+        """Leave out images, and the queries whose reference or first target is among them."""
+        self.unreadable |= error.reasons
+
+        @cache  # many queries share their candidates
+        def keep(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if name not in self.unreadable)
+
+        self.names = keep(tuple(self.names))
+        self.queries = [
+            replace(query, targets=keep(query.targets), candidates=keep(query.candidates), subset=keep(query.subset))
+            for query in self.queries
+            if not {query.reference, *query.targets[:1]} & self.unreadable.keys()
+        ]
+        if not self.names or not self.queries:
+            raise error
+
+    def _describe_unreadable(self, images: int, queries: int) -> str:
+        name, reason = next(iter(self.unreadable.items()))
+        return (
+            f"{self.name}: {len(self.unreadable)} of {images} images cannot be read and are left out, with "
+            f"{queries - len(self.queries)} of {queries} queries: {name_images(self.unreadable)} ({name}: {reason})"
+        )
 
     @torch.no_grad()
     def _project(self, projection: nn.Module, features: Tensor, references: Sequence[int]) -> Tensor:
@@ -217,6 +269,9 @@ def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequenc
     counts = {len(query.conditions) for query in queries}
     check(counts in ({1}, {2}), "each query needs one condition, or each two")
     for query in queries:
+        for text in (*query.conditions, query.target_caption):
+            is_text = not any("\ud800" <= letter <= "\udfff" for letter in text)
+            check(is_text, f"the text {text!r} has half a surrogate pair or bytes that are not UTF-8")
         for images in (query.targets, query.subset, query.candidates):
             lost = outside(images)
             check(not lost, f"{min(lost, default='')}, a query's target or candidate, is not in the gallery")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from rtd_plugin.evaluation.benchmark import Query
-from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
-from rtd_plugin.evaluation.benchmarks.folder import list_images
+from rtd_plugin.evaluation.benchmarks.folder import ImageFolder
 from rtd_plugin.paths import RecipePath
 
 
-class Search(FileBenchmark):
+class Search(ImageFolder):
     """The images in a folder and its subfolders, and a reference image there or elsewhere, which is not ranked.
 
     Attributes:
@@ -20,7 +19,6 @@ class Search(FileBenchmark):
     """
 
     name: ClassVar[str] = "search"
-    excludes_reference: ClassVar[bool] = True
     image_roots_option: ClassVar[str] = "--image-root {}"
 
     reference: RecipePath
@@ -28,12 +26,6 @@ class Search(FileBenchmark):
 
     def queries(self) -> Sequence[Query]:
         return [Query(reference=self.reference_name, conditions=(self.condition,))]
-
-    def gallery(self) -> Sequence[str]:
-        return list_images(self.data)
-
-    def path(self, name: str) -> Path:
-        return self.data / name
 
     def allowed_roots(self) -> Sequence[Path]:
         return (*super().allowed_roots(), self.reference)

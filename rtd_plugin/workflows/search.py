@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.comparison import compare
 from rtd_plugin.evaluation.report import make_thumbnail, render
-from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval
+from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval, check_queries
 from rtd_plugin.evaluation.search import Search
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
@@ -19,6 +20,8 @@ from rtd_plugin.workflows.loading import ModelOptions, load_models
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_log = logging.getLogger(__name__)
+
 
 def search(
     image: str | Path,
@@ -26,6 +29,7 @@ def search(
     images: str | Path,
     *,
     image_roots: Sequence[str | Path] = (),
+    skip_unreadable: bool = True,
     top: int = 10,
     page: str | Path | None = None,
     progress: Progress = no_progress,
@@ -38,6 +42,7 @@ def search(
         condition: the change, in words.
         images: the folder to search, with its subfolders.
         image_roots: folders that links in `images` may lead to.
+        skip_unreadable: whether images that cannot be read are left out, instead of being an error.
         top: how many images to return, 1 to 50.
         page: file to write a page with pictures to.
         progress: shows how far the work is, see `rtd_plugin.progress`.
@@ -65,11 +70,15 @@ def search(
             "image_roots": tuple(map(CommandLineText, image_roots)),
             "reference": CommandLineText(image),
             "condition": condition,
+            "skip_unreadable": skip_unreadable,
         }
     )
+    check_queries(benchmark, benchmark.queries(), benchmark.gallery())
     models = load_models(**model_options)
     with progress("Encoding images") as advance:
         retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection, advance)
+    for remark in benchmark.remarks():
+        _log.warning("%s.", remark)
     rows = []
     for row in compare(retrieval, models.tower, models.tuned, baselines=False).results:
         best = zip(row.result.rankings.top[0].tolist()[:top], row.result.rankings.scores[0].tolist(), strict=False)
@@ -85,6 +94,8 @@ def search(
         "reference": str(image),
         "condition": condition,
         "gallery": len(retrieval.names),
+        "unreadable": retrieval.unreadable,
+        "remarks": [*retrieval.remarks, *benchmark.remarks()],
         "page": str(page) if page is not None else None,
         "results": rows,
         **models.to_dict(),

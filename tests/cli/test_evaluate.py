@@ -59,7 +59,7 @@ def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
     result = evaluate(name, "--weights", finished_run)
     before, after = result["results"]
     assert (before["weights"], after["weights"]) == (None, str(finished_run))
-    assert list(result)[:3] == ["benchmark", "split", "data"]
+    assert list(result)[:2] == ["benchmark", "split"]
     assert result["split"] == (None if name in ("folder", "genecis") else "val")
     for row in (before, after, *result["baselines"]):
         assert list(row["metrics"][name]) == list(row["intervals"][name]) == METRICS[name]
