@@ -61,7 +61,8 @@ def render(template: str, context: Mapping[str, Any], package: str = "rtd_plugin
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template(template).render(**context, version=version("rtd-plugin"))
+    page = environment.get_template(template).render(**context, version=version("rtd-plugin"))
+    return page.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
 
 
 def make_thumbnail(image: Image.Image, name: str) -> dict[str, str]:

@@ -175,9 +175,11 @@ class Retrieval:
 
     def _describe_unreadable(self, images: int, queries: int) -> str:
         name, reason = next(iter(self.unreadable.items()))
+        lost = queries - len(self.queries)
         return (
-            f"{self.name}: {len(self.unreadable)} of {images} images cannot be read and are left out, with "
-            f"{queries - len(self.queries)} of {queries} queries: {name_images(self.unreadable)} ({name}: {reason})"
+            f"{self.name}: {len(self.unreadable)} of {images} images cannot be read and are left out"
+            + (f", with {lost} of {queries} queries" if lost else "")
+            + f": {name_images(self.unreadable)} ({name}: {reason})"
         )
 
     @torch.no_grad()
