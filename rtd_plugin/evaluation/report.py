@@ -14,8 +14,7 @@ from PIL import Image
 from rtd_plugin.evaluation.charts import draw_recall_plot
 from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
-from rtd_plugin.evaluation.metrics import hits_at
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, hits_at
 from rtd_plugin.files import write_text
 
 SHOWN = 5  # images of each ranking

@@ -17,8 +17,7 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
 from rtd_plugin.evaluation.image_features import ImageFeatures, UnreadableImages, name_images
-from rtd_plugin.evaluation.metrics import average_precision_at, hits_at
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 from rtd_plugin.progress import Advance, ignore_progress
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -14,7 +14,6 @@ from rtd_plugin.evaluation.pictures import image_suffixes
 from rtd_plugin.paths import RecipePath
 
 Category = Literal["dress", "shirt", "toptee"]
-CATEGORIES: tuple[Category, ...] = ("dress", "shirt", "toptee")
 
 
 class _Pair(Record):
@@ -49,7 +48,7 @@ class FashionIQ(FileBenchmark):
     }
 
     split: Literal["val"] = "val"
-    categories: tuple[Category, ...] = Field(CATEGORIES, min_length=1)
+    categories: tuple[Category, ...] = Field(get_args(Category), min_length=1)
     protocol: Literal["original", "val"] = "original"
     images: RecipePath | None = None
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from PIL import Image
 from pydantic import Field
@@ -15,7 +15,6 @@ from rtd_plugin.evaluation.pictures import check_size
 from rtd_plugin.paths import RecipePath
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
-TASKS: tuple[Task, ...] = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 DILATION = 0.7  # share of a box's sides that the crop adds on each side
 
 
@@ -76,7 +75,7 @@ class GeneCIS(FileBenchmark):
     # Queries, and candidates of each.
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"focus_object": (1960, 15), "change_object": (1960, 15)}
 
-    tasks: tuple[Task, ...] = Field(TASKS, min_length=1)
+    tasks: tuple[Task, ...] = Field(get_args(Task), min_length=1)
     coco: RecipePath | None = None
     visual_genome: RecipePath | None = None
 
