@@ -140,6 +140,23 @@ class ImageFeatures:
                 raise UnreadableImages(benchmark, _describe(in_order)) from next(iter(in_order.values()))
             raise
 
+    def encode_readable(
+        self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress
+    ) -> tuple[Tensor, dict[str, str]]:
+        """Return the features of the images that can be read, and what is wrong with the others, by name.
+
+        Raises:
+            UnreadableImages: the benchmark does not skip unreadable images, or there are no others.
+        """
+        unreadable: dict[str, str] = {}
+        while True:  # missing images are found first, then broken ones
+            try:
+                return self.encode(benchmark, [name for name in names if name not in unreadable], advance), unreadable
+            except UnreadableImages as error:
+                unreadable |= error.reasons
+                if not benchmark.skip_unreadable or len(unreadable) == len(set(names)):
+                    raise
+
     @torch.no_grad()
     def _encode_batch(self, images: Tensor) -> Tensor:
         return self._encoder(images.to(self.device)).float().cpu()

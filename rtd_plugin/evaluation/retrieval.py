@@ -7,21 +7,20 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
+from rtd_plugin.clip.tokens import clean_caption, encode_text
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
-from rtd_plugin.evaluation.image_features import ImageFeatures, UnreadableImages, name_images
+from rtd_plugin.evaluation.encoding import check_text, compose, encode_texts, project
+from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 from rtd_plugin.progress import Advance, ignore_progress
 
-BATCH = 256  # texts at a time
 DEPTH = 50  # of the rankings that submissions and reports show
 SUBSET_DEPTH = 3
 
@@ -114,10 +113,13 @@ class Retrieval:
         self.device = images.device
         self.queries = benchmark.queries()
         self.names = benchmark.gallery()
-        self.unreadable: dict[str, str] = {}
         self.remarks: list[str] = []
         check_queries(benchmark, self.queries, self.names)
-        index_of, features = self._encode_images(images, advance)
+        names = list(dict.fromkeys((*self.names, *(query.reference for query in self.queries))))
+        features, self.unreadable = images.encode_readable(benchmark, names, advance)
+        if self.unreadable:
+            self._leave_out()
+        index_of = {name: row for row, name in enumerate(name for name in names if name not in self.unreadable)}
 
         @cache  # many queries share their candidates
         def find(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -129,7 +131,7 @@ class Retrieval:
         references = [index_of[query.reference] for query in self.queries]
         self._excluded = references if benchmark.excludes_reference else None
         self.references = features[references]
-        self.pseudo_tokens = self._project(projection, features, references)
+        self.pseudo_tokens = project(projection, self.references, self.device)
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
 
     @property
@@ -138,55 +140,30 @@ class Retrieval:
         skips_by_default = type(self.benchmark).model_fields["skip_unreadable"].default
         return self.benchmark.name + ("-incomplete" if self.unreadable and not skips_by_default else "")
 
-    def _encode_images(self, images: ImageFeatures, advance: Advance) -> tuple[dict[str, int], Tensor]:
-        """Return the row of each image, the gallery's first, and the features; unreadable images may be left out."""
-        total = len(self.names), len(self.queries)
-        while True:
-            names = list(dict.fromkeys((*self.names, *(query.reference for query in self.queries))))
-            try:
-                features = images.encode(self.benchmark, names, advance)
-                break
-            except UnreadableImages as error:
-                if not self.benchmark.skip_unreadable:
-                    raise
-                self._leave_out(error)
-        if self.unreadable:
-            self.remarks = [self._describe_unreadable(*total)]
-            _log.warning("%s.", self.remarks[0])
-        return {name: row for row, name in enumerate(names)}, features
-
-    def _leave_out(self, error: UnreadableImages) -> None:
-        """Leave out images, and the queries whose reference or first target is among them."""
-        self.unreadable |= error.reasons
+    def _leave_out(self) -> None:
+        """Leave out unreadable images, and the queries whose reference or first target is among them."""
 
         @cache  # many queries share their candidates
         def keep(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(name for name in names if name not in self.unreadable)
 
+        queries, images = len(self.queries), len(self.names)
         self.names = keep(tuple(self.names))
         self.queries = [
             replace(query, targets=keep(query.targets), candidates=keep(query.candidates), subset=keep(query.subset))
             for query in self.queries
             if not {query.reference, *query.targets[:1]} & self.unreadable.keys()
         ]
-        if not self.names or not self.queries:
-            raise error
-
-    def _describe_unreadable(self, images: int, queries: int) -> str:
-        name, reason = next(iter(self.unreadable.items()))
         lost = queries - len(self.queries)
-        return (
-            f"{self.name}: {len(self.unreadable)} of {images} images cannot be read and are left out"
-            + (f", with {lost} of {queries} queries" if lost else "")
-            + f": {name_images(self.unreadable)} ({name}: {reason})"
+        name, reason = next(iter(self.unreadable.items()))
+        remark = (
+            f"{self.name}: {len(self.unreadable)} of {images} images cannot be read and are left out, with {lost} of "
+            f"{queries} queries: {name_images(self.unreadable)} ({name}: {reason})"
         )
-
-    @torch.no_grad()
-    def _project(self, projection: nn.Module, features: Tensor, references: Sequence[int]) -> Tensor:
-        distinct, rows = torch.tensor(references).unique(return_inverse=True)
-        projection = projection.to(self.device)
-        tokens = [projection(features[batch].to(self.device)) for batch in distinct.split(BATCH)]
-        return torch.cat(tokens)[rows.to(self.device)].float()
+        if not self.queries:
+            raise RTDError(remark)
+        _log.warning("%s.", remark)
+        self.remarks = [remark]
 
     def rank_by_image(self) -> RetrievalResult:
         """Rank with the reference image as the query."""
@@ -202,21 +179,9 @@ class Retrieval:
         return self.rank(self._encode_captions(tower, captions)) if all(captions) else None
 
     def rank_composed(self, tower: TextTower) -> RetrievalResult:
-        """Rank with the composed query: the method's prompt with condition and pseudo token.
-
-        Two conditions make one prompt or, if the method uses both orders, two, whose normalised features are averaged.
-        """
+        """Rank with the composed query: the method's prompt with condition and pseudo token."""
         conditions = [query.conditions for query in self.queries]
-        if len(conditions[0]) == 1:
-            prompts = [self.adapter.prompt.encode(condition=condition) for (condition,) in conditions]
-            return self.rank(self._encode(tower, prompts, self.pseudo_tokens))
-        prompts = [self.adapter.encode_two(first, second) for first, second in conditions]
-        features = self._encode(tower, prompts, self.pseudo_tokens)
-        if self.adapter.both_orders:
-            prompts = [self.adapter.encode_two(second, first) for first, second in conditions]
-            swapped = self._encode(tower, prompts, self.pseudo_tokens)
-            features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
-        return self.rank(features)
+        return self.rank(compose(tower.to(self.device), self.adapter, conditions, self.pseudo_tokens))
 
     def rank(self, features: Tensor) -> RetrievalResult:
         """Rank the gallery for query features (Q, D), which need not be normalised."""
@@ -231,20 +196,7 @@ class Retrieval:
         return RetrievalResult(self.benchmark, self.queries, self.names, rank(self._candidates, DEPTH), subset)
 
     def _encode_captions(self, tower: TextTower, captions: Sequence[str]) -> Tensor:
-        return self._encode(tower, [encode_text(clean_caption(caption)) for caption in captions])
-
-    @torch.no_grad()
-    def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
-        """Encode token ids without start and end to features (Q, D) float32, with a pseudo token for each text."""
-        tower = tower.to(self.device)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
-        features = torch.empty(len(texts), tower.features, device=self.device)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            tokens = pad([texts[row] for row in rows], tower.context_length).to(self.device)
-            batch = None if pseudo_tokens is None else pseudo_tokens[rows]
-            features[rows] = tower.encode(tokens, batch, self.adapter.prompt.placeholder_id).float()
-        return features
+        return encode_texts(tower.to(self.device), [encode_text(clean_caption(caption)) for caption in captions])
 
 
 def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> None:
@@ -271,8 +223,7 @@ def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequenc
     check(counts in ({1}, {2}), "each query needs one condition, or each two")
     for query in queries:
         for text in (*query.conditions, query.target_caption):
-            is_text = not any("\ud800" <= letter <= "\udfff" for letter in text)
-            check(is_text, f"the text {text!r} has half a surrogate pair or bytes that are not UTF-8")
+            check_text(text)
         for images in (query.targets, query.subset, query.candidates):
             lost = outside(images)
             check(not lost, f"{min(lost, default='')}, a query's target or candidate, is not in the gallery")

@@ -8,13 +8,14 @@ from pathlib import Path
 import yaml
 from torch import Tensor, nn
 
+from rtd_plugin.checkpoint_files import hash_checkpoint
 from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import UsageError
-from rtd_plugin.files import hash_file, write_text
+from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
@@ -90,10 +91,11 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
         RTDError: a file is missing or broken, or does not fit the rest.
     """
     adapter = plugins.find_adapter(recipe.adapter)
-    sets = [open_source(source) for source in recipe.triplets]
-    mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
+    # After the models, which are checked in seconds: millions of triplets take minutes.
+    sets = [open_source(source) for source in recipe.triplets]
+    mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
     return Run(
         recipe=recipe,
         folder=folder,
@@ -104,7 +106,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
         skipped=sum(triplets.skipped for triplets in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),
-        projection_digest=hash_file(recipe.projection),
+        projection_digest=hash_checkpoint(recipe.projection),
         triplet_digests=[triplets.digest for triplets in sets],
     )
 

@@ -108,7 +108,13 @@ def open_token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advanc
     Raises:
         WriteError: the cache folder cannot be written.
     """
-    key = [FORMAT, version("open_clip_torch"), prompt.placeholder, *((source.digest, source.count) for source in sets)]
+    key = [
+        FORMAT,
+        version("open_clip_torch"),
+        prompt.placeholder,
+        prompt.placeholder_id,
+        *((source.digest, source.count) for source in sets),
+    ]
     return TokenStore(build_once("tokens", key, partial(_write, sets=sets, prompt=prompt, advance=advance)))
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
-from rtd_plugin.evaluation.search import Search
+from rtd_plugin.search.image_folder import ImageFolder
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def read(folder, content, name="queries.jsonl", **options):
 
 
 def make_search(folder, **options):
-    return Search(data=str(folder), reference=str(folder / "1.png"), condition="is red", **options)
+    return ImageFolder(data=str(folder), **options)
 
 
 def turn(path, orientation):

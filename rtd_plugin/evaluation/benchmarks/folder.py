@@ -28,7 +28,7 @@ LISTS = ("target", "gallery", "subset", "group")
 OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}  # of pictures, beside those that Pillow knows
 
 
-class ImageFolder(FileBenchmark):
+class OwnImages(FileBenchmark):
     """The images in a folder and its subfolders, also linked ones; each is turned as its EXIF orientation says.
 
     An image's name is its path in the folder. The reference is left out of each ranking.
@@ -126,7 +126,7 @@ class _Query(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
-class Folder(ImageFolder):
+class Folder(OwnImages):
     """The images in a folder and its subfolders, and a file of queries.
 
     The file is CSV with a header, or JSON lines; each query has `reference`, `condition` and `target` (one or several),
