@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
     from rtd_plugin.contract.hookspecs import hookimpl
+    from rtd_plugin.generation.workflows import build_triplets
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
     from rtd_plugin.workflows.evaluate import evaluate
-    from rtd_plugin.workflows.generate import build_triplets
     from rtd_plugin.workflows.train import train
 
 __all__ = ["TextTower", "activate", "build_triplets", "evaluate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]
@@ -22,7 +22,7 @@ __all__ = ["TextTower", "activate", "build_triplets", "evaluate", "hookimpl", "l
 _HOMES = {
     "TextTower": "rtd_plugin.clip.tower",
     "activate": "rtd_plugin.patching.activation",
-    "build_triplets": "rtd_plugin.workflows.generate",
+    "build_triplets": "rtd_plugin.generation.workflows",
     "evaluate": "rtd_plugin.workflows.evaluate",
     "hookimpl": "rtd_plugin.contract.hookspecs",
     "load_text_encoder": "rtd_plugin.clip.artifact",

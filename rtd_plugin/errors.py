@@ -1,5 +1,8 @@
 """Errors that users see as a sentence instead of a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rtd_plugin.printable import make_printable
 
 
@@ -20,3 +23,17 @@ class UsageError(RTDError):
     """The command line, a recipe or an adapter's name is wrong. Exit code 2."""
 
     exit_code = 2
+
+
+@contextmanager
+def require_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turn the failed import of an optional package into an RTDError with the command that installs it.
+
+    Args:
+        extra: of rtd-plugin in `pyproject.toml`.
+        purpose: what needs the package, as the subject of a sentence.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RTDError(f"{purpose} needs {error.name}: install it with `pip install 'rtd-plugin[{extra}]'`") from error

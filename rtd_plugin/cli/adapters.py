@@ -7,10 +7,11 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import out, show
+from rtd_plugin.cli.options import JSON
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(as_json: bool) -> None:
     """List the adapters that are installed.
 

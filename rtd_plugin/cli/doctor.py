@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rtd_plugin.cli.console import out, print_json
+from rtd_plugin.cli.options import FILE, JSON
 
 if TYPE_CHECKING:
     from rtd_plugin.patching.doctor import Diagnosis, PointReport
@@ -21,9 +22,9 @@ VERDICTS = {
 
 
 @click.command()
-@click.argument("host", type=click.Path(path_type=Path))
+@click.argument("host", type=FILE)
 @click.option("--adapter", help="The host's method, if its code could be that of several.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(host: Path, adapter: str | None, as_json: bool) -> None:
     """Examine HOST, a checkout of a method's code, in this Python's environment, without weights.
 

@@ -1,4 +1,4 @@
-"""The command `rtd-plugin`. Each command is a module of this package, imported when it is used."""
+"""The command `rtd-plugin`. Each command is a module of this package, or a plugin's, imported when it is used."""
 
 import importlib
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rtd_plugin.cli.console import clean_messages, print_failure, print_text
+from rtd_plugin.cli.groups import ExtensibleGroup, list_plugin_commands
 from rtd_plugin.errors import RTDError
 
 COMMANDS = {
@@ -19,26 +20,24 @@ COMMANDS = {
     "run": "Run a command with an active patch.",
     "doctor": "Examine a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
-    "triplets": "Make, check and describe text triplets.",
+    "triplets": "Build, check and describe text triplets.",
     "adapters": "List the adapters that are installed.",
     "recipes": "List the recipes that are installed, or show one.",
 }
 
 
-class CommandLine(click.Group):
-    """The group of `COMMANDS`, which turns errors into a sentence and an exit code."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+class CommandLine(ExtensibleGroup):
+    """The group of `COMMANDS` and those of plugins, which turns errors into a sentence and an exit code."""
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return importlib.import_module(f"rtd_plugin.cli.{name}").command
+        if name in COMMANDS:
+            return importlib.import_module(f"rtd_plugin.cli.{name}").command
+        return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        added = {name: command.get_short_help_str() for name, command in list_plugin_commands(ctx).items()}
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([*(COMMANDS | added).items()])
 
     def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
         """Run as click does, but print errors through `console`, the one module that prints."""

@@ -1,12 +1,33 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from rtd_plugin.errors import UsageError
+
 FILE = click.Path(path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def _parse_columns(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for text, equals, _ in pairs:
+        if not equals:
+            raise UsageError(f"--column {text}: expected TEXT=NAME, such as reference=caption")
+    return {text: name for text, _, name in pairs}
+
+
+COLUMNS = click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="TEXT=NAME",
+    callback=_parse_columns,
+    help="The name of a text in the file: reference=…, condition=…, target=….",
+)
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

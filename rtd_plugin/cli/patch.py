@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rtd_plugin.cli.console import out, print_json
+from rtd_plugin.cli.options import FILE, JSON
 from rtd_plugin.cli.shell import quote
 
 if TYPE_CHECKING:
@@ -17,18 +18,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("host", type=click.Path(path_type=Path))
+@click.argument("host", type=FILE)
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="RUN|FILE",
     help="A run, its text encoder, or one in OpenAI's, Hugging Face's or the authors' layout. Default: the newest run "
     "in ./runs.",
 )
 @click.option("--adapter", help="The host's method, if its code could be that of several.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="The patch folder. Default: HOST-rtd-patch beside HOST."
-)
+@click.option("--output", type=FILE, help="The patch folder. Default: HOST-rtd-patch beside HOST.")
 @click.option(
     "--blend",
     type=float,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Do not compare the host's CLIP with the one that was tuned.")
 @click.option("--no-shim", "without_shims", multiple=True, metavar="NAME", help="Leave a fault of the host as it is.")
 @click.option("--remove", is_flag=True, help="Remove the patch folder again. HOST may be that folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(
     host: Path,
     weights: Path | None,

@@ -7,11 +7,12 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import out, print_text, show
+from rtd_plugin.cli.options import JSON
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(name: str | None, as_json: bool) -> None:
     """List the recipes that are installed, or show the one of that NAME.
 

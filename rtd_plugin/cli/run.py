@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from rtd_plugin.cli.console import err
+from rtd_plugin.cli.options import FILE
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.argument("patch", metavar="HOST|PATCH", type=click.Path(path_type=Path))
+@click.argument("patch", metavar="HOST|PATCH", type=FILE)
 @click.argument("command_line", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(patch: Path, command_line: tuple[str, ...]) -> None:
     """Run COMMAND in the current folder with a patch active in it and in its Python children.

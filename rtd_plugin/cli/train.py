@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from rtd_plugin.cli.console import announce_loading, out, print_lines, progress, show
+from rtd_plugin.cli.options import FILE, JSON
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.cli.shell import quote, quote_path
 from rtd_plugin.errors import RTDError
@@ -19,9 +19,9 @@ from rtd_plugin.errors import RTDError
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, as a.b=value."
 )
-@click.option("--output", type=click.Path(path_type=Path), help="The run's folder. Default: a new one in ./runs.")
+@click.option("--output", type=FILE, help="The run's folder. Default: a new one in ./runs.")
 @click.option("--resume", is_flag=True, help="Resume from the latest checkpoint of --output, or of the newest run.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(as_json: bool, **options: Any) -> None:
     """Tune CLIP's text encoder for composed queries, on text triplets alone.
 

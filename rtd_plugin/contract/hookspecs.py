@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import click
     from torch import Tensor
 
     from rtd_plugin.clip.tower import TextTower
@@ -58,6 +59,16 @@ def rtd_benchmarks() -> Iterable[type[Benchmark]]:
     """Return classes of benchmarks.
 
     Called when a recipe or the command line names one. Since 0.1.0.
+    """
+
+
+@hookspec
+def rtd_commands() -> Iterable[click.Command]:
+    """Return commands for the command line.
+
+    A command's name is all that comes after `rtd-plugin`: `serve`, or `triplets build` in a group. Those that
+    rtd-plugin has cannot be replaced. Called when the help of a group is printed, or a command is not one of
+    rtd-plugin's own. Since 0.1.0.
     """
 
 

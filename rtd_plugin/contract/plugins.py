@@ -23,6 +23,8 @@ from rtd_plugin.contract.recipe_files import RecipeFile, list_recipe_files
 from rtd_plugin.errors import RTDError, UsageError
 
 if TYPE_CHECKING:
+    import click
+
     from rtd_plugin.contract.adapter import Adapter
     from rtd_plugin.evaluation.benchmark import Benchmark
     from rtd_plugin.triplets.triplet import TripletSource
@@ -176,6 +178,15 @@ def find_adapter(name: str) -> Adapter:
         RTDError: as `list_adapters`.
     """
     return _pick(list_adapters(), name, "adapter")
+
+
+def list_commands() -> dict[str, click.Command]:
+    """Return the commands that plugins add to the command line, by name: "serve", "triplets build".
+
+    Raises:
+        RTDError: a plugin fails, or two register the same name.
+    """
+    return _list_named("rtd_commands", "command")
 
 
 def find_triplet_source(name: str) -> type[TripletSource]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import require_extra
 from rtd_plugin.triplets.records import Column, Fault, Record, find_fault, get_text
 from rtd_plugin.triplets.triplet import Triplet
 
@@ -194,12 +194,8 @@ def repair(triplet: Triplet, problems: Sequence[Problem]) -> Triplet | None:
 
 @lru_cache(maxsize=1)
 def _load_identifier() -> Any:
-    try:
+    with require_extra("triplets", "detecting languages"):
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise RTDError(
-            "detecting languages needs py3langid: install it with `pip install 'rtd-plugin[triplets]'`"
-        ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.triplets.records import Column, Fault, Record, add_locations, find_fault, get_text, read_records
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
@@ -176,12 +176,8 @@ class DatasetTriplets(ColumnSource):
         Raises:
             RTDError: the library is missing, the data set cannot be loaded or lacks a column, or as `load_triplets`.
         """
-        try:
+        with require_extra("datasets", "the source `datasets`"):
             import datasets
-        except ImportError as error:
-            raise RTDError(
-                "the source `datasets` needs the library: install it with `pip install 'rtd-plugin[datasets]'`"
-            ) from error
         columns = self.named_columns
         names = [column[0] for column in columns]
         try:

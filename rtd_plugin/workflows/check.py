@@ -72,7 +72,7 @@ def check_triplets(
     }
     if fix is not None:
         left_out = summary.records - written
-        result["fixed"] = {"file": str(fix), "written": written, "mended": repaired, "left_out": left_out}
+        result["fixed"] = {"file": str(fix), "written": written, "repaired": repaired, "left_out": left_out}
     return {**result, "list": listed[:max_listed]}
 
 

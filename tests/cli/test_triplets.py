@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rtd_plugin.errors import UsageError
-from rtd_plugin.workflows.generate import build_triplets, describe_triplets
+from rtd_plugin.generation.workflows import build_triplets, describe_triplets
 
 GOOD = [
     {"reference_caption": "a red dog runs", "conditioning_caption": "is blue", "target_caption": "a blue dog runs"},
@@ -115,7 +115,7 @@ def test_fix_writes_a_copy_that_is_sound(rtd, triplets, tmp_path):
     before = path.read_bytes()
     done = rtd("triplets", "check", path, "--fix", "clean.jsonl", "--json")
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["fixed"] == {"file": "clean.jsonl", "written": 3, "mended": 1, "left_out": 2}
+    assert json.loads(done.stdout)["fixed"] == {"file": "clean.jsonl", "written": 3, "repaired": 1, "left_out": 2}
     assert path.read_bytes() == before
     assert rtd("triplets", "check", "clean.jsonl").exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text().splitlines()]

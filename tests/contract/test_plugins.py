@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 
 import rtd_plugin
 from rtd_plugin import contract
+from rtd_plugin.cli.main import main
 from rtd_plugin.contract import Adapter, Prompt, hookimpl, plugins
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 
 SOURCE = Path(rtd_plugin.__file__).parent
 # Each may import those to its left, and the modules of the package's root. Evaluation stands before training, because
-# validation is evaluation at intervals.
+# validation is evaluation at intervals. Generation is a plugin, whose commands use helpers of the command line.
 ORDER = [
     "clip",
     "contract",
@@ -29,10 +31,10 @@ ORDER = [
     "training",
     "engine",
     "patching",
-    "generation",
     "miniature",
     "workflows",
     "cli",
+    "generation",
 ]
 
 
@@ -203,6 +205,40 @@ def test_hook_rtd_benchmarks(install):
         plugins.find_benchmark("one")
 
 
+def test_hook_rtd_commands(install, capsys, caplog):
+    @click.command("serve")
+    def serve():
+        """Serve a page."""
+        raise RTDError("the port is taken")
+
+    @click.command("triplets label")
+    def label():
+        print("labelled")
+
+    class Plugin:
+        @hookimpl
+        def rtd_commands(self):
+            return [serve, label]
+
+    def run(*args):
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        return end.value.code or 0, "".join(capsys.readouterr())
+
+    install(mine=Plugin())
+    assert run("triplets", "label") == (0, "labelled\n")
+    assert run("serve") == (1, "Error: the port is taken\n")
+    assert re.search(r"recipes .*\n  serve +Serve a page\.$", run("--help")[1], re.M)
+    assert re.search(r"  check .*\n  label$", run("triplets", "--help")[1], re.M)
+    assert run("label")[0] == 2
+    install(other=Plugin())
+    code, message = run("serve")
+    assert (code, "two plugins register the command 'serve'" in message) == (1, True)
+    code, shown = run("--help")  # help is there when a plugin is broken
+    assert (code, "  train " in shown, "serve " in shown) == (0, True, False)
+    assert "two plugins register the command 'serve'" in shown
+
+
 def test_hook_rtd_recipe_folders(install, tmp_path):
     class Plugin:
         def __init__(self, folder):
@@ -354,14 +390,15 @@ def test_the_command_line_imports_only_workflows_and_what_messages_need():
 
 
 def test_only_the_command_line_imports_its_libraries():
-    """Workflows are the Python interface: they neither parse arguments nor print."""
+    """Workflows, the Python interface, neither parse arguments nor print; of a plugin only its commands do."""
     importing = {
-        file.relative_to(SOURCE).parts[0]
+        file.relative_to(SOURCE)
         for file in sources()
         for module in imports(ast.parse(file.read_text()))
-        if module.split(".")[0] in ("click", "rich")
+        if module.split(".")[0] in ("click", "rich") or module.startswith("rtd_plugin.cli.")
     }
-    assert importing == {"cli"}
+    outside = {path for path in importing if path.parts[0] != "cli" and path.name != "__main__.py"}
+    assert outside == {Path("generation/build_command.py"), Path("generation/stats_command.py")}
 
 
 def test_the_order_lists_every_package():

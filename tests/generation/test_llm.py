@@ -16,8 +16,8 @@ from rtd_plugin.generation.llm import build as module
 from rtd_plugin.generation.llm.build import build
 from rtd_plugin.generation.llm.prompt import EXAMPLES, parse_answer
 from rtd_plugin.generation.llm.server import Server
+from rtd_plugin.generation.workflows import build_triplets
 from rtd_plugin.triplets.json_source import JsonTriplets
-from rtd_plugin.workflows.generate import build_triplets
 
 CAPTIONS = [f"a dog, number {number}, on grass" for number in range(12)]
 

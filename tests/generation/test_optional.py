@@ -1,4 +1,4 @@
-"""The core works without `rtd_plugin.generation` and without the packages of the extra `triplets`."""
+"""All but building and describing triplets works without the plugin `generation`; without packages it says which."""
 
 import json
 import subprocess
@@ -7,7 +7,6 @@ import sys
 import pytest
 
 TRIPLET = {"caption": "a red dog runs", "edit": "is blue", "output": "a blue dog runs"}
-MISSING = "this installation lacks rtd_plugin.generation, which builds and describes triplets"
 
 
 @pytest.fixture
@@ -24,34 +23,32 @@ def run_without(tmp_path):
     return run_without
 
 
+@pytest.fixture
+def without_generation(run_without, monkeypatch):
+    monkeypatch.setenv("RTD_PLUGIN_DISABLE", "generation")
+    return lambda *arguments: run_without("rtd_plugin.generation", *arguments)
+
+
 @pytest.mark.parametrize("command", ["--help", "triplets --help", "triplets check t.jsonl", "recipes"])
-def test_commands_work_without_generation(run_without, command):
-    done = run_without("rtd_plugin.generation", *command.split())
-    assert done.returncode == 0, done.stderr
+def test_commands_work_without_generation(without_generation, command):
+    done = without_generation(*command.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "stats" not in done.stdout
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_work_without_generation(run_without):
-    options = ["--set", "steps=1", "--output", "run"]
-    done = run_without("rtd_plugin.generation", "train", "--adapter", "lincir", *options)
+def test_training_and_evaluation_work_without_generation(without_generation):
+    done = without_generation("train", "--adapter", "lincir", "--set", "steps=1", "--output", "run")
     assert done.returncode == 0, done.stderr
     evaluation = ["--adapter", "lincir", "--benchmark", "miniature", "--weights", "run", "--json"]
-    done = run_without("rtd_plugin.generation", "evaluate", *evaluation)
+    done = without_generation("evaluate", *evaluation)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "build rules captions.txt --output out.jsonl",
-        "build llm captions.txt --output out.jsonl --endpoint http://localhost/v1 --model m",
-        "stats t.jsonl",
-    ],
-)
-def test_commands_that_need_generation_say_so(run_without, command):
-    done = run_without("rtd_plugin.generation", "triplets", *command.split())
-    assert done.returncode == 1
-    assert done.stderr.strip() == f"Error: {MISSING}: install rtd-plugin from PyPI"
+def test_its_commands_are_gone_with_it(without_generation):
+    done = without_generation("triplets", "build", "rules", "captions.txt", "--output", "out.jsonl")
+    assert done.returncode == 2
+    assert "No such command 'build'" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["inflect", "spacy"])

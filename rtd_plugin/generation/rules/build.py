@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.generation.captions import Caption, hash_captions, read_captions, split_captions
 from rtd_plugin.generation.rules.edits import make_triplets
-from rtd_plugin.generation.rules.lexicon import Counts, Embed, Lexicon, count_words
+from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.triplets.checks import hash_triplet
@@ -27,6 +27,9 @@ from rtd_plugin.triplets.parallel import in_order
 from rtd_plugin.triplets.records import Fault
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import open_writer
+
+if TYPE_CHECKING:
+    from rtd_plugin.generation.similarity import Embedding
 
 CHUNK = 2000  # captions parsed, and edited, at once
 FORMAT = 1  # of the chunks that a stopped build leaves; increase it when the rules change
@@ -53,6 +56,12 @@ class RuleBuild:
     triplets: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     band: tuple[float, float] = (0.0, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        low, high = self.band
+        values = {**vars(self), "edits": dict(sorted(self.kinds.items())), "similarity": {"low": low, "high": high}}
+        return {name: value for name, value in values.items() if name not in ("kinds", "band")}
 
 
 class ParseJob(NamedTuple):
@@ -82,8 +91,7 @@ def build(
     per_caption: int = 5,
     seed: int = 0,
     workers: int = 1,
-    embed: Embed | None = None,
-    backbone: str = "",
+    embed: "Embedding | None" = None,
     advance: Advance = ignore_progress,
 ) -> RuleBuild:
     """Build triplets from captions by rules, and write them as JSON lines that the source `json` reads.
@@ -99,7 +107,6 @@ def build(
         seed: of all random choices.
         workers: number of processes.
         embed: maps words to vectors whose cosine is their similarity; None compares the contexts of words.
-        backbone: identifies `embed`.
         advance: called with the chunks done and their total, 0 while captions are parsed.
 
     Raises:
@@ -122,7 +129,8 @@ def build(
             raise RTDError(f"{captions} holds no captions{skipped}; name a file that has some")
         lexicon = Lexicon(counts, embed)
         result.band = lexicon.things.band
-        options = hashlib.sha256(json.dumps([FORMAT, keys, per_caption, seed, backbone]).encode()).hexdigest()[:16]
+        space = embed.name if embed is not None else ""
+        options = hashlib.sha256(json.dumps([FORMAT, keys, per_caption, seed, space]).encode()).hexdigest()[:16]
         pool.share(lexicon)
         edit_jobs = (EditJob(folder, chunk, key, options, per_caption, seed) for chunk, key in enumerate(keys))
         seen: set[bytes] = set()

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import require_extra
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -24,17 +24,17 @@ def load_parser() -> "Language":
     Only the model's data is read; the package that contains it is not imported.
 
     Raises:
-        RTDError: the model is not installed.
-        ModuleNotFoundError: spaCy is not installed.
+        RTDError: spaCy or the model is not installed.
     """
-    import spacy
+    with require_extra("triplets", "building triplets by rules"):
+        import spacy
 
-    for name in MODELS:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin:
-            (config,) = Path(spec.origin).parent.glob(f"{name}-*/config.cfg")
-            return spacy.load(config.parent, exclude=["ner", "senter"])
-    raise RTDError("rules need spaCy's English model: install it with `pip install 'rtd-plugin[triplets]'`")
+        for name in MODELS:
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin:
+                (config,) = Path(spec.origin).parent.glob(f"{name}-*/config.cfg")
+                return spacy.load(config.parent, exclude=["ner", "senter"])
+        raise ModuleNotFoundError(name=MODELS[-1])
 
 
 def parse(captions: Iterable[str]) -> list["Doc"]:

@@ -1,5 +1,6 @@
 """`rtd-plugin triplets build`."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -8,17 +9,17 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import out, print_json, print_lines, progress
-from rtd_plugin.cli.shell import quote
+from rtd_plugin.cli.options import FILE, JSON
+from rtd_plugin.cli.shell import quote_path
 from rtd_plugin.printable import count_noun
 
-CAPTIONS = click.argument("captions", type=click.Path(path_type=Path))
-OUTPUT = click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write: JSON lines.")
+CAPTIONS = click.argument("captions", type=FILE)
+OUTPUT = click.option("--output", type=FILE, required=True, help="The file to write: JSON lines.")
 COLUMN = click.option("--column", help="The column or key with the captions, in CSV, Parquet or JSON lines.")
 SEED = click.option("--seed", default=0, show_default=True, help="Of all random choices.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.group()
+@click.group("triplets build")
 def command() -> None:
     """Build text triplets from captions.
 
@@ -45,10 +46,10 @@ def command() -> None:
 )
 @click.option("--backbone", metavar="MODEL", help="Measure similarity in the text space of this open_clip model.")
 @click.option("--pretrained", metavar="TAG", help="The open_clip tag of its weights.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="A file with its weights instead.")
+@click.option("--checkpoint", type=FILE, help="A file with its weights instead.")
 @SEED
 @JSON
-def rules(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
+def rules(**options: Any) -> None:
     """Build triplets by rules, without a language model: English captions only.
 
     Phrases of a caption are replaced by others from the captions: of the same kind, in the same contexts, similar but
@@ -61,20 +62,7 @@ def rules(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
       rtd-plugin triplets build rules products.csv --column title --output triplets.jsonl --workers 8
       rtd-plugin triplets build rules captions.txt --output triplets.jsonl --backbone ViT-L-14 --pretrained openai
     """
-    result = _build(captions, output, "rules", as_json, **options)
-    if as_json:
-        print_json(result)
-        return
-    title = f"{count_noun(result['triplets'], 'triplet')} of {count_noun(result['captions'], 'caption')}"
-    table = Table("edit", title=title, title_justify="left")
-    table.add_column("triplets with it", justify="right")
-    for kind, count in sorted(result["edits"].items(), key=lambda item: -item[1]):
-        table.add_row(kind, f"{count:,}")
-    out().print(table)
-    if result["skipped"]:
-        skipped = count_noun(result["skipped"], "caption")
-        out().print(f"Skipped {skipped}, the first at {result['first_fault']}.", soft_wrap=True)
-    _print_next(output, result["triplets"])
+    _build("rules", **options)
 
 
 @command.command()
@@ -98,7 +86,7 @@ def rules(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
 )
 @SEED
 @JSON
-def llm(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
+def llm(**options: Any) -> None:
     """Build triplets with a language model behind any OpenAI-compatible server: vLLM, llama.cpp, Ollama and others.
 
     A key, if the server needs one, is read from the environment: RTD_PLUGIN_API_KEY, or OPENAI_API_KEY. No more than
@@ -110,10 +98,38 @@ def llm(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
       rtd-plugin triplets build llm captions.txt --output triplets.jsonl \\
           --endpoint http://localhost:11434/v1 --model qwen2.5 --limit 5000
     """
-    result = _build(captions, output, "llm", as_json, **options)
+    _build("llm", **options)
+
+
+def _build(method: Literal["rules", "llm"], captions: Path, output: Path, as_json: bool, **options: Any) -> None:
+    from rtd_plugin.generation.workflows import build_triplets  # imports torch, which `--help` does not wait for
+
+    result = build_triplets(captions, output, method, progress=partial(progress, shown=not as_json), **options)
     if as_json:
         print_json(result)
         return
+    {"rules": _show_rules, "llm": _show_answers}[method](result)
+    print_lines(
+        f"Wrote {count_noun(result['triplets'], 'triplet')} to {output}.",
+        "",
+        "Next:",
+        f"  rtd-plugin triplets check {quote_path(output)}",
+        f"  rtd-plugin triplets stats {quote_path(output)}",
+    )
+
+
+def _show_rules(result: Mapping[str, Any]) -> None:
+    title = f"{count_noun(result['triplets'], 'triplet')} of {count_noun(result['captions'], 'caption')}"
+    table = Table("edit", title=title, title_justify="left")
+    table.add_column("triplets with it", justify="right")
+    for kind, count in sorted(result["edits"].items(), key=lambda item: -item[1]):
+        table.add_row(kind, f"{count:,}")
+    out().print(table)
+    if result["skipped"]:
+        print_lines(f"Skipped {count_noun(result['skipped'], 'caption')}, the first at {result['first_fault']}.")
+
+
+def _show_answers(result: Mapping[str, Any]) -> None:
     print_lines(
         f"{result['done']:,} of {count_noun(result['captions'], 'caption')} answered, "
         f"{count_noun(result['requests'], 'request')} sent; {count_noun(result['rubbish'], 'answer')} without "
@@ -125,22 +141,3 @@ def llm(captions: Path, output: Path, as_json: bool, **options: Any) -> None:
         print_lines(
             f"The limit left {count_noun(result['left'], 'caption')} unanswered; the same command goes on with them."
         )
-    _print_next(output, result["triplets"])
-
-
-def _build(
-    captions: Path, output: Path, method: Literal["rules", "llm"], as_json: bool, **options: Any
-) -> dict[str, Any]:
-    from rtd_plugin.workflows.generate import build_triplets  # imports torch, which `--help` does not wait for
-
-    return build_triplets(captions, output, method, progress=partial(progress, shown=not as_json), **options)
-
-
-def _print_next(output: Path, triplets: int) -> None:
-    print_lines(
-        f"Wrote {count_noun(triplets, 'triplet')} to {output}.",
-        "",
-        "Next:",
-        f"  rtd-plugin triplets check {quote(str(output))}",
-        f"  rtd-plugin triplets stats {quote(str(output))}",
-    )

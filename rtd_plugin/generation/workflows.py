@@ -1,21 +1,15 @@
-"""Build triplets from captions, and describe sets of triplets. This alone uses the optional `rtd_plugin.generation`."""
+"""Build triplets from captions, and describe sets of triplets: what Python and the command line both call."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.errors import UsageError, require_extra
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.triplets.parallel import count_processors
 from rtd_plugin.triplets.records import read_records
 from rtd_plugin.triplets.sources import load_triplets
 from rtd_plugin.workflows.check import choose_columns
-
-if TYPE_CHECKING:
-    from rtd_plugin.generation.rules.lexicon import Embed
-
-EXTRA = ("inflect", "py3langid", "spacy")  # modules of the extra `triplets`
 
 
 def build_triplets(
@@ -73,86 +67,53 @@ def build_triplets(
         107187
     """
     captions, output = Path(captions), Path(output)
-    unsuitable: dict[str, object] = {"endpoint": endpoint, "model": model}
-    if method == "llm":
-        unsuitable = {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint}
-    for name, value in unsuitable.items():
+    options: dict[str, dict[str, object]] = {
+        "rules": {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint},
+        "llm": {"endpoint": endpoint, "model": model},
+    }
+    for name, value in options["llm" if method == "rules" else "rules"].items():
         if value is not None:
             raise UsageError(f"{name}: is not an option of the method {method!r}")
-    with _explain_missing_modules():
-        if method == "rules":
-            weights = Path(checkpoint) if checkpoint is not None else None
-            similarity = _load_similarity(backbone, pretrained, weights) if backbone or weights else (None, "")
-            return _build_by_rules(
-                captions, output, column, per_caption or 5, seed, workers or count_processors(), similarity, progress
-            )
-        if endpoint is None or model is None:
-            raise UsageError(f"{'endpoint' if endpoint is None else 'model'}: is missing; the method 'llm' needs it")
-        from rtd_plugin.generation.llm.build import build
-        from rtd_plugin.generation.llm.server import Server
+    if method == "rules":
+        with require_extra("triplets", "building triplets by rules"):
+            from rtd_plugin.generation.rules.build import build as build_by_rules
+        embed = None
+        if backbone or checkpoint:
+            from rtd_plugin.clip.backbones import Backbone
+            from rtd_plugin.generation.similarity import Embedding
 
-        server = Server(endpoint, model, timeout, attempts)
-        with progress("Asking") as advance:
-            result = build(
+            embed = Embedding(Backbone(backbone, pretrained, Path(checkpoint) if checkpoint else None))
+        with progress("Building") as advance:
+            by_rules = build_by_rules(
                 captions,
                 output,
-                server,
-                limit=limit,
                 column=column,
-                per_caption=per_caption or 2,
-                workers=workers or 4,
+                per_caption=per_caption or 5,
                 seed=seed,
+                workers=workers or count_processors(),
+                embed=embed,
                 advance=advance,
             )
-        return {"output": str(output), **vars(result)}
+        return {"output": str(output), **by_rules.to_dict()}
+    if endpoint is None or model is None:
+        raise UsageError(f"{'endpoint' if endpoint is None else 'model'}: is missing; the method 'llm' needs it")
+    from rtd_plugin.generation.llm.build import build as build_with_model
+    from rtd_plugin.generation.llm.server import Server
 
-
-def _load_similarity(
-    backbone: str | None, pretrained: str | None, checkpoint: Path | None
-) -> tuple["Embed | None", str]:
-    """Return a function that embeds words, and a name for it."""
-    from rtd_plugin.clip.backbones import Backbone
-    from rtd_plugin.generation.similarity import build_embedding
-
-    model = Backbone(backbone, pretrained, checkpoint)
-    return build_embedding(model), f"{model.name} {checkpoint or ''}"
-
-
-def _build_by_rules(
-    captions: Path,
-    output: Path,
-    column: str | None,
-    per_caption: int,
-    seed: int,
-    workers: int,
-    similarity: tuple["Embed | None", str],
-    progress: Progress,
-) -> dict[str, Any]:
-    from rtd_plugin.generation.rules.build import build
-
-    embed, name = similarity
-    with progress("Building") as advance:
-        result = build(
+    server = Server(endpoint, model, timeout, attempts)
+    with progress("Asking") as advance:
+        answered = build_with_model(
             captions,
             output,
+            server,
+            limit=limit,
             column=column,
-            per_caption=per_caption,
+            per_caption=per_caption or 2,
+            workers=workers or 4,
             seed=seed,
-            workers=workers,
-            embed=embed,
-            backbone=name,
             advance=advance,
         )
-    low, high = result.band
-    return {
-        "output": str(output),
-        "captions": result.captions,
-        "skipped": result.skipped,
-        "first_fault": result.first_fault,
-        "triplets": result.triplets,
-        "edits": dict(sorted(result.kinds.items())),
-        "similarity": {"low": low, "high": high},
-    }
+    return {"output": str(output), **vars(answered)}
 
 
 def describe_triplets(
@@ -178,12 +139,11 @@ def describe_triplets(
     Raises:
         RTDError: a file cannot be read, or the page cannot be written.
     """
+    from rtd_plugin.generation.page import write_page
+    from rtd_plugin.generation.statistics import compute_statistics, read_conditions
+
     file = Path(file)
     names = choose_columns(file, columns or {})
-    with _explain_missing_modules():
-        from rtd_plugin.generation.page import write_page
-        from rtd_plugin.generation.statistics import compute_statistics, read_conditions
-
     conditions = {path.name: read_conditions(path) for path in map(Path, real)}
     with progress("Reading") as advance:
         triplets = load_triplets(str(file), read_records(file, names), names, skip_invalid=True)
@@ -197,22 +157,3 @@ def describe_triplets(
         write_page(Path(page), file.name, statistics)
         statistics["page"] = str(page)
     return statistics
-
-
-@contextmanager
-def _explain_missing_modules() -> Iterator[None]:
-    """Raise an RTDError if the optional room, or a package of its extra, is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        name = error.name or ""
-        if f"{name}.".startswith("rtd_plugin.generation."):
-            raise RTDError(
-                "this installation lacks rtd_plugin.generation, which builds and describes triplets: "
-                "install rtd-plugin from PyPI"
-            ) from error
-        if name.partition(".")[0] in EXTRA:
-            raise RTDError(
-                f"building triplets by rules needs {name}: install it with `pip install 'rtd-plugin[triplets]'`"
-            ) from error
-        raise

@@ -9,27 +9,24 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import out, print_lines, progress, show
-from rtd_plugin.cli.triplets_check import COLUMNS, parse_columns
+from rtd_plugin.cli.options import COLUMNS, FILE, JSON
 from rtd_plugin.printable import count_noun
 
 ROWS = 10  # of each table
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.command("triplets stats")
+@click.argument("file", type=FILE)
 @COLUMNS
 @click.option(
     "--real",
-    "real_files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Conditions that people wrote, to compare with: annotations of CIRR, CIRCO, FashionIQ or GeneCIS, or text.",
 )
-@click.option("--page", type=click.Path(path_type=Path), help="Also write a page with plots here: HTML.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(
-    file: Path, columns: tuple[str, ...], real_files: tuple[Path, ...], page: Path | None, as_json: bool
-) -> None:
+@click.option("--page", type=FILE, help="Also write a page with plots here: HTML.")
+@JSON
+def command(file: Path, as_json: bool, **options: Any) -> None:
     """Describe the triplets of FILE: lengths, openings, edits, and the distance from conditions that people wrote.
 
     Broken records are left out; `rtd-plugin triplets check` lists them.
@@ -38,16 +35,9 @@ def command(
     Example:
       rtd-plugin triplets stats triplets.jsonl --real cirr/captions/cap.rc2.val.json --page stats.html
     """
-    from rtd_plugin.workflows.generate import describe_triplets  # imports torch, which `--help` does not wait for
+    from rtd_plugin.generation.workflows import describe_triplets  # imports torch, which `--help` does not wait for
 
-    result = describe_triplets(
-        file,
-        columns=parse_columns(columns),
-        real=real_files,
-        page=page,
-        progress=partial(progress, shown=not as_json),
-    )
-    show(result, as_json, _show)
+    show(describe_triplets(file, progress=partial(progress, shown=not as_json), **options), as_json, _show)
 
 
 def _show(stats: Mapping[str, Any]) -> None:

@@ -1,0 +1,19 @@
+"""The plugin that adds `rtd-plugin triplets build` and `rtd-plugin triplets stats`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rtd_plugin.contract.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def rtd_commands() -> Iterable[click.Command]:
+    """Return the two commands."""
+    from rtd_plugin.generation import build_command, stats_command
+
+    return [build_command.command, stats_command.command]
