@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular, read_text
 from rtd_plugin.torchscript import ForeignObjectError, read_torchscript
 
 DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in the folder that something is written in
@@ -183,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RTDError: the file cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RTDError(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(content, dict):
@@ -198,7 +199,7 @@ def hash_file(path: Path) -> str:
         OSError: it cannot be read.
     """
     content = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             content.update(block)
     return content.hexdigest()
@@ -210,5 +211,5 @@ def _first_line(error: BaseException) -> str:
 
 def _has_objects(path: Path, error: pickle.UnpicklingError) -> bool:
     """Return whether torch refused the objects in a valid pickle; other files are not pickles at all."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return "GLOBAL" in str(error) or file.read(1) == pickle.PROTO

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rtd_plugin.cache import lock
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import WriteError, write_atomically
+from rtd_plugin.regular_files import check_regular
 
 SHARD = 512  # vectors in a file
 FORMAT = 1
@@ -63,6 +64,7 @@ class _Shard:
         if self.vectors is not None or self.path is None:
             return self.vectors
         try:
+            check_regular(self.path)
             return load_file(self.path)["vectors"]
         except (SafetensorError, OSError, KeyError):
             return None
@@ -186,6 +188,7 @@ class FeatureCache:
                 continue
             self._shards[path] = _Shard(None, path)
             try:
+                check_regular(path)
                 with safe_open(path, framework="pt") as file:
                     keys = [row.tobytes() for row in file.get_tensor("keys").numpy()]
             except (SafetensorError, OSError):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.regular_files import open_regular
 from rtd_plugin.triplets.records import Fault, find_fault, get_text, read_lines, read_records
 
 RECORD_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -45,7 +46,7 @@ def read_captions(path: Path, column: str | None = None) -> Iterator[Caption | F
                 yield Fault(f"{location}: {fault}")
         return
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for line_number, line in read_lines(file):
                 yield _parse_caption(line_number, line)
     except OSError as error:

@@ -12,6 +12,7 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import Shim
 from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.regular_files import open_regular
 
 LARGEST_SOURCE = 2**22  # bytes of a source file that is read
 
@@ -141,7 +142,7 @@ def parse_source(file: Path) -> ast.Module:
     if not file.is_file():
         raise RTDError(f"{file}: not a regular file")
     try:
-        with file.open("rb") as source:
+        with open_regular(file) as source:
             text = source.read(LARGEST_SOURCE + 1)
         if len(text) > LARGEST_SOURCE:
             raise RTDError(f"{file}: larger than {LARGEST_SOURCE >> 20} MiB, not read as Python source")

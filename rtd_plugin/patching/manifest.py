@@ -8,6 +8,7 @@ from typing import Any
 
 from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.regular_files import read_text
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -82,7 +83,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """
     path = Path(folder) / MANIFEST_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         written_in = values.pop("format")
     except FileNotFoundError as error:
         raise RTDError(f"{folder}: not a patch folder: it has no {MANIFEST_FILE}") from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import read_checkpoint, write_atomically
+from rtd_plugin.regular_files import read_bytes
 
 
 class Best(BaseModel):
@@ -115,7 +116,7 @@ class CheckpointStore:
             return None
         path = self.path(self.list_steps()[-1]) / "progress.json"
         try:
-            return RunProgress.model_validate_json(path.read_bytes())
+            return RunProgress.model_validate_json(read_bytes(path))
         except (OSError, ValidationError) as error:
             raise RTDError(f"{path}: broken: delete {path.parent} to resume from an earlier checkpoint") from error
 

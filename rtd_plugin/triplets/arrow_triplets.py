@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import check_regular
 from rtd_plugin.triplets.triplet import Triplet
 
 MAX_ROWS_IN_MEMORY = 1 << 16
@@ -120,9 +121,14 @@ class ParquetTriplets(Sequence[Triplet]):
     def __init__(self, path: Path, columns: Sequence[str], check: Callable[[Sequence[object]], str]) -> None:
         self.path, self.columns, self._check = path, list(columns), check
         try:
+            check_regular(path)
             self._file = pq.ParquetFile(path, memory_map=True)
         except (OSError, pa.ArrowException) as error:
-            problem = "a folder" if path.is_dir() else str(error).split(": ")[-1].split(". ")[0]
+            problem = (
+                "a folder"
+                if path.is_dir()
+                else getattr(error, "strerror", None) or str(error).split(": ")[-1].split(". ")[0]
+            )
             raise RTDError(f"{path}: not a readable Parquet file ({problem})") from error
         names = self._file.schema_arrow.names
         for column in self.columns:

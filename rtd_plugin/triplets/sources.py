@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.regular_files import open_regular
 from rtd_plugin.triplets.records import Column, Fault, Record, add_locations, find_fault, get_text, read_records
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 from rtd_plugin.triplets.triplet_file import TABLE_COLUMNS, rename_columns
@@ -143,7 +144,7 @@ class ParquetSource(FileSource):
 
     def _hash_file(self) -> str:
         content = hashlib.sha256()
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             while block := file.read(1 << 20):
                 content.update(block)
         content.update(repr(sorted(self.columns.items())).encode())

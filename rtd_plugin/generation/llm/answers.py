@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import read_text
 from rtd_plugin.triplets.triplet import Triplet
 
 
@@ -24,7 +25,7 @@ class AnswerFile:
         self.path = path
         self._answers: dict[str, list[list[str]]] = {}
         try:
-            if path.is_file():
+            if path.exists():
                 self._read()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
@@ -64,7 +65,7 @@ class AnswerFile:
             raise self._explain(error) from error
 
     def _read(self) -> None:
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(self.path, errors="replace").splitlines():
             try:
                 key, rows = json.loads(line)
                 self._answers[key] = [[str(text) for text in row] for row in rows]
