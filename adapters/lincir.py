@@ -24,10 +24,7 @@ def read_composition(
         text: (B, L) tokens, or (1, L) for all pseudo tokens.
         pseudo_tokens: (B, W), or (1, W) for all texts.
     """
-    rows = max(len(text), len(pseudo_tokens))
-    text = text.expand(rows, -1)
-    placeholders = text == PLACEHOLDER
-    return Composition(clip_model, text, pseudo_tokens.expand(rows, -1), placeholders, return_last_states)
+    return Composition(clip_model, text, pseudo_tokens, PLACEHOLDER, return_last_states)
 
 
 def example(_module: ModuleType) -> tuple[Any, ...]:

@@ -22,16 +22,14 @@ def read_retrieval(
 
     Args:
         text: (1, L) tokens if `repeat`, else (B, L).
-        img_tokens: (B, W), for the first placeholder; or a tuple of them, for the placeholders in order.
+        img_tokens: (B, W), or (B, n, W) as relatives have them, for the first placeholder; or a tuple of (B, W), for
+            the placeholders in order.
         split_ind: the placeholder's id.
         repeat: whether there is one text for all pseudo tokens.
 
     Raises:
         RTDError: the first text has no placeholder, or more than there are pseudo tokens in the tuple.
     """
-    if repeat:
-        images = img_tokens[0] if isinstance(img_tokens, tuple) else img_tokens
-        text = text.expand(len(images), -1)
     return _composition(self, text, text[:1] == split_ind, img_tokens)
 
 
@@ -54,18 +52,19 @@ def read_visualisation(
 def _composition(
     model: Any, text: Tensor, placeholders: Tensor, img_tokens: Tensor | tuple[Tensor, ...]
 ) -> Composition:
-    """Return the composition of text (B, L), with pseudo tokens and placeholders for each row or one row for all."""
+    """Return the composition of texts, with pseudo tokens and placeholders for each row or one row for all."""
     import torch
 
     if not isinstance(img_tokens, tuple):
-        img_tokens = (img_tokens,)
         placeholders = placeholders & (placeholders.cumsum(dim=1) == 1)  # the first of each row
-    pseudo_tokens = torch.stack([tokens.reshape(len(tokens), -1) for tokens in img_tokens], dim=1)  # (B, n, W)
     counts = placeholders.sum(dim=1)
-    if not counts.all() or int(counts.max()) > len(img_tokens):
-        raise RTDError(f"texts have {sorted(set(counts.tolist()))} placeholders for {len(img_tokens)} pseudo tokens")
-    pseudo_tokens = pseudo_tokens[:, : int(counts.max())].expand(len(text), -1, -1)
-    return Composition(model, text, pseudo_tokens, placeholders.expand(len(text), -1))
+    images = len(img_tokens) if isinstance(img_tokens, tuple) else 1
+    if not counts.all() or int(counts.max()) > images:
+        raise RTDError(f"texts have {sorted(set(counts.tolist()))} placeholders for {images} pseudo tokens")
+    if isinstance(img_tokens, tuple):
+        vectors = [tokens.reshape(len(tokens), -1) for tokens in img_tokens]
+        img_tokens = torch.stack(vectors[: int(counts.max())], dim=1)  # (B, n, W)
+    return Composition(model, text, img_tokens, placeholders)
 
 
 def _retrieval_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
@@ -127,6 +126,7 @@ class Pic2Word(Adapter):
         ),
     )
     training_files = ("src/main.py", "src/trainer.py")
+    rounds_weights = False  # its evaluation converts CLIP to fp32 before it loads a checkpoint's weights
     shims = SHIMS
     evaluation = "PYTHONPATH=src:. python src/eval_retrieval.py --eval-mode cirr …"
 

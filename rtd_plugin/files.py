@@ -1,72 +1,25 @@
-"""Read checkpoints without running code in them, and write files atomically."""
+"""Writes files atomically, and reads small ones."""
 
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import tempfile
 import time
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.regular_files import open_regular, read_text
-from rtd_plugin.torchscript import ForeignObjectError, read_torchscript
 
 DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in the folder that something is written in
 STALE_AFTER = 24 * 3600  # seconds: an unlocked draft of that age was left by a killed process
 BLOCK = 2**20  # bytes read at once
-
-
-def is_jit_archive(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, the form in which OpenAI publishes its CLIP weights."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
-
-
-def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """Read a checkpoint to the CPU: safetensors, a file of `torch.save`, or a TorchScript archive's state dict.
-
-    Raises:
-        RTDError: the file is missing or broken, or holds pickled code, which is never run.
-    """
-    if not path.is_file():
-        raise RTDError(f"{path}: {'a folder, not a checkpoint file' if path.is_dir() else 'no such file'}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle protocols, which a user cannot change
-            if is_jit_archive(path):
-                return read_torchscript(path)
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can fail in torch's reader in any way
-        refused = isinstance(error, pickle.UnpicklingError) and _has_objects(path, error)
-        if refused or isinstance(error, ForeignObjectError):
-            raise RTDError(
-                f"{path}: holds pickled objects other than tensors, which could run code when loaded. "
-                "Save its state dict alone, with torch.save or as safetensors, and pass that file"
-            ) from error
-        # The text of other errors does not help a user, or advises to load the file unsafely.
-        explained = isinstance(error, (OSError, RuntimeError, SafetensorError, zipfile.BadZipFile))
-        reason = f" ({_first_line(error)})" if explained else ""
-        raise RTDError(f"{path}: not a checkpoint, or a broken or truncated one{reason}") from error
-    if not isinstance(checkpoint, Mapping):
-        raise RTDError(f"{path}: holds a {type(checkpoint).__name__}, not a state dict")
-    return checkpoint
 
 
 class WriteError(RTDError):
@@ -96,12 +49,12 @@ def write_atomically(path: Path) -> Iterator[Path]:
                 os.replace(draft / path.name, path)
             _flush_folder(path.parent)
         except (OSError, SafetensorError) as error:
-            raise WriteError(f"{path}: cannot be written ({_first_line(error)})") from error
+            raise WriteError(f"{path}: cannot be written ({first_line(error)})") from error
         except RuntimeError as error:
             # torch.save reports a full disk as a RuntimeError of its archive writer.
             if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
                 raise
-            raise WriteError(f"{path}: cannot be written ({_first_line(error)})") from error
+            raise WriteError(f"{path}: cannot be written ({first_line(error)})") from error
 
 
 @contextmanager
@@ -205,11 +158,6 @@ def hash_file(path: Path) -> str:
     return content.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first sentence of an error, or its type without one."""
     return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
-
-
-def _has_objects(path: Path, error: pickle.UnpicklingError) -> bool:
-    """Return whether torch refused the objects in a valid pickle; other files are not pickles at all."""
-    with open_regular(path) as file:
-        return "GLOBAL" in str(error) or file.read(1) == pickle.PROTO

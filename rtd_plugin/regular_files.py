@@ -66,6 +66,6 @@ def _open_without_waiting(name: str, flags: int) -> int:
 
 def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "a pipe, socket or device, not a regular file", os.fspath(path))

@@ -1,8 +1,7 @@
-"""Files are written whole or not at all, and read without running what is in them."""
+"""Files are written whole or not at all."""
 
 import hashlib
 import os
-import pickle
 import resource
 import subprocess
 import sys
@@ -11,24 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import DRAFT_LOCK, hash_file, is_jit_archive, read_checkpoint, write_atomically, write_text
+from rtd_plugin.files import DRAFT_LOCK, hash_file, write_atomically, write_text
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
-
-
-class Payload:
-    """A pickle of it makes the file `path` when it is loaded."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def names(folder: Path) -> list[str]:
@@ -227,76 +214,3 @@ def test_a_file_is_hashed_by_its_content(tmp_path):
     content = bytes(range(256)) * 5000  # more than one block
     (tmp_path / "a").write_bytes(content)
     assert hash_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
-
-
-def test_checkpoints_are_read(tmp_path):
-    save_file(STATE, tmp_path / "a.safetensors")
-    torch.save({"epoch": 1, **STATE}, tmp_path / "b.pt")
-    torch.save(STATE, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
-    for file in sorted(tmp_path.iterdir()):
-        assert torch.equal(read_checkpoint(file)["weight"], STATE["weight"])
-
-
-def test_pickled_code_is_refused_and_not_run(tmp_path):
-    ran = tmp_path / "ran"
-    torch.save({"weight": Payload(ran)}, tmp_path / "a.pt")
-    torch.save({"weight": Payload(ran)}, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
-    for protocol in range(2, 6):
-        (tmp_path / f"c{protocol}.pkl").write_bytes(pickle.dumps({"weight": Payload(ran)}, protocol))
-    for file in sorted(tmp_path.iterdir()):
-        with pytest.raises(RTDError, match=r"holds pickled objects other than tensors.*Save its state dict alone"):
-            read_checkpoint(file)
-    assert not ran.exists()
-    pickle.loads(pickle.dumps(Payload(ran)))
-    assert ran.exists(), "the payload would not have shown"
-
-
-@pytest.mark.parametrize("cut", [0, 1, 40, 500, -1])
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_truncated_checkpoints_are_refused(tmp_path, kind, cut):
-    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
-    if kind == "safetensors":
-        save_file({"weight": torch.zeros(300)}, path)
-    else:
-        torch.save({"weight": torch.zeros(300)}, path, _use_new_zipfile_serialization=kind == "zip")
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(RTDError, match="not a checkpoint, or a broken or truncated one"):
-        read_checkpoint(path)
-
-
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.one_of(st.binary(), st.binary().map(b"\x80\x02".__add__), st.text().map(str.encode)))
-def test_random_bytes_are_not_a_checkpoint(tmp_path, content):
-    (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(RTDError, match=r"a\.pt: ") as error:
-        read_checkpoint(tmp_path / "a.pt")
-    assert "weights_only" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "content", ["<html>not found</html>", '{"a": 1}', "version https://git-lfs.github.com/spec/v1"]
-)
-def test_text_is_not_a_checkpoint(tmp_path, content):
-    (tmp_path / "a.pt").write_text(content)
-    with pytest.raises(RTDError, match=r"a\.pt: not a checkpoint, or a broken or truncated one$"):
-        read_checkpoint(tmp_path / "a.pt")
-
-
-def test_missing_files_and_folders_are_not_checkpoints(tmp_path):
-    with pytest.raises(RTDError, match="none: no such file"):
-        read_checkpoint(tmp_path / "none")
-    with pytest.raises(RTDError, match="a folder, not a checkpoint file"):
-        read_checkpoint(tmp_path)
-
-
-def test_a_lone_tensor_is_not_a_checkpoint(tmp_path):
-    torch.save(torch.zeros(3), tmp_path / "a.pt")
-    with pytest.raises(RTDError, match="holds a Tensor, not a state dict"):
-        read_checkpoint(tmp_path / "a.pt")
-
-
-def test_a_plain_archive_is_not_torchscript(tmp_path):
-    torch.save(STATE, tmp_path / "a.pt")
-    assert not is_jit_archive(tmp_path / "a.pt")
-    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-30] + b"PK\x05\x06" + bytes(26))
-    assert not is_jit_archive(tmp_path / "a.pt")

@@ -58,6 +58,13 @@ def test_every_module_is_in_the_wheel(contents):
     assert modules <= contents.keys()
 
 
+def test_every_data_file_of_the_core_is_in_the_wheel(contents):
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rtd_plugin").rglob("*.*") if path.is_file()}
+    data = {file for file in files if "__pycache__" not in file}
+    assert "rtd_plugin/miniature/phrasings.yaml" in data
+    assert data <= contents.keys()
+
+
 def test_every_recipe_and_its_files_are_in_the_wheel(contents):
     data = {
         f"rtd_recipes/{path.relative_to(ROOT / 'recipes')}"

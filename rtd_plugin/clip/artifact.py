@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rtd_plugin.clip.layouts import check_finite
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.tuned_encoder import FILE_NAME
+from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically
 

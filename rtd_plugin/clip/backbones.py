@@ -13,17 +13,18 @@ from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from rtd_plugin.clip.huggingface_config import CONFIG_FILE, read_text_config
+from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint, split_key
+from rtd_plugin.clip.huggingface_config import find_text_config
 from rtd_plugin.clip.image_layouts import convert_image_weights
-from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, unwrap
+from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, select_clip
 from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.weight_files import find_weights, name_choice
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import is_jit_archive, read_checkpoint, read_json
+from rtd_plugin.files import read_json
 from rtd_plugin.paths import ModelName, RecipePath
 
 OPENCLIP_CONFIG = "open_clip_config.json"
-WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 
 # CLIP's values of settings that change what open_clip's text towers compute. `TextTower` has no other pooling, and no
 # other tokenizer's ids; settings that add weights are noticed by the weights' keys.
@@ -62,7 +63,8 @@ class Backbone:
         pretrained: open_clip's tag of the weights (`openai`). With a checkpoint it only says how the weights were
             trained.
         checkpoint: an OpenAI state dict or TorchScript archive, an open_clip checkpoint, or a folder in Hugging Face's
-            or open_clip's format. None: the tag's weights, downloaded unless they are in open_clip's cache.
+            or open_clip's format; `FILE#KEY` for one of several CLIPs in a file. None: the tag's weights, downloaded
+            unless they are in open_clip's cache.
 
     Example:
         >>> Backbone("ViT-L-14", "openai").name
@@ -92,7 +94,11 @@ class Backbone:
                 tower, or those of another architecture than `model`.
         """
         source = self._find_weights()
-        config, state = self._find_config(source), _read_weights(source)
+        config, state = self._find_config(source), read_checkpoint(source)
+        try:
+            name_choice(source, state)
+        except RTDError as error:
+            raise RTDError(f"{source}: {error}") from error
         settings = _find_text_settings(config, self._find_tag(), state, source)
         try:
             if config is not None:
@@ -112,7 +118,7 @@ class Backbone:
             RTDError: as `load_text_tower`, or the checkpoint lacks an image tower.
         """
         source = self._find_weights()
-        config, state = self._find_config(source), unwrap(_read_weights(source))
+        config, state = self._find_config(source), select_clip(read_checkpoint(source))
         weights = convert_image_weights(state)
         if config is None or "vision_cfg" not in config or not weights:
             raise RTDError(
@@ -148,19 +154,19 @@ class Backbone:
 
     def _find_config(self, source: Path) -> dict[str, Any] | None:
         """Return the model's configuration in open_clip's format, None without one."""
-        folder = source if source.is_dir() else source.parent
         if self.model is None:
-            return _read_openclip_config(folder / OPENCLIP_CONFIG) if (folder / OPENCLIP_CONFIG).is_file() else None
+            file = source.with_name(OPENCLIP_CONFIG)
+            return _read_openclip_config(file) if file.is_file() else None
         if self.model.endswith(".json"):
             return _read_openclip_config(Path(self.model))
         return open_clip.get_model_config(_find_architecture(self.model))
 
     def _find_weights(self) -> Path:
-        """Return the file or folder of the weights, which may have to be downloaded."""
+        """Return the file of the weights, which may have to be downloaded."""
         if self.checkpoint is not None:
-            if not self.checkpoint.exists():
+            if not split_key(self.checkpoint)[0].exists():
                 raise RTDError(f"{self.checkpoint}: no such file or folder (backbone.checkpoint)")
-            return self.checkpoint
+            return find_weights(self.checkpoint)
         tag = self._find_tag()
         if tag is None or self.model is None:
             raise RTDError(
@@ -207,19 +213,10 @@ def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool, source: Path
 def _find_text_settings(
     config: Mapping[str, Any] | None, tag: Mapping[str, Any] | None, state: Mapping[str, Any], source: Path
 ) -> _TextSettings:
-    folder = source if source.is_dir() else source.parent
-    in_huggingface_layout = any(str(key).startswith("text_model.") for key in state)
-    if in_huggingface_layout and (folder / CONFIG_FILE).is_file():
-        text = read_text_config(folder / CONFIG_FILE)
-        sizes = read_sizes(state)
-        if sizes is not None and (sizes.layers, sizes.width) != (text.layers, text.width):
-            raise RTDError(
-                f"{source}: {sizes.layers} layers of width {sizes.width}; "
-                f"{folder / CONFIG_FILE} has {text.layers} of {text.width}"
-            )
+    if text := find_text_config(source, state):
         return _TextSettings(text.activation, text.heads)
     # Only OpenAI publishes TorchScript archives, and state dicts with the resolution; all have this activation.
-    by_openai = "input_resolution" in state or (source.is_file() and is_jit_archive(source))
+    by_openai = "input_resolution" in state or is_jit_archive(split_key(source)[0])
     if config is None:
         if by_openai:
             return _TextSettings("quick_gelu", None)
@@ -255,18 +252,6 @@ def _check_sizes(sizes: TowerSizes | None, settings: _TextSettings, config: Mapp
         raise RTDError(f"{sizes}; {name} has {expected}: {advice}")
     if settings.heads not in (None, _heads(config)):
         raise RTDError(f"{settings.heads} attention heads; {name} has {_heads(config)}: {advice}")
-
-
-def _read_weights(source: Path) -> Mapping[str, Any]:
-    if source.is_file():
-        return read_checkpoint(source)
-    for name in WEIGHT_FILES:
-        if (source / name).is_file():
-            return read_checkpoint(source / name)
-        if (source / f"{name}.index.json").is_file():
-            shards = sorted(set(read_json(source / f"{name}.index.json").get("weight_map", {}).values()))
-            return {key: value for shard in shards for key, value in read_checkpoint(source / shard).items()}
-    raise RTDError(f"{source}: no weights in this folder: expected one of {', '.join(WEIGHT_FILES)}")
 
 
 def _read_openclip_config(file: Path) -> dict[str, Any]:

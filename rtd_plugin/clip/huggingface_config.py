@@ -5,11 +5,13 @@ CLIP has its text tower's settings under `text_config`, or, in files of 2022 and
 overrides all of `text_config`. The default values are those of transformers' `CLIPTextConfig`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from rtd_plugin.clip.layouts import detect_layout, read_sizes
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
@@ -65,6 +67,23 @@ def read_text_config(file: Path) -> TextConfig:
             f"{file}: layer_norm_eps is {settings.layer_norm_eps}, but CLIP's text towers have {LAYER_NORM_EPS}"
         )
     return settings
+
+
+def find_text_config(file: Path, state: Mapping[str, Any]) -> TextConfig | None:
+    """Read the configuration beside weights in Hugging Face's layout; None for another layout or without one.
+
+    Raises:
+        RTDError: it is broken, or of a tower of another size.
+    """
+    config = file.parent / CONFIG_FILE
+    if detect_layout(state) != "huggingface" or not config.is_file():
+        return None
+    text, sizes = read_text_config(config), read_sizes(state)
+    if sizes is not None and (sizes.layers, sizes.width) != (text.layers, text.width):
+        raise RTDError(
+            f"{file}: {sizes.layers} layers of width {sizes.width}; {config} has {text.layers} of {text.width}"
+        )
+    return text
 
 
 def build_text_config(tower: TextTower) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rtd_plugin.clip.layouts import HUGGINGFACE_BLOCK_NAMES
+
 _NAMES = {
     "vision_model.embeddings.class_embedding": "class_embedding",
     "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
@@ -13,11 +15,7 @@ _NAMES = {
     "vision_model.pre_layrnorm": "ln_pre",  # sic
     "vision_model.post_layernorm": "ln_post",
     "vision_model.encoder.layers.": "transformer.resblocks.",
-    ".layer_norm1.": ".ln_1.",
-    ".layer_norm2.": ".ln_2.",
-    ".self_attn.out_proj.": ".attn.out_proj.",
-    ".mlp.fc1.": ".mlp.c_fc.",
-    ".mlp.fc2.": ".mlp.c_proj.",
+    **{f".{huggingface}.": f".{openai}." for openai, huggingface in HUGGINGFACE_BLOCK_NAMES.items()},
 }
 _PROJECTION = "visual_projection.weight"
 _QUERY = re.compile(r"(.*)\.self_attn\.q_proj\.(weight|bias)")

@@ -63,26 +63,28 @@ def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor)
         The embeddings, (B, L, W) or (B, L + n - 1, W), and the end tokens' positions in them.
 
     Raises:
-        RTDError: a text has neither 1 nor n placeholders, for n > 1.
+        RTDError: for n > 1, the texts that have placeholders have neither 1 nor n each.
     """
     n = pseudo_tokens.shape[1]
     if n == 1:
         return torch.where(placeholders.unsqueeze(-1), pseudo_tokens, x), ends
     counts = placeholders.sum(dim=1)  # (B,)
-    if (counts == n).all():
+    has_placeholder = counts > 0
+    if (counts == n * has_placeholder).all():
         # The k-th placeholder of a row takes the row's k-th pseudo token.
         order = (placeholders.cumsum(dim=1) - 1).clamp(min=0)  # (B, L)
         replacements = pseudo_tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
         return torch.where(placeholders.unsqueeze(-1), replacements, x), ends
-    if (counts == 1).all():
-        at = placeholders.int().argmax(dim=1, keepdim=True)  # (B, 1)
+    if (counts == has_placeholder).all():
+        at = placeholders.int().argmax(dim=1).where(has_placeholder, x.shape[1]).unsqueeze(1)  # (B, 1), L for none
         positions = torch.arange(x.shape[1] + n - 1, device=x.device).unsqueeze(0)  # (1, L + n - 1)
         source = torch.where(positions < at + n, positions.minimum(at), positions - (n - 1))  # (B, L + n - 1)
+        source = source.clamp(max=x.shape[1] - 1)
         x = x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[2]))
         inside = (positions >= at) & (positions < at + n)
         order = (positions - at).clamp(0, n - 1)
         replacements = pseudo_tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        return torch.where(inside.unsqueeze(-1), replacements, x), ends + (n - 1)
+        return torch.where(inside.unsqueeze(-1), replacements, x), ends + (n - 1) * has_placeholder
     raise RTDError(
         f"{n} pseudo tokens a text need 1 or {n} placeholders in each text, found {sorted(set(counts.tolist()))}"
     )

@@ -2,7 +2,10 @@
 
 - "openai": OpenAI's `clip/model.py` and open_clip's `CLIP`, the layout of `TextTower` itself;
 - "huggingface": `CLIPTextModelWithProjection` of transformers;
-- "rtd": the checkpoints of the authors' RTD code, `{'epoch': int, 'CLIPTextModelWithProjection': state dict}`.
+- "rtd": the same within a checkpoint of the authors' RTD code, `{'epoch': int, 'CLIPTextModelWithProjection': …}`.
+
+Training programs put a state dict into a checkpoint, and a model into other modules. So a tower is read wherever its
+names are, below whatever keys and prefixes.
 """
 
 import re
@@ -12,14 +15,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rtd_plugin.checkpoint_files import flatten_checkpoint
 from rtd_plugin.errors import RTDError
 
 LAYOUTS = ("openai", "huggingface", "rtd")
 AUTHORS_KEY = "CLIPTextModelWithProjection"
 
-# Keys under which training programs keep a state dict, and prefixes that module wrappers put on every key.
-CONTAINERS = ("state_dict", "model_state_dict", "model")
-WRAPPERS = ("module.", "_orig_mod.")
+# A tower's first weight below a prefix, and other weights of it; `visual.` is open_clip's image tower.
+TOKEN_EMBEDDING = re.compile(r"((?:.+?\.)??)(?:text_model\.embeddings\.|(?:text\.)?)token_embedding\.weight")
+BLOCKS = re.compile(r"((?:.+?\.)??)(?<!visual\.)(?:text_model\.|(?:text\.)?transformer\.resblocks\.\d).*")
+WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])", re.IGNORECASE)
+UNMERGED = re.compile(r".*(?<![a-z])((lora|hada|lokr|oft|ia3|vera)_|base_layer\.).*")  # peft's and loralib's
 
 # Weights and buffers of a whole CLIP that do not belong to its text tower, and its sizes.
 NOT_TEXT = re.compile(
@@ -61,29 +68,73 @@ class TowerSizes(NamedTuple):
         return f"{layers} of width {self.width} and features of size {self.features}"
 
 
-def detect_layout(state: Mapping[str, Any]) -> str:
-    """Return which of `LAYOUTS` a state dict is in, by its keys.
+def find_towers(state: Mapping[str, Any]) -> list[str]:
+    """Return the prefixes below which a checkpoint has the weights of a text tower, averaged ones (EMA) last.
 
     Raises:
-        RTDError: none of them.
+        RTDError: there are none.
     """
-    if isinstance(state.get(AUTHORS_KEY), Mapping):
-        return "rtd"
-    keys = unwrap(state)
-    if any(RELATIVES.fullmatch(key) for key in keys):
+    names = flatten_checkpoint(state)
+    for pattern in (TOKEN_EMBEDDING, BLOCKS):
+        if prefixes := dict.fromkeys(match[1] for name in names if (match := pattern.fullmatch(name))):
+            return sorted(prefixes, key=lambda prefix: bool(AVERAGED.search(prefix)))
+    check_merged(names)
+    shown = ", ".join(list(map(str, state))[:4]) or "no keys at all"
+    raise RTDError(
+        "not the weights of a CLIP text tower: expected OpenAI's, open_clip's or Hugging Face's keys, "
+        f"but found {shown}"
+    )
+
+
+def check_merged(names: Iterable[str]) -> None:
+    """Check that no weight is an adapter's, LoRA's for example.
+
+    Raises:
+        RTDError: one is.
+    """
+    if any(UNMERGED.fullmatch(name) for name in names):
+        raise RTDError(
+            "LoRA (or another of peft's adapters) is not merged into the weights: "
+            "call merge_and_unload() on the model, and save what it returns"
+        )
+
+
+def select_clip(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of the CLIP in a checkpoint, of the first if it has several, by their names in that CLIP.
+
+    Raises:
+        RTDError: there is none, or it is no CLIP but a relative, or has LoRA's weights beside it.
+    """
+    prefix = find_towers(state)[0]
+    names = flatten_checkpoint(state).items()
+    weights = {WRAPPERS.sub("", name[len(prefix) :]): value for name, value in names if name.startswith(prefix)}
+    check_merged(weights)
+    if any(RELATIVES.fullmatch(name) for name in weights):
         raise RTDError(
             "the weights of a model with another text tower (SigLIP, CoCa, …): "
             "pseudo tokens need CLIP's, which is causal and read at the end token"
         )
-    if any(key.startswith("text_model.") for key in keys):
-        return "huggingface"
-    if any(re.match(r"(text\.)?(token_embedding\.weight$|transformer\.resblocks\.\d)", key) for key in keys):
-        return "openai"
-    shown = ", ".join(list(map(str, state))[:4]) or "no keys at all"
-    raise RTDError(
-        "not the weights of a CLIP text tower: expected OpenAI's, open_clip's or Hugging Face's keys, "
-        f"or {AUTHORS_KEY!r}, but found {shown}"
-    )
+    return weights
+
+
+def strip_wrapper(checkpoint: Mapping[Any, Any], depth: int = 2) -> dict[str, Any]:
+    """Return a checkpoint whose dictionaries, if a wrapper's prefix (`module.`) is on all of their keys, lack it."""
+    wrapped = all(WRAPPERS.match(str(key)) for key in checkpoint)
+    return {
+        WRAPPERS.sub("", str(key), count=1) if wrapped else str(key): (
+            strip_wrapper(value, depth - 1) if depth > 1 and isinstance(value, Mapping) else value
+        )
+        for key, value in checkpoint.items()
+    }
+
+
+def detect_layout(state: Mapping[str, Any]) -> str:
+    """Return the layout of the text tower in a checkpoint, "openai" or "huggingface".
+
+    Raises:
+        RTDError: there is no CLIP's text tower.
+    """
+    return _select_text_weights(state)[0]
 
 
 def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -91,7 +142,7 @@ def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Args:
         state: a state dict in any of the layouts, of a text tower or a whole CLIP, possibly inside a checkpoint
-            (`state_dict`, `model`) and prefixed by a wrapper (`module.`).
+            (`state_dict`, `model`) and below a prefix (`module.`); of several towers the first, see `find_towers`.
 
     Returns:
         Tensors by their names in `TextTower`. Their shapes are not checked against each other.
@@ -100,8 +151,7 @@ def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
         RTDError: unknown layout, a key that is missing or unexpected, or a value that is not a tensor of finite
             floating-point values.
     """
-    layout = detect_layout(state)
-    weights = _select_text_weights(state, layout)
+    layout, weights = _select_text_weights(state)
     names = {name: layout_names(name, layout) for name in _names(_count_blocks(weights))}
     expected = [key for keys in names.values() for key in keys]
     for key in expected:
@@ -123,8 +173,7 @@ def read_sizes(state: Mapping[str, Any]) -> TowerSizes | None:
     Raises:
         RTDError: unknown layout.
     """
-    layout = detect_layout(state)
-    weights = _select_text_weights(state, layout)
+    layout, weights = _select_text_weights(state)
     shapes = []
     for name in ("token_embedding.weight", "text_projection"):
         weight = weights.get(layout_names(name, layout)[0])
@@ -174,26 +223,13 @@ def layout_names(name: str, layout: str) -> list[str]:
     return [f"text_model.encoder.layers.{block}.{module}.{suffix}" for module in modules]
 
 
-def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Take a state dict out of its checkpoint, and wrappers' prefixes off its keys."""
-    for container in CONTAINERS:
-        if isinstance(state.get(container), Mapping):
-            return unwrap(state[container])
-    bare = {}
-    for key, value in state.items():
-        key = str(key)
-        while key.startswith(WRAPPERS):
-            key = key.split(".", 1)[1]
-        bare[key] = value
-    return bare
-
-
-def _select_text_weights(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """Return what belongs to the text tower, by a layout's keys without prefixes."""
-    weights = unwrap(state[AUTHORS_KEY] if layout == "rtd" else state)
+def _select_text_weights(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a text tower's layout, and its weights by their names in that layout."""
+    weights = select_clip(state)
+    layout = "huggingface" if any(key.startswith("text_model.") for key in weights) else "openai"
     if layout == "openai":
         weights = {key.removeprefix("text."): value for key, value in weights.items()}
-    return {key: value for key, value in weights.items() if not NOT_TEXT.match(key)}
+    return layout, {key: value for key, value in weights.items() if not NOT_TEXT.match(key)}
 
 
 def _count_blocks(keys: Iterable[str]) -> int:

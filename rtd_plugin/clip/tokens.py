@@ -102,9 +102,40 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
     return torch.from_numpy(padded)
 
 
+def find_room(prompt: Sequence[int], placeholder: int, pseudo_tokens: int, context_length: int = CONTEXT_LENGTH) -> int:
+    """Return the longest row of composed queries, start and end included, that fits once pseudo tokens are injected.
+
+    n pseudo tokens in place of a single placeholder move what follows n - 1 positions to the right, and a text that is
+    cut must leave room for them.
+
+    Args:
+        prompt: the token ids of one of the queries.
+        placeholder: the placeholder's id.
+        pseudo_tokens: how many there are for each text, n.
+        context_length: of the text tower.
+    """
+    return context_length - (pseudo_tokens - 1 if prompt.count(placeholder) == 1 else 0)
+
+
 def tokenize(captions: Sequence[str | None], context_length: int = CONTEXT_LENGTH) -> Tensor:
     """Clean and tokenise captions: (B, L) int64, L the longest row, at most context_length."""
     return pad([encode_text(clean_caption(caption)) for caption in captions], context_length)
+
+
+def _find_placeholder(word: str) -> int:
+    """Return CLIP's token id of a placeholder.
+
+    Raises:
+        RTDError: CLIP has no token for it.
+    """
+    if len(word) == 1 and "!" <= word <= "~" and not word.isalpha():
+        return 256 + ord(word) - ord("!")  # so that prompts are made without a tokenizer, as inside hosts
+    ids = encode_text(word)
+    if len(ids) != 1:
+        raise RTDError(
+            f"the placeholder {word!r} is not one token of CLIP's vocabulary: choose another, or pass placeholder_id="
+        )
+    return ids[0]
 
 
 @dataclass(frozen=True)
@@ -114,10 +145,12 @@ class Prompt:
     Args:
         template: for example `"a photo of $ that {condition}"`. Conditions stand as `{condition}`, or
             `{first}` and `{second}`; the rest of the template is text.
-        placeholder: the character that stands for the pseudo token, one of CLIP's tokens, surrounded by white space.
+        placeholder: the word that stands for the pseudo token, surrounded by white space.
+        placeholder_id: its token id, below 49406; by default CLIP's for the placeholder, which then has to be one of
+            CLIP's tokens. A method whose own tokenizer has a token for it names that token's id.
 
     Raises:
-        RTDError: the template has no placeholder, or CLIP has no token for it.
+        RTDError: the template has no placeholder, CLIP has no token for it, or the id is not one of a text's tokens.
 
     Example:
         >>> prompt = Prompt("a photo of $ that {condition}")
@@ -125,10 +158,13 @@ class Prompt:
         [320, 1125, 539, 259, 682, 533, 736]
         >>> prompt.placeholder_id
         259
+        >>> Prompt("a photo of <|replace|> , {condition}", "<|replace|>", placeholder_id=49405).encode(condition="red")
+        [320, 1125, 539, 49405, 267, 736]
     """
 
     template: str
     placeholder: str = "$"
+    placeholder_id: int = None  # type: ignore[assignment]  # replaced below
 
     def __post_init__(self) -> None:
         words = self.template.split().count(self.placeholder)
@@ -136,14 +172,14 @@ class Prompt:
             raise RTDError(
                 f"the prompt {self.template!r} needs its placeholder {self.placeholder!r} as a separate word"
             )
-
-    @cached_property
-    def placeholder_id(self) -> int:
-        """The placeholder's token id."""
-        ids = _tokenizer().encode(self.placeholder)
-        if len(ids) != 1:
-            raise RTDError(f"the placeholder {self.placeholder!r} is not one token of CLIP's vocabulary")
-        return ids[0]
+        if self.placeholder_id is None:
+            object.__setattr__(self, "placeholder_id", _find_placeholder(self.placeholder))
+        if not 0 < self.placeholder_id < START:
+            raise RTDError(
+                f"the prompt {self.template!r}: its placeholder_id {self.placeholder_id} is not between 1 and "
+                f"{START - 1}: larger ids are CLIP's start and end. If the method adds a token of its own to CLIP's, "
+                "name another here, such as 259, and that id in its composition points' `placeholder`"
+            )
 
     @property
     def conditions(self) -> list[str]:
@@ -155,8 +191,12 @@ class Prompt:
         """The token ids of the template's texts, and the names of the conditions between them."""
         pieces: list[list[int] | str] = []
         for piece in re.split(rf"(\{{\w+\}}|(?<!\S){re.escape(self.placeholder)}(?!\S))", self.template):
-            name = re.fullmatch(r"\{(\w+)\}", piece)
-            pieces.append(name[1] if name else _tokenizer().encode(piece))
+            if piece == self.placeholder:
+                pieces.append([self.placeholder_id])
+            elif name := re.fullmatch(r"\{(\w+)\}", piece):
+                pieces.append(name[1])
+            else:
+                pieces.append(_tokenizer().encode(piece))
         return pieces
 
     def encode(self, subject: Sequence[int] | None = None, **conditions: str) -> list[int]:

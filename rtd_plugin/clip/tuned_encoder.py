@@ -4,17 +4,15 @@ Importing it imports the standard library alone, because every process that runs
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, name_choice
 from rtd_plugin.errors import RTDError, UsageError
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tower import TextTower
-
-FILE_NAME = "text_encoder.safetensors"
-HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,14 @@ class TunedWeights:
     """A tuned text encoder on disk.
 
     Attributes:
-        path: its file, in any layout.
-        digest: SHA-256 of the file.
+        path: its file, or the index of its files, in any layout.
+        digest: see `rtd_plugin.checkpoint_files.hash_checkpoint`.
         activation, heads: of the tower; None if neither the file nor a configuration beside it has them.
         adapter: name of the method that it was tuned for, if recorded.
         step: optimizer steps taken, if recorded.
         base: name of the CLIP that it was tuned from, if recorded.
         base_probe: probe of that CLIP's text tower, (4, 16) values; see `rtd_plugin.clip.fingerprint`.
+        key: under which it is in its file, None for wherever its names are.
     """
 
     path: str
@@ -39,6 +38,17 @@ class TunedWeights:
     step: int | None = None
     base: str | None = None
     base_probe: list[list[float]] | None = None
+    key: str | None = None
+
+    def read(self) -> Mapping[str, Any]:
+        """Read the weights, see `rtd_plugin.checkpoint_files.read_checkpoint`.
+
+        Raises:
+            RTDError: they are missing or broken.
+        """
+        from rtd_plugin.checkpoint_files import read_checkpoint
+
+        return read_checkpoint(Path(self.path if self.key is None else f"{self.path}#{self.key}"))
 
 
 def find_newest_run(runs: Path) -> Path:
@@ -58,24 +68,26 @@ def read_weights(path: Path) -> TunedWeights:
 
     Args:
         path: a run's folder, its `text_encoder.safetensors`, or a text encoder in the layout of OpenAI, of Hugging Face
-            (a file, or a folder of `save_pretrained`), or of the authors' RTD code.
+            (a file, or a folder of `save_pretrained`), or of the authors' RTD code; `FILE#KEY` for one of several.
 
     Raises:
-        RTDError: the path is missing or in another layout, or its weights are broken, not finite, or in several files.
+        RTDError: the path is missing or in another layout, or its weights are broken or not finite.
     """
+    from rtd_plugin.checkpoint_files import hash_checkpoint, split_key
     from rtd_plugin.clip.tower import TextTower
-    from rtd_plugin.files import hash_file, read_checkpoint
 
-    if not path.exists():
+    file, key = split_key(find_weights(path))
+    if not file.exists():
         raise RTDError(f"{path}: no such file or folder")
-    file = _find_file(path)
-    recorded = _read_recorded(file)
-    state = read_checkpoint(file)
+    weights = TunedWeights(str(file.resolve()), hash_checkpoint(file), key=key)
     try:
-        TextTower.from_state_dict(state, activation=recorded.get("activation"), heads=recorded.get("heads"))
+        state = weights.read()
+        name_choice(file, state)
+        weights = replace(weights, **_read_recorded(file, state))
+        TextTower.from_state_dict(state, activation=weights.activation, heads=weights.heads)
     except RTDError as error:
-        raise RTDError(f"{file}: {error}") from error
-    return TunedWeights(path=str(file), digest=hash_file(file), **recorded)
+        raise RTDError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from error
+    return weights
 
 
 def check_base(weights: TunedWeights, base: "TextTower", clause: str, hint: str = "") -> None:
@@ -104,27 +116,9 @@ def check_base(weights: TunedWeights, base: "TextTower", clause: str, hint: str 
         )
 
 
-def _find_file(path: Path) -> Path:
-    if path.is_file():
-        return path.resolve()
-    names = (FILE_NAME, *HUGGINGFACE_FILES)
-    for name in names:
-        if (path / name).is_file():
-            return (path / name).resolve()
-        if (path / f"{name}.index.json").is_file():
-            raise RTDError(
-                f"{path}: its weights are sharded into several files: save them in one, with "
-                "save_pretrained(folder, max_shard_size='50GB')"
-            )
-    raise RTDError(
-        f"{path}: no text encoder in this folder: neither a finished run nor a folder of save_pretrained; "
-        f"expected {', '.join(names)}"
-    )
-
-
-def _read_recorded(file: Path) -> Mapping[str, Any]:
+def _read_recorded(file: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the metadata of a text encoder that a run saved, or the configuration beside a Hugging Face file."""
-    if file.suffix == ".safetensors" and _has_metadata(file):
+    if _has_metadata(file):
         from rtd_plugin.clip.artifact import read_info
 
         info = read_info(file)
@@ -136,13 +130,10 @@ def _read_recorded(file: Path) -> Mapping[str, Any]:
             "base": info.backbone,
             "base_probe": info.base_probe,
         }
-    config = file.with_name("config.json")
-    if file.name in HUGGINGFACE_FILES and config.is_file():
-        from rtd_plugin.clip.huggingface_config import read_text_config
+    from rtd_plugin.clip.huggingface_config import find_text_config
 
-        text = read_text_config(config)
-        return {"activation": text.activation, "heads": text.heads}
-    return {}
+    text = find_text_config(file, state)
+    return {} if text is None else {"activation": text.activation, "heads": text.heads}
 
 
 def _has_metadata(file: Path) -> bool:

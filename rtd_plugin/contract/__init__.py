@@ -42,26 +42,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Adapter": "rtd_plugin.contract.adapter",
-    "Benchmark": "rtd_plugin.evaluation.benchmark",
-    "Composition": "rtd_plugin.contract.composition",
-    "CompositionPoint": "rtd_plugin.contract.composition",
-    "KnownFault": "rtd_plugin.contract.shims",
-    "Prompt": "rtd_plugin.clip.tokens",
-    "Query": "rtd_plugin.evaluation.benchmark",
-    "RTDError": "rtd_plugin.errors",
-    "RecipePath": "rtd_plugin.paths",
-    "Report": "rtd_plugin.contract.shims",
-    "Shim": "rtd_plugin.contract.shims",
-    "Triplet": "rtd_plugin.triplets.triplet",
-    "TripletSet": "rtd_plugin.triplets.triplet",
-    "TripletSource": "rtd_plugin.triplets.triplet",
-    "UsageError": "rtd_plugin.errors",
-    "hookimpl": "rtd_plugin.contract.hookspecs",
+    "clip.tokens": ["Prompt"],
+    "contract.adapter": ["Adapter"],
+    "contract.composition": ["Composition", "CompositionPoint"],
+    "contract.hookspecs": ["hookimpl"],
+    "contract.shims": ["KnownFault", "Report", "Shim"],
+    "errors": ["RTDError", "UsageError"],
+    "evaluation.benchmark": ["Benchmark", "Query"],
+    "paths": ["RecipePath"],
+    "triplets.triplet": ["Triplet", "TripletSet", "TripletSource"],
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"rtd_plugin.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

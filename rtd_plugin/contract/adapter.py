@@ -28,8 +28,12 @@ class Adapter(ABC):
         both_orders: whether the query of two conditions is the mean of the normalised features of both orders.
         composition_points: where its code, and that of its relatives, composes queries; empty if the method is not to
             be patched. A checkout need not have them all.
+        markers: what tells its code from that of relatives: files, relative to the root, each with a text in it. Of
+            several adapters that fit a host, the one with the most markers is used.
         training_files: patterns (`src/train_*.py`) of its code's files, relative to the root, that train or feed a
             projection: queries composed for them keep the pre-trained text encoder.
+        rounds_weights: whether its code loads checkpoints through fp16 where its CLIP has values of fp16, even if it
+            then computes in fp32: a patch rounds the tuned weights the same way.
         shims: repairs of its code's faults; see `rtd_plugin.contract.Shim`.
         known_faults: versions of packages with which its code fails or gives wrong results.
         evaluation: the command that runs its evaluation, from the code's root; shown to users.
@@ -55,7 +59,9 @@ class Adapter(ABC):
     prompt_of_two: ClassVar[Prompt]
     both_orders: ClassVar[bool] = True
     composition_points: ClassVar[tuple[CompositionPoint, ...]] = ()
+    markers: ClassVar[Mapping[str, str]] = {}
     training_files: ClassVar[tuple[str, ...]] = ()
+    rounds_weights: ClassVar[bool] = True
     shims: ClassVar[tuple[Shim, ...]] = ()
     known_faults: ClassVar[tuple[KnownFault, ...]] = ()
     evaluation: ClassVar[str] = "python …"
@@ -98,7 +104,8 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
 
     Args:
         adapter: the method.
-        path: its checkpoint, as the method's own code saved it, or the state dict as safetensors.
+        path: its checkpoint, as the method's own code saved it, or the state dict as safetensors; `FILE#KEY` for what
+            it has under a key.
         features: size of the backbone's features, D.
         token_width: width of the backbone's token embeddings, W.
 
@@ -108,10 +115,10 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
     """
     from torch import Tensor  # late, because listing adapters must not wait for torch
 
-    from rtd_plugin.clip.layouts import check_finite
-    from rtd_plugin.files import read_checkpoint
+    from rtd_plugin.checkpoint_files import read_checkpoint
+    from rtd_plugin.clip.layouts import check_finite, strip_wrapper
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = strip_wrapper(read_checkpoint(path))
     try:
         state = adapter.projection_state(checkpoint)
     except RTDError as error:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from rtd_plugin.errors import RTDError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,9 +26,12 @@ class Composition:
 
     Attributes:
         model: the host's model object, which determines device and dtype.
-        tokens: (B, L) integers, as the host tokenised them.
-        pseudo_tokens: (B, W), or (B, n, W) for n of them per text, of any dtype.
-        placeholder: where they go: a token id, or a (B, L) bool mask of positions; see `TextTower.encode`.
+        tokens: (B, L) integers, as the host tokenised them; or (1, L), one text for all pseudo tokens.
+        pseudo_tokens: (B, W), or (B, n, W) for n of them per text, of any dtype; or (1, W) or (1, n, W), those of
+            one image for all texts.
+        placeholder: where they go. A token id: to all tokens of that id. A (B, L) or (1, L) bool
+            mask: to these positions, for hosts that replace others. A text without any is encoded as it is. A text with
+            one takes all n pseudo tokens there, and what follows moves right; n placeholders take one each.
         hidden_states: whether the host also wants the last hidden states.
     """
 
@@ -35,6 +40,10 @@ class Composition:
     pseudo_tokens: Tensor
     placeholder: int | Tensor
     hidden_states: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of composed queries, B."""
+        return max(len(self.tokens), len(self.pseudo_tokens))
 
 
 @dataclass(frozen=True)
@@ -101,5 +110,17 @@ def compose(tower: TextTower, composition: Composition) -> Tensor | tuple[Tensor
     Raises:
         RTDError: as `TextTower.encode`.
     """
+    from torch import Tensor  # late, because listing adapters must not wait for torch
+
+    tokens, pseudo_tokens, placeholders = composition.tokens, composition.pseudo_tokens, composition.placeholder
+    if 1 not in (len(tokens), len(pseudo_tokens)) and len(tokens) != len(pseudo_tokens):
+        raise RTDError(f"{len(tokens)} texts for {len(pseudo_tokens)} images' pseudo tokens: neither equal nor one")
+    if not isinstance(placeholders, Tensor) or placeholders.ndim == 0:  # an id, which a host may have as a tensor
+        placeholders = tokens == placeholders
+        tokens = tokens.masked_fill(placeholders, 0)  # a host's own id, beyond CLIP's, would pass for the end token
+    tokens, pseudo_tokens, placeholders = (
+        rows.expand(len(composition), *rows.shape[1:]) if len(rows) == 1 else rows
+        for rows in (tokens, pseudo_tokens, placeholders)
+    )
     encode = tower.encode_with_hidden_states if composition.hidden_states else tower.encode
-    return encode(composition.tokens, composition.pseudo_tokens, composition.placeholder)
+    return encode(tokens, pseudo_tokens, placeholders)

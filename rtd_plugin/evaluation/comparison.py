@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ class ComparisonRow:
     Attributes:
         query: "image only", "text only", "composed" or "target caption".
         weights: the tuned text encoder, None for the pre-trained one.
-        result: its rankings and metrics.
         name: a short name of the text encoder, different from the others'.
+        label: the row's name in tables.
+        result: its rankings and metrics.
     """
 
     query: str
     weights: Path | None
-    result: RetrievalResult
     name: str
+    label: str
+    result: RetrievalResult
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Comparison:
         benchmark = self.retrieval.benchmark.name
         per_query, before = row.result.per_query, self.results[0].result.per_query
         weights = str(row.weights) if row.weights else None
-        values: dict[str, Any] = {"query": row.query, "name": row.name, "weights": weights}
+        values: dict[str, Any] = {"query": row.query, "name": row.name, "label": row.label, "weights": weights}
         if per_query is None or before is None:
             return values
         values["metrics"] = {benchmark: per_query.compute_metrics()}
@@ -69,6 +72,18 @@ class Comparison:
         if row.weights is not None:
             values["gain"] = {benchmark: per_query.compute_gain(before)}
         return values
+
+
+def list_encoders(
+    frozen: TextTower, tuned: Mapping[Path, Callable[[], TextTower]]
+) -> list[tuple[Path | None, str, str, Callable[[], TextTower]]]:
+    """Return file, short name, label and loader of each text encoder, the pre-trained one (no file) first."""
+    names = _shorten_paths(tuned)
+    labels = ["composed, tuned"] if len(names) == 1 else [f"composed, {name}" for name in names]
+    return [
+        (None, PRE_TRAINED, "composed, frozen", lambda: frozen),
+        *zip(tuned, names, labels, tuned.values(), strict=True),
+    ]
 
 
 def compare(
@@ -87,23 +102,22 @@ def compare(
         advance: called with how many ways are done.
         baselines: whether to rank by simpler queries as well.
     """
-    ways: list[tuple[str, Path | None, str, Callable[[], RetrievalResult | None]]] = [
-        ("composed", None, PRE_TRAINED, lambda: retrieval.rank_composed(frozen))
-    ]
-    for name, (path, load) in zip(_shorten_paths(tuned), tuned.items(), strict=True):
-        ways.append(("composed", path, name, lambda load=load: retrieval.rank_composed(load())))  # type: ignore[misc]
-    if baselines:
-        ways += [
-            ("image only", None, PRE_TRAINED, retrieval.rank_by_image),
-            ("text only", None, PRE_TRAINED, lambda: retrieval.rank_by_condition(frozen)),
-            ("target caption", None, PRE_TRAINED, lambda: retrieval.rank_by_target_caption(frozen)),
-        ]
+    encoders = list_encoders(frozen, tuned)
+    simpler: dict[str, Callable[[], RetrievalResult | None]] = {
+        "image only": retrieval.rank_by_image,
+        "text only": partial(retrieval.rank_by_condition, frozen),
+        "target caption": partial(retrieval.rank_by_target_caption, frozen),
+    }
+    total = len(encoders) + (len(simpler) if baselines else 0)
     comparison = Comparison(retrieval, [])
-    for done, (query, weights, name, rank) in enumerate(ways, start=1):
-        if (result := rank()) is not None:
-            rows = comparison.results if query == "composed" else comparison.baselines
-            rows.append(ComparisonRow(query, weights, result, name))
-        advance(done, len(ways))
+    for done, (weights, name, label, load) in enumerate(encoders, start=1):
+        result = retrieval.rank_composed(load())
+        comparison.results.append(ComparisonRow("composed", weights, name, label, result))
+        advance(done, total)
+    for done, (query, rank) in enumerate(simpler.items() if baselines else (), start=len(encoders) + 1):
+        if (ranked := rank()) is not None:
+            comparison.baselines.append(ComparisonRow(query, None, PRE_TRAINED, query, ranked))
+        advance(done, total)
     return comparison
 
 

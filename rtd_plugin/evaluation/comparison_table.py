@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 _SHORT_METRICS = {"subset_recall_at_": "subset R@", "recall_at_": "R@", "map_at_": "mAP@"}
+_ORDER = ("image only", "text only", "composed", "target caption")  # from the query that knows least
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
-
-    Attributes:
-        label: the first column.
-        kind: "tuned" for the metrics of a tuned text encoder, "gain" for a difference to the pre-trained one, else "".
-        cells: one for each metric.
-    """
+    """A row of a table: metrics, of a "tuned" text encoder or not, or a "gain" over the pre-trained one."""
 
     label: str
     kind: Literal["tuned", "gain", ""]
@@ -38,13 +33,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The metrics of all queries, or of one group's.
-
-    Attributes:
-        group: the group; None for all queries.
-        metrics: names of the metrics, one for each column of cells.
-        rows: from the query that knows least to the one that knows most, then the gains.
-    """
+    """The metrics of all queries, or of one group's: a column for each metric, first the metrics and then the gains."""
 
     group: str | None
     metrics: Sequence[str]
@@ -67,38 +56,29 @@ def tabulate_comparison(comparison: Mapping[str, Any]) -> list[ComparisonTable]:
         comparison: as `Comparison.to_dict` returns it.
     """
     benchmark = comparison["benchmark"]
-    rows = _sort_rows(comparison)
+    rows = sorted([*comparison["baselines"], *comparison["results"]], key=lambda row: _ORDER.index(row["query"]))
     if "metrics" not in rows[0]:
         return []
-    tuned = [row for row in rows if row["weights"]]
     all_queries = rows[0]["metrics"][benchmark]
     metrics = [name for name, value in all_queries.items() if not isinstance(value, Mapping)]
-    tables = []
-    for group in [None, *(name for name in all_queries if name not in metrics)]:
+
+    def tabulate(group: str | None) -> ComparisonTable:
+        def select(values: Mapping[str, Any]) -> Mapping[str, Any]:
+            return values[benchmark][group] if group else values[benchmark]
+
         table_rows = []
         for row in rows:
-            values, intervals = _of_group(row["metrics"], group), _of_group(row["intervals"], group)
+            values, intervals = select(row["metrics"]), select(row["intervals"])
             cells = [Cell(values[name], intervals[name]["low"], intervals[name]["high"]) for name in metrics]
-            table_rows.append(TableRow(label_row(row, len(tuned)), "tuned" if row["weights"] else "", cells))
+            table_rows.append(TableRow(row["label"], "tuned" if row["weights"] else "", cells))
+        tuned = [row for row in rows if row["weights"]]
         for row in tuned:
-            gain = _of_group(row["gain"], group)
+            gain = select(row["gain"])
             cells = [Cell(gain[name]["difference"], gain[name]["low"], gain[name]["high"]) for name in metrics]
             table_rows.append(TableRow(f"gain of {'tuning' if len(tuned) == 1 else row['name']}", "gain", cells))
-        tables.append(ComparisonTable(group, metrics, table_rows))
-    return tables
+        return ComparisonTable(group, metrics, table_rows)
 
-
-def _of_group(values: Mapping[str, Any], group: str | None) -> Mapping[str, Any]:
-    """Return one group's values, or those of all queries, of the only benchmark in `values`."""
-    (of_benchmark,) = values.values()
-    return of_benchmark[group] if group else of_benchmark
-
-
-def _sort_rows(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the rows of a comparison, from the query that knows least to the one that knows most."""
-    below = [row for row in comparison["baselines"] if row["query"] != "target caption"]
-    above = [row for row in comparison["baselines"] if row["query"] == "target caption"]
-    return [*below, *comparison["results"], *above]
+    return [tabulate(group) for group in (None, *(name for name in all_queries if name not in metrics))]
 
 
 def shorten_metric(metric: str) -> str:
@@ -112,17 +92,3 @@ def shorten_metric(metric: str) -> str:
         if metric.startswith(name):
             return short + metric.removeprefix(name)
     return metric
-
-
-def label_row(row: Mapping[str, Any], tuned: int) -> str:
-    """Return the label of a row of results in a table with `tuned` tuned text encoders.
-
-    Example:
-        >>> label_row({"query": "composed", "weights": "runs/mine", "name": "mine"}, tuned=2)
-        'composed, mine'
-    """
-    if row["query"] != "composed":
-        return row["query"]
-    if row["weights"] is None:
-        return "composed, frozen"
-    return "composed, tuned" if tuned == 1 else f"composed, {row['name']}"

@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 
@@ -30,7 +29,7 @@ Compute = Callable[[Sequence[int]], Mapping[int, Tensor]]
 
 def hash_text(text: str) -> Key:
     """Return the key of a vector from a text that says what it was computed from."""
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def hash_module(module: nn.Module, *settings: str) -> str:
@@ -52,24 +51,6 @@ def _list_settings(module: nn.Module) -> list[tuple[str, str]]:
     return sorted((name, repr(value)) for name, value in named if isinstance(value, plain))
 
 
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """Vectors (N, …) that are held in memory, or in a file."""
-
-    vectors: Tensor | None
-    path: Path | None = None
-
-    def load(self) -> Tensor | None:
-        """Return the vectors; None if the file is damaged or gone."""
-        if self.vectors is not None or self.path is None:
-            return self.vectors
-        try:
-            check_regular(self.path)
-            return load_file(self.path)["vectors"]
-        except (SafetensorError, OSError, KeyError):
-            return None
-
-
 class FeatureCache:
     """Vectors that one model computes, by their keys; kept in a folder, or only in this object.
 
@@ -83,8 +64,8 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self._shards: dict[Path, _Shard] = {}
-        self._rows: dict[Key, tuple[_Shard, int]] = {}
+        self._shards: dict[Path, Tensor | None] = {}  # vectors (N, …) in memory; None if they are in the file
+        self._rows: dict[Key, tuple[Path, int]] = {}
 
     def count_missing(self, keys: Sequence[Key]) -> int:
         """Return how many distinct keys have no vector yet."""
@@ -117,18 +98,20 @@ class FeatureCache:
 
     def _load(self, keys: Sequence[Key]) -> Tensor | None:
         """Return the vectors of keys that are all known; None after forgetting those in damaged files."""
-        indices_of: dict[_Shard, list[int]] = {}
+        indices_of: dict[Path, list[int]] = {}
         for index, key in enumerate(keys):
             indices_of.setdefault(self._rows[key][0], []).append(index)
         vectors = None
-        for shard, indices in indices_of.items():  # one file at a time, to save memory
-            loaded = shard.load()
-            if loaded is None:
-                self._forget(shard)
+        for path, indices in indices_of.items():  # one file at a time, to save memory
+            shard = self._shards[path]
+            try:
+                shard = load_file(path)["vectors"] if shard is None else shard
+            except (SafetensorError, OSError, KeyError):
+                self._forget(path)
                 continue
             if vectors is None:
-                vectors = loaded.new_empty(len(keys), *loaded.shape[1:])
-            vectors[indices] = loaded[[self._rows[keys[index]][1] for index in indices]]
+                vectors = shard.new_empty(len(keys), *shard.shape[1:])
+            vectors[indices] = shard[[self._rows[keys[index]][1] for index in indices]]
         return vectors if all(key in self._rows for key in keys) else None
 
     def _compute_missing(self, keys: Sequence[Key], compute: Compute) -> None:
@@ -140,34 +123,30 @@ class FeatureCache:
             pending = [shard for shard in pending if not self._compute_shard(shard, keys, compute)]
             if pending:  # other processes compute these
                 time.sleep(POLL)
-                self._find_shards()
         if left_out := [index for index, key in enumerate(keys) if key not in self._rows]:
             raise RTDError(f"no features of {len(left_out)} of {len(keys)}, the first at index {left_out[0]}")
 
     def _compute_shard(self, shard: Sequence[int], keys: Sequence[Key], compute: Compute) -> bool:
         """Compute a shard's missing vectors; return False if another process is computing the shard."""
         name = hashlib.sha256(b"".join(keys[index] for index in shard)).hexdigest()[:32]
+        path = (self.folder or Path()) / f"{name}.safetensors"
         with self._lock(name) as is_locked:
             if not is_locked:
                 return False
-            self._find_shards()
+            self._read_keys(path)  # another process may have computed it by now
             indices = [index for index in shard if keys[index] not in self._rows]
             vectors = compute(indices) if indices else {}
             if vectors:
                 rows = torch.stack([vector.float().cpu() for vector in vectors.values()])
-                self._keep(name, [keys[index] for index in vectors], rows)
+                self._keep(path, [keys[index] for index in vectors], rows)
         return True
 
-    def _keep(self, name: str, keys: Sequence[Key], vectors: Tensor) -> None:
-        if self.folder is None:
-            self._add(_Shard(vectors), keys)
-            return
-        path = self.folder / f"{name}.safetensors"
-        key_bytes = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(-1, KEY_BYTES)
-        with write_atomically(path) as draft:
-            save_file({"vectors": vectors, "keys": key_bytes}, draft)
-        self._shards[path] = _Shard(None, path)
-        self._add(self._shards[path], keys)
+    def _keep(self, path: Path, keys: Sequence[Key], vectors: Tensor) -> None:
+        if self.folder is not None:
+            key_bytes = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(-1, KEY_BYTES)
+            with write_atomically(path) as draft:
+                save_file({"vectors": vectors, "keys": key_bytes}, draft)
+        self._add(path, keys, vectors if self.folder is None else None)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[bool]:
@@ -182,27 +161,28 @@ class FeatureCache:
             raise WriteError(f"{self.folder}: features cannot be kept here ({error}): pass another --cache") from error
 
     def _find_shards(self) -> None:
-        """Read the keys of files that are new in the folder; a damaged file counts as missing."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else ():
-            if path in self._shards:
-                continue
-            self._shards[path] = _Shard(None, path)
-            try:
-                check_regular(path)
-                with safe_open(path, framework="pt") as file:
-                    keys = [row.tobytes() for row in file.get_tensor("keys").numpy()]
-            except (SafetensorError, OSError):
-                self._forget(self._shards[path])
-                continue
-            self._add(self._shards[path], keys)
+            self._read_keys(path)
 
-    def _add(self, shard: _Shard, keys: Iterable[Key]) -> None:
+    def _read_keys(self, path: Path) -> None:
+        """Read the keys of a file that is new in the folder; a damaged file counts as missing."""
+        if path in self._shards or not path.exists():
+            return
+        try:
+            check_regular(path)
+            with safe_open(path, framework="pt") as file:
+                self._add(path, [row.tobytes() for row in file.get_tensor("keys").numpy()], None)
+        except (SafetensorError, OSError):
+            self._forget(path)
+
+    def _add(self, path: Path, keys: Iterable[Key], vectors: Tensor | None) -> None:
+        self._shards[path] = vectors
         for row, key in enumerate(keys):
-            self._rows.setdefault(key, (shard, row))
+            self._rows.setdefault(key, (path, row))
 
-    def _forget(self, damaged: _Shard) -> None:
+    def _forget(self, damaged: Path) -> None:
         """Count a damaged file's vectors as missing, and remove it, so that it is not read again."""
-        self._rows = {key: (shard, row) for key, (shard, row) in self._rows.items() if shard is not damaged}
-        if damaged.path is not None:
-            with suppress(OSError):
-                damaged.path.unlink(missing_ok=True)
+        self._shards.pop(damaged, None)
+        self._rows = {key: (path, row) for key, (path, row) in self._rows.items() if path != damaged}
+        with suppress(OSError):
+            damaged.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError, UsageError
@@ -25,6 +25,29 @@ TARGET_RATIO = 1.25  # of an image's sides: longer images are padded
 NAMED = 5  # images that a message names
 
 Preprocessing = Literal["clip", "targetpad"]
+
+
+class UnreadableImages(RTDError):
+    """Images of a benchmark are missing or cannot be read.
+
+    Attributes:
+        reasons: what is wrong with each, by name.
+    """
+
+    def __init__(self, benchmark: Benchmark, reasons: Mapping[str, str]):
+        self.reasons = reasons
+        (name, reason), count = next(iter(reasons.items())), len(reasons)
+        problem = f"the image {name} cannot be read ({reason})"
+        if count > 1:
+            problem = f"{count} images cannot be read: {name_images(reasons)} ({name}: {reason})"
+        source = f"; they are from {benchmark.home}" if benchmark.home else ""
+        super().__init__(f"{benchmark.name}: {problem}{source}")
+
+
+def name_images(names: Iterable[str]) -> str:
+    """Return the first names for a message, with an ellipsis if there are more."""
+    names = list(names)
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def pad_to_ratio(image: Image.Image) -> Image.Image:
@@ -59,7 +82,7 @@ def select_preprocessing(encoder: ImageEncoder, preprocessing: Preprocessing) ->
 
 
 class ImageFeatures:
-    """Computes features of images, and pseudo tokens from them, unless they are in the cache.
+    """Computes features of images, unless they are in the cache.
 
     Args:
         encoder: CLIP's image tower.
@@ -85,9 +108,8 @@ class ImageFeatures:
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of them
         self.digest = hash_module(encoder.visual, steps, preprocessing)
         self._encoder = select_preprocessing(encoder, preprocessing)
-        self._folder = folder
         self._workers = workers
-        self._cache = self._open_cache("images", self.digest)
+        self._cache = FeatureCache(folder / "images" / self.digest if folder is not None else None)
 
     def encode(self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress) -> Tensor:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
@@ -96,7 +118,8 @@ class ImageFeatures:
             advance: called with how many of the images that the cache lacks are done.
 
         Raises:
-            RTDError: images are missing or cannot be read; it names them, after all others have been encoded.
+            UnreadableImages: images are missing, or cannot be read; all others have been encoded in the latter case.
+            RTDError: an image must not be read.
         """
         stamps = _read_stamps(benchmark, names)
         cache = self._cache if None not in stamps else FeatureCache(None)
@@ -123,24 +146,8 @@ class ImageFeatures:
                 return cache.fetch(keys, compute)
         except RTDError:
             if broken:
-                raise _describe_broken(benchmark, broken) from next(iter(broken.values()))
+                raise UnreadableImages(benchmark, _describe(broken)) from next(iter(broken.values()))
             raise
-
-    @torch.no_grad()
-    def project(self, projection: nn.Module, benchmark: Benchmark, names: Sequence[str], features: Tensor) -> Tensor:
-        """Return pseudo tokens of images from their features (N, D): (N, W) or (N, n, W) float32 on the CPU."""
-        stamps = _read_stamps(benchmark, names)
-        digest = hash_text(f"{self.digest}-{hash_module(projection)}").hex()
-        cache = self._open_cache("pseudo-tokens", digest) if None not in stamps else FeatureCache(None)
-        projection = projection.to(self.device)
-
-        def compute(indices: Sequence[int]) -> Mapping[int, Tensor]:
-            return dict(zip(indices, projection(features[list(indices)].to(self.device)), strict=True))
-
-        return cache.fetch([hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)], compute)
-
-    def _open_cache(self, group: str, digest: str) -> FeatureCache:
-        return FeatureCache(self._folder / group / digest if self._folder is not None else None)
 
     @torch.no_grad()
     def _encode_batch(self, images: Tensor) -> Tensor:
@@ -179,20 +186,15 @@ def _read_stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]
     for name in names:
         try:
             stamps.append(benchmark.stamp(name))
-        except (OSError, RTDError) as error:
+        except OSError as error:
             missing[name] = error
     if missing:
-        raise _describe_broken(benchmark, missing) from next(iter(missing.values()))
+        raise UnreadableImages(benchmark, _describe(missing)) from next(iter(missing.values()))
     return stamps
 
 
-def _describe_broken(benchmark: Benchmark, broken: Mapping[str, Exception]) -> RTDError:
-    """Return one error for all images that cannot be read."""
-    name, error = next(iter(broken.items()))
-    if len(broken) == 1:
-        reason = str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}"
-        problem = f"the image {name} cannot be read ({reason})"
-    else:
-        more = ", …" if len(broken) > NAMED else ""
-        problem = f"{len(broken)} images cannot be read: {', '.join(list(broken)[:NAMED])}{more} ({name}: {error})"
-    return RTDError(f"{benchmark.name}: {problem}" + (f"; they are from {benchmark.home}" if benchmark.home else ""))
+def _describe(errors: Mapping[str, Exception]) -> dict[str, str]:
+    return {
+        name: str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}"
+        for name, error in errors.items()
+    }

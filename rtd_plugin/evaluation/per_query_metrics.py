@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.metrics import average_precision_at, bootstrap_interval, hits_at
-from rtd_plugin.evaluation.ranking import Rankings
+from rtd_plugin.evaluation.metrics import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,7 @@ class PerQueryMetrics:
     averages_groups: bool = False
 
     def compute_metrics(self) -> dict[str, Any]:
-        """Return each metric in percent, of all queries and, nested, of each group.
-
-        Raises:
-            RTDError: there are no queries.
-        """
+        """Return each metric in percent, of all queries and, nested, of each group."""
         return self._over_groups(lambda name, groups: _average([self.values[name][rows] for rows in groups]))
 
     def compute_intervals(self) -> dict[str, Any]:
@@ -54,40 +48,12 @@ class PerQueryMetrics:
 
     def _over_groups(self, function: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
         """Return a function of each metric and lists of queries: those to average over, and each group's."""
-        if not self.groups:
-            raise RTDError("metrics need queries; check the benchmark's files")
         names = dict.fromkeys(name for groups in self.groups for name in groups)
         rows_of = {name: torch.tensor([name in groups for groups in self.groups]).nonzero()[:, 0] for name in names}
         averaged = list(rows_of.values()) if self.averages_groups else [torch.arange(len(self.groups))]
         return {metric: function(metric, averaged) for metric in self.values} | {
             name: {metric: function(metric, [rows]) for metric in self.values} for name, rows in sorted(rows_of.items())
         }
-
-
-def compute_per_query_metrics(
-    rankings: Rankings,
-    subset: Rankings | None,
-    groups: Sequence[Sequence[str]],
-    *,
-    recall_at: Sequence[int],
-    subset_recall_at: Sequence[int] = (),
-    map_at: Sequence[int] = (),
-    averages_groups: bool = False,
-) -> PerQueryMetrics:
-    """Compute the metrics of Q queries from their rankings in the gallery and in their subsets, if they have any.
-
-    Args:
-        rankings: of the Q queries in the gallery.
-        subset: of the Q queries in their subsets, or None.
-        groups: names of the groups that each query belongs to.
-        recall_at, subset_recall_at, map_at: depths k of the metrics.
-        averages_groups: as in `PerQueryMetrics`.
-    """
-    values = {f"recall_at_{k}": hits_at(rankings.first, k) for k in recall_at}
-    if subset is not None:
-        values |= {f"subset_recall_at_{k}": hits_at(subset.first, k) for k in subset_recall_at}
-    values |= {f"map_at_{k}": average_precision_at(rankings.ranks, k) for k in map_at}
-    return PerQueryMetrics(values, groups, averages_groups)
 
 
 def _average(groups: Sequence[Tensor]) -> float:

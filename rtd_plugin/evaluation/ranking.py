@@ -1,8 +1,8 @@
-"""Exact ranking in blocks of queries: the rank of each target, and the images at the top."""
+"""Exact ranking in blocks of queries and of images: the rank of each target, and the images at the top."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rtd_plugin.errors import RTDError
 
-BLOCK = 2**22  # scores held at once
+QUERIES = 1024  # ranked together
+BLOCK = 2**22  # scores, or numbers of features, held at once
 _NO_CANDIDATE = float("-inf")
-_REMEDY = "check the benchmark's files"
 
 
 @dataclass(frozen=True)
@@ -34,31 +34,23 @@ class Rankings:
 
 
 class Gallery:
-    """Features that queries are ranked against.
+    """Features that queries are ranked against; memory beyond them does not grow with their width.
 
     Args:
-        features: (N, D) floating point; normalised for cosine similarity. Scores are computed in float32.
+        features: (N, D) floating point, also memory-mapped; normalised for cosine similarity. Scores are computed in
+            float32.
 
     Raises:
         RTDError: a feature is not finite.
     """
 
     def __init__(self, features: Tensor):
-        _check_finite(features, "gallery image")
         self.size = len(features)
-        # A matrix product rounds equal columns differently, depending on their position: score equal images once, so
-        # that they tie exactly.
-        features = features.float().contiguous()
-        columns: dict[bytes, int] = {}
-        digests = (blake2b(row, digest_size=16).digest() for row in features.cpu().numpy())
-        column_of = torch.tensor([columns.setdefault(digest, len(columns)) for digest in digests], dtype=torch.int64)
-        self._column_of = None  # of each image in `_distinct`, if images are equal
-        if len(columns) < self.size:
-            first = column_of.new_full((len(columns),), self.size)
-            first.scatter_reduce_(0, column_of, torch.arange(self.size), "amin")
-            self._column_of = column_of.to(features.device)
-            features = features[first.to(features.device)]
-        self._distinct = features
+        self._features = features
+        # A matrix product rounds equal images differently, depending on their position. All copies of an image get the
+        # score of the first, so that they tie exactly.
+        self._first_copy = self._find_first_copies()
+        self._copied = self._first_copy[self._first_copy != torch.arange(self.size, device=features.device)].unique()
 
     def rank(
         self,
@@ -75,35 +67,24 @@ class Gallery:
 
         Args:
             queries: (Q, D) features like the gallery's, on the same device.
-            targets: gallery indices of each query's targets; empty if targets are not known.
+            targets: distinct gallery indices of each query's targets, all of them ranked; empty if they are not known.
             excluded: one gallery index for each query that is left out of its ranking; -1 for none.
             candidates: gallery indices that are ranked for each query; None or empty for all.
             depth: how many images at the top to return, K.
 
         Raises:
-            RTDError: there are no queries, a feature is not finite, an index lies outside the gallery, or a target is
-                not a candidate.
+            RTDError: a query's feature is not finite.
         """
-        if not len(queries):
-            raise RTDError(f"no queries; {_REMEDY}")
-        _check_finite(queries, "query")
-        for indices, name in ((targets, "target"), (candidates, "candidate")):
-            if indices is not None:
-                self._check_indices(indices, queries, name)
-        if excluded is not None:
-            self._check_indices([[index] for index in excluded], queries, "excluded image", lowest=-1)
+        _check_finite(queries, "query", 0)
         depth = min(depth, self.size)
-        shared: dict[int, Tensor] = {}  # one tensor for candidates that many queries share, by id
         blocks = []
-        for block in self._split(len(queries)):
-            scores = self._score(queries[block].float())
+        for block in _split(len(queries), QUERIES):
+            masks = []
             if candidates is not None:
-                self._mask_others(scores, candidates[block], shared)
+                masks.append(_mask_others(candidates[block], queries.device))
             if excluded is not None:
-                columns = torch.tensor(excluded[block], device=scores.device)
-                rows = (columns >= 0).nonzero()[:, 0]
-                scores[rows, columns[rows]] = _NO_CANDIDATE
-            blocks.append(_rank(scores, targets[block], depth, block.start))
+                masks.append(_mask_excluded(excluded[block], queries.device))
+            blocks.append(self._rank_block(queries[block].float(), targets[block], masks, depth))
         width = max(block.ranks.shape[1] for block in blocks)
         return Rankings(
             torch.cat([F.pad(block.ranks, (0, width - block.ranks.shape[1])) for block in blocks]),
@@ -112,83 +93,127 @@ class Gallery:
             torch.cat([block.scores for block in blocks]),
         )
 
-    def _split(self, queries: int) -> Iterator[slice]:
-        step = max(1, BLOCK // max(1, self.size))
-        return (slice(start, min(start + step, queries)) for start in range(0, queries, step))
+    def _rank_block(
+        self,
+        queries: Tensor,
+        targets: Sequence[Sequence[int]],
+        masks: Sequence[Callable[[Tensor, slice], None]],
+        depth: int,
+    ) -> Rankings:
+        rows = [torch.tensor(tuple(indices) or (-1,), dtype=torch.int64) for indices in targets]
+        padded = pad_sequence(rows, batch_first=True, padding_value=-1).to(queries.device)  # (B, T)
+        is_target = padded >= 0
+        target_copies = self._first_copy[padded.clamp(min=0)]
+        shared = torch.cat([self._copied, target_copies.flatten()]).unique()  # images scored before all others
+        shared_scores = queries @ self._features[shared].float().T
+        target_scores = shared_scores.gather(1, torch.searchsorted(shared, target_copies))
+        ahead = torch.zeros_like(padded)  # (B, T): images at least as good as the target
+        top, top_scores = padded[:, :0], queries[:, :0]
+        for chunk in _split(self.size, max(1, BLOCK // len(queries))):
+            scores = queries @ self._features[chunk].float().T
+            copies = self._first_copy[chunk]
+            columns = torch.searchsorted(shared, copies).clamp(max=len(shared) - 1)
+            is_shared = shared[columns] == copies
+            scores[:, is_shared] = shared_scores[:, columns[is_shared]]
+            for mask in masks:
+                mask(scores, chunk)
+            ahead += torch.stack([(scores >= score[:, None]).sum(1) for score in target_scores.T], dim=1)
+            if depth:
+                chunk_top = _find_top(scores, padded - chunk.start, depth)
+                top = torch.cat([top, chunk_top + chunk.start], dim=1)
+                top_scores = torch.cat([top_scores, scores.gather(1, chunk_top)], dim=1)
+                order = _order(top_scores, _find_tie_order(top, padded))[:, :depth]
+                top, top_scores = top.gather(1, order), top_scores.gather(1, order)
 
-    def _score(self, queries: Tensor) -> Tensor:
-        scores = queries @ self._distinct.T
-        return scores if self._column_of is None else scores.index_select(1, self._column_of)
-
-    def _mask_others(self, scores: Tensor, candidates: Sequence[Sequence[int]], shared: dict[int, Tensor]) -> None:
-        """Leave each query only its candidates."""
-        for indices in candidates:
-            if id(indices) not in shared:
-                shared[id(indices)] = torch.tensor(indices, dtype=torch.int64, device=scores.device)
-        columns = [shared[id(indices)] for indices in candidates]
-        lengths = torch.tensor([len(each) for each in columns], device=scores.device)
-        keep = torch.zeros_like(scores, dtype=torch.bool)
-        rows = torch.arange(len(columns), device=scores.device).repeat_interleave(lengths)
-        keep[rows, torch.cat(columns)] = True
-        keep[lengths == 0] = True
-        scores.masked_fill_(~keep, _NO_CANDIDATE)
-
-    def _check_indices(self, indices: Sequence[Sequence[int]], queries: Tensor, name: str, lowest: int = 0) -> None:
-        if len(indices) != len(queries):
-            raise RTDError(f"{len(queries)} queries need the {name}s of each, not of {len(indices)}; {_REMEDY}")
-        checked: set[int] = set()  # ids of collections that many queries share
-        for collection in indices:
-            if id(collection) in checked:
-                continue
-            checked.add(id(collection))
-            for index in collection:
-                if not lowest <= index < self.size:
-                    raise RTDError(f"{name}: no index {index} in a gallery of {self.size} images; {_REMEDY}")
-
-
-def _rank(scores: Tensor, targets: Sequence[Sequence[int]], depth: int, start: int) -> Rankings:
-    """Rank one block of queries, the first of which has the index `start`; scores (B, N)."""
-    target_rows = [torch.tensor(tuple(indices) or (-1,), dtype=torch.int64) for indices in targets]
-    padded = pad_sequence(target_rows, batch_first=True, padding_value=-1).to(scores.device)  # (B, T)
-    is_target, columns = padded >= 0, padded.clamp(min=0)
-    tie_order = torch.zeros_like(scores, dtype=torch.uint8)  # 0: not a target, 1: a target, 2: the first target
-    for position in reversed(range(padded.shape[1])):
-        rows = is_target[:, position].nonzero()[:, 0]
-        tie_order[rows, columns[rows, position]] = 2 if position == 0 else 1
-    target_scores = scores.gather(1, columns)
-    if (lost := is_target & target_scores.isneginf()).any():
-        row, position = (int(index) for index in lost.nonzero()[0])
-        raise RTDError(
-            f"a target of query {start + row} (image {int(padded[row, position])} of the gallery) is excluded from "
-            f"its ranking or not a candidate; {_REMEDY}"
+        best_first = target_scores.masked_fill(~is_target, _NO_CANDIDATE).argsort(dim=1, descending=True, stable=True)
+        rivals = is_target[:, None] & (target_scores[:, None] >= target_scores[..., None])  # (B, T, T): other targets
+        ahead -= rivals.sum(2)
+        ranks = ahead.gather(1, best_first) + torch.arange(1, padded.shape[1] + 1, device=queries.device)
+        return Rankings(
+            ranks.masked_fill(~is_target.gather(1, best_first), 0).cpu(),
+            (ahead[:, 0] + rivals[:, 0].sum(1)).masked_fill(~is_target[:, 0], 0).cpu(),
+            top.masked_fill(top_scores.isneginf(), -1).cpu(),
+            top_scores.cpu(),
         )
-    rivals = tie_order == 0
-    # (B, T): images at least as good as the target, without other targets
-    ahead = torch.stack([(rivals & (scores >= score[:, None])).sum(1) for score in target_scores.T], dim=1)
-    order = target_scores.masked_fill(~is_target, _NO_CANDIDATE).argsort(dim=1, descending=True, stable=True)
-    targets_up_to = torch.arange(1, padded.shape[1] + 1, device=scores.device)
-    ranks = (ahead.gather(1, order) + targets_up_to).masked_fill(~is_target.gather(1, order), 0)
-    targets_ahead = (is_target[:, 1:] & (target_scores[:, 1:] >= target_scores[:, :1])).sum(1)
-    first = (1 + ahead[:, 0] + targets_ahead).masked_fill(~is_target[:, 0], 0)
-    top, top_scores = _select_top(scores, tie_order, depth)
-    return Rankings(ranks.cpu(), first.cpu(), top.cpu(), top_scores.cpu())
+
+    def _find_first_copies(self) -> Tensor:
+        """Return the index (N,) of the first image that has the features of each image."""
+        features, device = self._features, self._features.device
+        chunks = list(_split(self.size, max(1, BLOCK // features.shape[1])))
+        factors = torch.randint(2**62, features.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
+        hashes = torch.empty(self.size, dtype=torch.int64, device=device)
+        for chunk in chunks:
+            rows = features[chunk].float().contiguous()
+            _check_finite(rows, "gallery image", chunk.start)
+            hashes[chunk] = (rows.view(torch.int32) * factors).sum(1)  # int64 wraps around
+        distinct, group = hashes.unique(return_inverse=True)
+        indices = torch.arange(self.size, device=device)
+        first = indices.new_full((len(distinct),), self.size).scatter_reduce_(0, group, indices, "amin")[group]
+        for chunk in chunks:
+            copies = indices[chunk][first[chunk] != indices[chunk]]
+            differ = (features[copies] != features[first[copies]]).any(1)  # equal hashes by chance
+            first[copies[differ]] = copies[differ]
+        return first
 
 
-def _select_top(scores: Tensor, tie_order: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Return the best `depth` columns of each row and their scores; -1 pads rows with fewer candidates."""
-    count = min(depth + 1, scores.shape[1])
-    values, top = scores.topk(count, dim=1)
-    tied = ((values[:, 1:] == values[:, :-1]) & ~values[:, 1:].isneginf()).any(1) if count > 1 else None
-    values, top = values[:, :depth], top[:, :depth]
-    if tied is not None and depth:
+def _mask_others(candidates: Sequence[Sequence[int]], device: torch.device) -> Callable[[Tensor, slice], None]:
+    """Return a function that leaves each query only its candidates in the scores (B, C) of a chunk of the gallery."""
+    row_of = {indices: row for row, indices in enumerate(dict.fromkeys(map(tuple, candidates)))}
+    rows_of_queries = torch.tensor([row_of[tuple(indices)] for indices in candidates], device=device)
+    lengths = torch.tensor([len(indices) for indices in row_of], device=device)
+    rows = torch.arange(len(row_of), device=device).repeat_interleave(lengths)
+    columns = torch.tensor(list(chain.from_iterable(row_of)), dtype=torch.int64, device=device)
+
+    def mask(scores: Tensor, chunk: slice) -> None:
+        keep = (lengths == 0)[:, None].repeat(1, scores.shape[1])
+        is_inside = (columns >= chunk.start) & (columns < chunk.stop)
+        keep[rows[is_inside], columns[is_inside] - chunk.start] = True
+        scores.masked_fill_(~keep[rows_of_queries], _NO_CANDIDATE)
+
+    return mask
+
+
+def _mask_excluded(excluded: Sequence[int], device: torch.device) -> Callable[[Tensor, slice], None]:
+    """Return a function that leaves out an image of each query in the scores (B, C) of a chunk of the gallery."""
+    columns = torch.tensor(excluded, device=device)
+
+    def mask(scores: Tensor, chunk: slice) -> None:
+        rows = ((columns >= chunk.start) & (columns < chunk.stop)).nonzero()[:, 0]
+        scores[rows, columns[rows] - chunk.start] = _NO_CANDIDATE
+
+    return mask
+
+
+def _find_top(scores: Tensor, targets: Tensor, depth: int) -> Tensor:
+    """Return the columns (B, K) of the best scores of each row, ascending; ties are chosen as `Gallery.rank` says."""
+    values, columns = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
+    top = columns[:, :depth].sort(dim=1).values
+    if values.shape[1] > depth:
+        tied = (values[:, -2] == values[:, -1]) & ~values[:, -1].isneginf()
         for row in tied.nonzero()[:, 0].tolist():  # few rows: distinct images hardly ever tie
-            columns = (scores[row] >= values[row, -1]).nonzero()[:, 0]
-            columns = columns[tie_order[row, columns].argsort(stable=True)]
-            top[row] = columns[scores[row, columns].argsort(descending=True, stable=True)][:depth]
-            values[row] = scores[row, top[row]]
-    return top.masked_fill(values.isneginf(), -1), values
+            rivals = (scores[row] >= values[row, -1]).nonzero().T
+            order = _order(scores[row, rivals], _find_tie_order(rivals, targets[row : row + 1]))
+            top[row] = rivals.gather(1, order)[0, :depth].sort().values
+    return top
 
 
-def _check_finite(features: Tensor, name: str) -> None:
+def _find_tie_order(columns: Tensor, targets: Tensor) -> Tensor:
+    """Return for each of the columns (B, K) 2 if it is the row's first target, 1 if another target, else 0."""
+    is_target = columns[..., None] == targets[:, None]
+    return is_target.any(2).int() + is_target[..., 0].int()
+
+
+def _order(scores: Tensor, tie_order: Tensor) -> Tensor:
+    """Return the order (B, K) of each row, best score first and among equal ones by `tie_order`."""
+    order = tie_order.argsort(dim=1, stable=True)
+    return order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
+
+
+def _split(size: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+def _check_finite(features: Tensor, name: str, start: int) -> None:
     if (not_finite := ~features.isfinite().all(1)).any():
-        raise RTDError(f"a feature of {name} {int(not_finite.nonzero()[0])} is not finite; check the weights")
+        index = start + int(not_finite.nonzero()[0])
+        raise RTDError(f"a feature of {name} {index} is not finite; check the weights")

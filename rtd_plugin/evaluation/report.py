@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.charts import draw_group_bars, draw_recall_plot
+from rtd_plugin.evaluation.charts import draw_recall_plot
 from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
-from rtd_plugin.evaluation.comparison_table import ComparisonTable, label_row, shorten_metric, tabulate_comparison
-from rtd_plugin.evaluation.per_query_metrics import compute_per_query_metrics
+from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
+from rtd_plugin.evaluation.metrics import hits_at
+from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
 from rtd_plugin.files import write_text
 
 SHOWN = 5  # images of each ranking
@@ -46,7 +46,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
         "projection": Path(figures["projection"]).name,
         "tables": tables,
         "plot": _plot_recall(comparison) if tables else None,
-        "bars": _plot_groups(comparison, tables) if len(tables) > 1 else None,
+        "bars": _compare_groups(comparison, tables) if len(tables) > 1 else None,
         "selection": selection,
         "sections": sections,
     }
@@ -73,39 +73,37 @@ def make_thumbnail(image: Image.Image, name: str) -> dict[str, str]:
     return {"name": name, "data": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}
 
 
-def _label_rows(comparison: Comparison, rows: Sequence[ComparisonRow]) -> list[str]:
-    tuned = sum(row.weights is not None for row in comparison.results)
-    return [label_row({"query": row.query, "weights": row.weights, "name": row.name}, tuned) for row in rows]
-
-
 def _plot_recall(comparison: Comparison) -> dict[str, Any]:
-    rows = [*comparison.results, *comparison.baselines]
     depths = range(1, min(DEEPEST, len(comparison.retrieval.names)) + 1)
-    averages_groups = comparison.retrieval.benchmark.averages_groups
     groups = [query.groups for query in comparison.retrieval.queries]
     curves = {}
-    for label, row in zip(_label_rows(comparison, rows), rows, strict=True):
-        per_query = compute_per_query_metrics(
-            row.result.rankings, None, groups, recall_at=depths, averages_groups=averages_groups
-        )
-        metrics = per_query.compute_metrics()
-        curves[label] = [metrics[f"recall_at_{k}"] for k in depths]
-    return draw_recall_plot(curves, dashed=set(_label_rows(comparison, comparison.baselines)))
+    for row in (*comparison.results, *comparison.baselines):
+        recall = {str(k): hits_at(row.result.rankings.first, k) for k in depths}
+        metrics = PerQueryMetrics(recall, groups, comparison.retrieval.benchmark.averages_groups).compute_metrics()
+        curves[row.label] = [metrics[str(k)] for k in depths]
+    return draw_recall_plot(curves, dashed={row.label for row in comparison.baselines})
 
 
-def _plot_groups(comparison: Comparison, tables: Sequence[ComparisonTable]) -> dict[str, Any]:
-    """Compare the text encoders on each group by one metric."""
-    metrics = tables[0].metrics
+def _compare_groups(comparison: Comparison, tables: Sequence[ComparisonTable]) -> dict[str, Any]:
+    """Compare the text encoders on each group by one metric, in bars."""
+    metrics, queries = tables[0].metrics, comparison.retrieval.queries
     column = metrics.index(GROUP_METRIC) if GROUP_METRIC in metrics else 0
-    encoders = _label_rows(comparison, comparison.results)
-    bars = {
-        table.group: {row.label: row.cells[column] for row in table.rows if row.label in encoders}
-        for table in tables
-        if table.group is not None
+    labels = [row.label for row in comparison.results]
+    groups: list[dict[str, Any]] = [
+        {
+            "title": table.title,
+            "size": sum(table.group in query.groups for query in queries),
+            "cells": {row.label: row.cells[column] for row in table.rows if row.label in labels},
+        }
+        for table in tables[1:]
+    ]
+    return {
+        "metric": shorten_metric(metrics[column]),
+        "labels": labels,
+        "groups": groups,
+        "highest": max(cell.high for group in groups for cell in group["cells"].values()) or 1,
+        "overlap": sum(group["size"] for group in groups) > len(queries),
     }
-    queries = comparison.retrieval.queries
-    sizes = {group: sum(group in query.groups for query in queries) for group in bars}
-    return draw_group_bars(shorten_metric(metrics[column]), bars, sizes, len(queries))
 
 
 def _select_queries(comparison: Comparison, rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
@@ -126,32 +124,29 @@ def _select_queries(comparison: Comparison, rng: random.Random) -> tuple[str, li
         sections = {"Won by tuning": won, "Lost by tuning": lost}
         if not won and not lost:
             sections = {"Neither won nor lost": list(indices)}
-    labels = _label_rows(comparison, rows)
     shown = []
     for title, candidates in sections.items():
         sample = sorted(rng.sample(candidates, min(QUERIES, len(candidates))))
-        queries = [_show_query(comparison, index, rows, labels) for index in sample]
+        queries = [_show_query(comparison, index, rows) for index in sample]
         shown.append({"title": title if queries else f"{title}: none", "queries": queries})
     return selection, shown
 
 
-def _show_query(
-    comparison: Comparison, index: int, rows: Sequence[ComparisonRow], labels: Sequence[str]
-) -> dict[str, Any]:
-    benchmark, names = comparison.retrieval.benchmark, comparison.retrieval.names
-    query = comparison.retrieval.queries[index]
-    rankings = []
-    for label, row in zip(labels, rows, strict=True):
-        top = [names[column] for column in row.result.rankings.top[index].tolist()[:SHOWN] if column >= 0]
-        images = [{"picture": _show_image(benchmark, name), "hit": name in query.targets} for name in top]
-        rankings.append({"label": label, "rank": int(row.result.rankings.first[index]), "images": images})
+def _show_query(comparison: Comparison, index: int, rows: Sequence[ComparisonRow]) -> dict[str, Any]:
+    benchmark, query = comparison.retrieval.benchmark, comparison.retrieval.queries[index]
+
+    def show(name: str) -> dict[str, str]:
+        return make_thumbnail(benchmark.image(name), name)
+
+    def show_ranking(row: ComparisonRow) -> dict[str, Any]:
+        top = row.result.rankings.top[index].tolist()[:SHOWN]
+        names = [comparison.retrieval.names[column] for column in top if column >= 0]
+        images = [{"picture": show(name), "hit": name in query.targets} for name in names]
+        return {"label": row.label, "rank": int(row.result.rankings.first[index]), "images": images}
+
     return {
         "condition": " · ".join(query.conditions),
-        "reference": _show_image(benchmark, query.reference),
-        "target": _show_image(benchmark, query.targets[0]) if query.targets else None,
-        "rankings": rankings,
+        "reference": show(query.reference),
+        "target": show(query.targets[0]) if query.targets else None,
+        "rankings": [show_ranking(row) for row in rows],
     }
-
-
-def _show_image(benchmark: Benchmark, name: str) -> dict[str, str]:
-    return make_thumbnail(benchmark.image(name), name)

@@ -1,28 +1,28 @@
 """Retrieval on a benchmark: images are encoded once, and then ranked for any number of text encoders."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
+from rtd_plugin.clip.tokens import clean_caption, encode_text
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
+from rtd_plugin.evaluation.encoding import compose, encode_texts, project
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics, compute_per_query_metrics
+from rtd_plugin.evaluation.metrics import average_precision_at, hits_at
+from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 from rtd_plugin.progress import Advance, ignore_progress
 
-BATCH = 256  # texts at a time
 DEPTH = 50  # of the rankings that submissions and reports show
 SUBSET_DEPTH = 3
-_REMEDY = "check the benchmark's files"
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,13 @@ class RetrievalResult:
         """The metrics of each query; None if targets are not known."""
         if not self.queries[0].targets:
             return None
-        return compute_per_query_metrics(
-            self.rankings,
-            self.subset,
-            [query.groups for query in self.queries],
-            recall_at=self.benchmark.recall_at,
-            subset_recall_at=self.benchmark.subset_recall_at,
-            map_at=self.benchmark.map_at,
-            averages_groups=self.benchmark.averages_groups,
-        )
+        ranks, first = self.rankings.ranks, self.rankings.first
+        values = {f"recall_at_{k}": hits_at(first, k) for k in self.benchmark.recall_at}
+        if self.subset is not None:
+            values |= {f"subset_recall_at_{k}": hits_at(self.subset.first, k) for k in self.benchmark.subset_recall_at}
+        values |= {f"map_at_{k}": average_precision_at(ranks, k) for k in self.benchmark.map_at}
+        groups = [query.groups for query in self.queries]
+        return PerQueryMetrics(values, groups, self.benchmark.averages_groups)
 
     def compute_metrics(self) -> dict[str, Any]:
         """Return what `PerQueryMetrics.compute_metrics` does.
@@ -95,7 +93,7 @@ class Retrieval:
         pseudo_tokens: (Q, W) or (Q, n, W).
 
     Raises:
-        RTDError: there are no queries, an image is missing or cannot be read, or the gallery has a name twice.
+        RTDError: there are no queries, an image is missing or cannot be read, or the benchmark contradicts itself.
     """
 
     def __init__(
@@ -111,24 +109,22 @@ class Retrieval:
         self.device = images.device
         self.queries = benchmark.queries()
         self.names = benchmark.gallery()
-        index_of = _index_gallery(benchmark, self.queries, self.names)
-        self._targets = _find_indices(index_of, [query.targets for query in self.queries]) or [[]] * len(self.queries)
-        self._candidates = _find_indices(index_of, [query.candidates for query in self.queries])
-        self._subsets = _find_indices(index_of, [query.subset for query in self.queries])
-        if self._subsets is not None and not all(self._subsets):
-            raise RTDError(f"{benchmark.name}: some queries have a subset and some have none; {_REMEDY}")
-        self._excluded = None
-        if benchmark.excludes_reference:
-            self._excluded = [index_of.get(query.reference, -1) for query in self.queries]
-
-        outside = sorted({query.reference for query in self.queries} - index_of.keys())
+        check_queries(benchmark, self.queries, self.names)
+        outside = sorted({query.reference for query in self.queries} - set(self.names))
         features = images.encode(benchmark, [*self.names, *outside], advance)
-        index_of |= {name: index for index, name in enumerate(outside, start=len(self.names))}
-        self.references = features[[index_of[query.reference] for query in self.queries]]
-        references = list(dict.fromkeys(query.reference for query in self.queries))
-        tokens = images.project(projection, benchmark, references, features[[index_of[name] for name in references]])
-        row_of = {name: row for row, name in enumerate(references)}
-        self.pseudo_tokens = tokens[[row_of[query.reference] for query in self.queries]].to(self.device)
+        index_of = {name: index for index, name in enumerate((*self.names, *outside))}
+
+        @cache  # many queries share their candidates
+        def find(names: tuple[str, ...]) -> tuple[int, ...]:
+            return tuple(index_of[name] for name in names)
+
+        self._targets = [find(query.targets) for query in self.queries]
+        self._candidates = [find(query.candidates) for query in self.queries]
+        self._subsets = [find(query.subset) for query in self.queries]
+        references = [index_of[query.reference] for query in self.queries]
+        self._excluded = references if benchmark.excludes_reference else None
+        self.references = features[references]
+        self.pseudo_tokens = project(projection, self.references, self.device)
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
 
     def rank_by_image(self) -> RetrievalResult:
@@ -145,85 +141,54 @@ class Retrieval:
         return self.rank(self._encode_captions(tower, captions)) if all(captions) else None
 
     def rank_composed(self, tower: TextTower) -> RetrievalResult:
-        """Rank with the composed query: the method's prompt with condition and pseudo token.
-
-        Two conditions make one prompt or, if the method uses both orders, two, whose normalised features are averaged.
-
-        Raises:
-            RTDError: some queries have one condition and some two.
-        """
+        """Rank with the composed query: the method's prompt with condition and pseudo token."""
         conditions = [query.conditions for query in self.queries]
-        if {len(each) for each in conditions} == {1}:
-            prompts = [self.adapter.prompt.encode(condition=each[0]) for each in conditions]
-            return self.rank(self._encode(tower, prompts, self.pseudo_tokens))
-        if {len(each) for each in conditions} != {2}:
-            raise RTDError(f"{self.benchmark.name}: each query needs one condition, or each two; {_REMEDY}")
-        prompts = [self.adapter.encode_two(first, second) for first, second in conditions]
-        features = self._encode(tower, prompts, self.pseudo_tokens)
-        if self.adapter.both_orders:
-            prompts = [self.adapter.encode_two(second, first) for first, second in conditions]
-            swapped = self._encode(tower, prompts, self.pseudo_tokens)
-            features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
-        return self.rank(features)
+        return self.rank(compose(tower.to(self.device), self.adapter, conditions, self.pseudo_tokens))
 
     def rank(self, features: Tensor) -> RetrievalResult:
         """Rank the gallery for query features (Q, D), which need not be normalised."""
         features = F.normalize(features.float().to(self.device), dim=-1)
-        subset = None
-        if self._subsets is not None:
-            subset = self.gallery.rank(
-                features, self._targets, excluded=self._excluded, candidates=self._subsets, depth=SUBSET_DEPTH
+
+        def rank(candidates: Sequence[tuple[int, ...]], depth: int) -> Rankings:
+            return self.gallery.rank(
+                features, self._targets, excluded=self._excluded, candidates=candidates, depth=depth
             )
-        rankings = self.gallery.rank(
-            features, self._targets, excluded=self._excluded, candidates=self._candidates, depth=DEPTH
-        )
-        return RetrievalResult(self.benchmark, self.queries, self.names, rankings, subset)
+
+        subset = rank(self._subsets, SUBSET_DEPTH) if any(self._subsets) else None
+        return RetrievalResult(self.benchmark, self.queries, self.names, rank(self._candidates, DEPTH), subset)
 
     def _encode_captions(self, tower: TextTower, captions: Sequence[str]) -> Tensor:
-        return self._encode(tower, [encode_text(clean_caption(caption)) for caption in captions])
-
-    @torch.no_grad()
-    def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
-        """Encode token ids without start and end to features (Q, D) float32, with a pseudo token for each text."""
-        tower = tower.to(self.device)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
-        features = torch.empty(len(texts), tower.features, device=self.device)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            tokens = pad([texts[row] for row in rows], tower.context_length).to(self.device)
-            batch = None if pseudo_tokens is None else pseudo_tokens[rows]
-            features[rows] = tower.encode(tokens, batch, self.adapter.prompt.placeholder_id).float()
-        return features
+        return encode_texts(tower.to(self.device), [encode_text(clean_caption(caption)) for caption in captions])
 
 
-def _index_gallery(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> dict[str, int]:
-    """Return each image's index in the gallery, after checking that targets and candidates are in it."""
-    if not queries:
-        raise RTDError(f"{benchmark.name}: no queries; {_REMEDY}")
-    if len({bool(query.targets) for query in queries}) > 1:
-        raise RTDError(f"{benchmark.name}: some queries have targets and some have none; {_REMEDY}")
-    index_of: dict[str, int] = {}
-    for index, name in enumerate(names):
-        if index_of.setdefault(name, index) != index:
-            raise RTDError(f"{benchmark.name}: {name} is in the gallery more than once; {_REMEDY}")
-    checked: set[int] = set()  # ids of tuples that many queries share
+def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> None:
+    """Check that all queries have what metrics need, and that their images are in the gallery.
+
+    Raises:
+        RTDError: they do not.
+    """
+
+    def check(is_right: bool, problem: str) -> None:
+        if not is_right:
+            raise RTDError(f"{benchmark.name}: {problem}; check the benchmark's files")
+
+    gallery = set(names)
+    as_set = cache(frozenset[str])  # many queries share their candidates
+    outside = cache(lambda images: as_set(images) - gallery)
+    if len(gallery) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        check(False, f"{twice} is in the gallery more than once")
+    check(bool(queries), "no queries")
+    check(len({bool(query.targets) for query in queries}) == 1, "some queries have targets and some have none")
+    check(len({bool(query.subset) for query in queries}) == 1, "some queries have a subset and some have none")
+    counts = {len(query.conditions) for query in queries}
+    check(counts in ({1}, {2}), "each query needs one condition, or each two")
     for query in queries:
-        for listed in (query.targets, query.subset, query.candidates):
-            if id(listed) in checked:
-                continue
-            checked.add(id(listed))
-            for name in listed:
-                if name not in index_of:
-                    raise RTDError(
-                        f"{benchmark.name}: {name}, a query's target or candidate, is not in the gallery; {_REMEDY}"
-                    )
-    return index_of
-
-
-def _find_indices(index_of: Mapping[str, int], tuples: Sequence[tuple[str, ...]]) -> list[list[int]] | None:
-    """Return gallery indices of names, one list for all queries that share a tuple; None if all tuples are empty."""
-    lists: dict[int, list[int]] = {}
-    for names in tuples:
-        if id(names) not in lists:
-            lists[id(names)] = [index_of[name] for name in names]
-    return [lists[id(names)] for names in tuples] if any(tuples) else None
+        for images in (query.targets, query.subset, query.candidates):
+            lost = outside(images)
+            check(not lost, f"{min(lost, default='')}, a query's target or candidate, is not in the gallery")
+        for images in filter(None, (query.subset, query.candidates)):
+            lost = as_set(query.targets) - as_set(images)
+            check(not lost, f"the target {min(lost, default='')} of a query is not among its candidates")
+        is_excluded = benchmark.excludes_reference and query.reference in query.targets
+        check(not is_excluded, f"{query.reference} is the reference and a target of a query")

@@ -5,42 +5,10 @@ import os
 from rtd_plugin.errors import RTDError
 from rtd_plugin.patching.active_patch import ActivePatch, find_active_patch
 from rtd_plugin.patching.bootstrap import activate_waiting
-from rtd_plugin.patching.manifest import Manifest, find_patch
+from rtd_plugin.patching.manifest import find_patch
 
 
-class Activation:
-    """The result of `activate`: describes the patch, counts its composed queries, deactivates it.
-
-    As a context manager it deactivates the patch at the end of the block, unless the patch was active before.
-    """
-
-    def __init__(self, patch: ActivePatch, was_active: bool):
-        self._patch = patch
-        self._was_active = was_active
-
-    @property
-    def manifest(self) -> Manifest:
-        """The patch: its host, its weights, its composition points."""
-        return self._patch.manifest
-
-    @property
-    def composed_queries(self) -> int:
-        """Number of composed queries that used the tuned text encoder in this process."""
-        return self._patch.composed_queries
-
-    def deactivate(self) -> None:
-        """Restore the functions of the host. Idempotent."""
-        self._patch.stop()
-
-    def __enter__(self) -> "Activation":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._was_active:
-            self.deactivate()
-
-
-def activate(patch: str | os.PathLike[str]) -> Activation:
+def activate(patch: str | os.PathLike[str]) -> ActivePatch:
     """Encode composed queries of a patch's host with the tuned text encoder, in this process and from now on.
 
     Works before and after the host's modules are imported, and is idempotent. In modules that are imported already,
@@ -71,4 +39,4 @@ def activate(patch: str | os.PathLike[str]) -> Activation:
         )
     active = current or ActivePatch(manifest)
     active.start()
-    return Activation(active, was_active=current is not None)
+    return active

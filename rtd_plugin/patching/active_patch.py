@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 import threading
+from collections.abc import Callable
 from fnmatch import fnmatch
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rtd_plugin.errors import RTDError
 from rtd_plugin.patching.function_reference import Function, import_function
 from rtd_plugin.patching.function_replacement import (
-    Replacement,
     find_function,
     find_modules,
     format_signature,
     is_replaced,
+    replace_function,
 )
 from rtd_plugin.patching.import_hook import hook
 from rtd_plugin.patching.manifest import Manifest, PatchedPoint, PatchedShim
@@ -30,7 +31,9 @@ _active: dict[str, "ActivePatch"] = {}  # by the host's root
 
 
 class ActivePatch:
-    """A patch that is active in this process; see `rtd_plugin.patching.activation.activate`.
+    """A patch that is active in this process until `deactivate()`; see `rtd_plugin.patching.activation.activate`.
+
+    As a context manager it is deactivated at the end of the block, unless it was active before.
 
     Attributes:
         manifest: the patch.
@@ -43,7 +46,8 @@ class ActivePatch:
         self._functions: dict[tuple[str | None, str], list[PatchedFunction]] = {}  # by file and qualified name
         for patched in _list_functions(manifest):
             self._functions.setdefault((patched.file, _qualified_name(patched)), []).append(patched)
-        self._replacements: list[Replacement] = []
+        self._restore: list[Callable[[], None]] = []
+        self._activations = 0
         self._encoder: HostEncoder | None = None
         self._lock = threading.Lock()
         self._is_training: dict[str, bool] = {}  # by the names of files that call
@@ -55,6 +59,7 @@ class ActivePatch:
             RTDError: a function has changed since it was patched; nothing is replaced then.
         """
         host = self.manifest.host
+        self._activations += 1
         _active[host] = self
         get_usage_log().expected = host
         try:
@@ -67,7 +72,7 @@ class ActivePatch:
                     if not hook.is_executing(module):
                         self._replace(module, file, name)
         except RTDError:
-            self.stop()
+            self.deactivate()
             raise
         for patched in _list_functions(self.manifest):
             for module_name in patched.modules:
@@ -75,15 +80,22 @@ class ActivePatch:
                 if imported is None or hook.is_executing(imported):
                     hook.add(module_name, host, functools.partial(_replace_imported, host))
 
-    def stop(self) -> None:
+    def deactivate(self) -> None:
         """Restore the functions of the host. Idempotent."""
-        if _active.get(self.manifest.host) is not self:
-            return
-        del _active[self.manifest.host]
-        for replacement in reversed(self._replacements):
-            replacement.undo()
-        self._replacements.clear()
-        get_usage_log().expected = next(iter(_active), None)
+        self._activations = 0
+        if _active.get(self.manifest.host) is self:
+            del _active[self.manifest.host]
+            while self._restore:
+                self._restore.pop()()
+            get_usage_log().expected = next(iter(_active), None)
+
+    def __enter__(self) -> "ActivePatch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._activations -= 1
+        if self._activations < 1:
+            self.deactivate()
 
     def replace_in(self, module: ModuleType) -> None:
         """Replace the patched functions of a module that has just been imported; no other module names them yet."""
@@ -113,9 +125,8 @@ class ActivePatch:
             self._check_signature(point, function)
             get_usage_log().add(IMPORTED)
         if function is not None and not is_replaced(function):
-            replacement = Replacement(module, name, functools.partial(_call, self.manifest.host, (file, name)))
-            replacement.install()
-            self._replacements.append(replacement)
+            call = functools.partial(_call, self.manifest.host, (file, name))
+            self._restore.append(replace_function(module, name, call))
 
     def _check_signature(self, point: PatchedPoint, function: Function | None) -> None:
         current = "no such function" if function is None else f"{point.name}{format_signature(function)}"
@@ -145,8 +156,8 @@ class ActivePatch:
         except Exception as error:
             log.add(FAILED, note=str(error) if isinstance(error, RTDError) else f"{type(error).__name__}: {error}")
             raise
-        self.composed_queries += len(composition.tokens)
-        log.add(COMPOSED, len(composition.tokens))
+        self.composed_queries += len(composition)
+        log.add(COMPOSED, len(composition))
         return result
 
     def _repair(self, shim: PatchedShim, original: Function, *args: Any, **kwargs: Any) -> Any:

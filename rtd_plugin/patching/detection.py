@@ -1,12 +1,11 @@
 """Recognises a host by its composition points, from its source alone: nothing of the host is imported or run."""
 
 import ast
-import inspect
+import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
@@ -15,14 +14,16 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.regular_files import open_regular
 
 LARGEST_SOURCE = 2**22  # bytes of a source file that is read
+DEPTH = 2  # levels of folders below the given one in which a host is looked for
 
 
 @dataclass(frozen=True)
 class HostPoint:
-    """A composition point of a host: the adapter's description, and the line of the function."""
+    """A composition point of a host: the adapter's description, and the function's line and signature."""
 
     point: CompositionPoint
     line: int
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -44,56 +45,71 @@ class Host:
     commit: str | None
 
 
-@dataclass(frozen=True)
-class _Function:
-    line: int
-    signature: str
-
-
 def find_host(folder: Path, adapters: Iterable[Adapter]) -> Host:
     """Recognise the host that a folder belongs to.
 
     Args:
-        folder: the checkout's root, or any folder in it.
-        adapters: of the methods to look for.
+        folder: the checkout's root, or any folder in it; or a folder with the host below it.
+        adapters: of the methods to look for. Of several that fit, those with the most `markers` are meant.
 
     Raises:
         RTDError: the folder is not a host of any of them, or one of its composition points has another signature.
-        UsageError: it may be a host of several.
+        UsageError: it may be a host of several, or has several below it.
     """
     if not folder.is_dir():
         raise RTDError(f"{folder}: {'a file, not the folder of a host' if folder.exists() else 'no such folder'}")
     adapters = [adapter for adapter in adapters if adapter.composition_points]
-    best: dict[str, tuple[Path, Adapter, list[tuple[CompositionPoint, _Function]]]] = {}
-    for root in _list_roots(folder.resolve()):
-        for adapter in adapters:
-            points = _find_points(root, adapter)
-            if len(points) > len(best[adapter.name][2] if adapter.name in best else ()):
-                best[adapter.name] = root, adapter, points
-    if not best:
-        raise RTDError(f"{folder}: not a host of {_format_names(adapters)}: {_describe_search(folder, adapters)}")
-    if len(best) > 1:
-        methods = "; ".join(
-            f"{name} ({', '.join(point.file for point, _ in points)})" for name, (_, _, points) in best.items()
-        )
+    candidates = _find_candidates(_list_roots(folder.resolve()), adapters)
+    if len(candidates) > 1:
+        methods = "; ".join(f"{h.adapter.name} ({', '.join(p.point.file for p in h.points)})" for h in candidates)
         raise UsageError(f"{folder}: looks like a host of several methods: {methods}. Pass --adapter NAME")
-    ((root, adapter, points),) = best.values()
-    for point, function in points:
-        if function.signature != str(point.signature):
+    if not candidates:
+        below = [host for root in _list_folders(folder.resolve()) for host in _find_candidates([root], adapters)]
+        candidates = _select_specific(below)
+    if len(candidates) > 1:
+        hosts = ", ".join(f"{host.root} ({host.adapter.name})" for host in candidates)
+        raise UsageError(f"{folder}: has several hosts in it, {hosts}: pass the folder of one, or --adapter NAME")
+    if not candidates:
+        names = ", ".join(adapter.name for adapter in adapters) or "any installed adapter"
+        raise RTDError(f"{folder}: not a host of {names}: {_describe_search(folder, adapters)}")
+    (host,) = candidates
+    for point, line, signature in ((p.point, p.line, p.signature) for p in host.points):
+        if signature != str(point.signature):
             raise RTDError(
-                f"{root / point.file}, line {function.line}: {point.name} has another signature: looked for "
-                f"{point.name}{point.signature}, found {point.name}{function.signature}. A fork that differs there "
+                f"{host.root / point.file}, line {line}: {point.name} has another signature: looked for "
+                f"{point.name}{point.signature}, found {point.name}{signature}. A fork that differs there "
                 "needs its own adapter"
             )
-    shims = tuple(
-        shim for shim in adapter.shims if shim.file is None or shim.function in _read_functions(root / shim.file)
-    )
-    host_points = tuple(HostPoint(point, function.line) for point, function in points)
-    return Host(root, adapter, host_points, shims, _read_commit(root))
+    return replace(host, commit=_read_commit(host.root))
 
 
-def _format_names(adapters: Iterable[Adapter]) -> str:
-    return ", ".join(adapter.name for adapter in adapters) or "any installed adapter"
+def _find_candidates(roots: Iterable[Path], adapters: Sequence[Adapter]) -> list[Host]:
+    """Return what a checkout may be: for each adapter that fits, the root with most of its composition points."""
+    hosts: dict[str, Host] = {}
+    for root in roots:
+        for adapter in adapters:
+            pairs = [
+                (point, _read_functions(root / point.file).get(point.name)) for point in adapter.composition_points
+            ]
+            points = [
+                HostPoint(point, node.lineno, _format_signature(node)) for point, node in pairs if node is not None
+            ]
+            best = hosts[adapter.name].points if adapter.name in hosts else ()
+            # Markers tell relatives apart: an adapter that is named needs none.
+            if len(points) > len(best) and (len(adapters) == 1 or _has_markers(root, adapter)):
+                shims = [s for s in adapter.shims if s.file is None or s.function in _read_functions(root / s.file)]
+                hosts[adapter.name] = Host(root, adapter, tuple(points), tuple(shims), None)
+    return _select_specific(list(hosts.values()))
+
+
+def _select_specific(hosts: Sequence[Host]) -> list[Host]:
+    most = max((len(host.adapter.markers) for host in hosts), default=0)
+    return [host for host in hosts if len(host.adapter.markers) == most]
+
+
+def _has_markers(root: Path, adapter: Adapter) -> bool:
+    markers = adapter.markers.items()
+    return all((root / file).is_file() and text.encode() in _read_source(root / file) for file, text in markers)
 
 
 def _list_roots(folder: Path) -> Iterator[Path]:
@@ -104,9 +120,13 @@ def _list_roots(folder: Path) -> Iterator[Path]:
             return
 
 
-def _find_points(root: Path, adapter: Adapter) -> list[tuple[CompositionPoint, _Function]]:
-    pairs = ((point, _read_functions(root / point.file).get(point.name)) for point in adapter.composition_points)
-    return [(point, function) for point, function in pairs if function is not None]
+def _list_folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders at most `DEPTH` levels below a folder; not hidden ones."""
+    for path, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield from (Path(path, name) for name in names)
+        if len(Path(path).relative_to(folder).parts) + 1 == DEPTH:
+            names.clear()
 
 
 def _describe_search(folder: Path, adapters: Iterable[Adapter]) -> str:
@@ -121,16 +141,13 @@ def _describe_search(folder: Path, adapters: Iterable[Adapter]) -> str:
     return f"looked for {'; '.join(looked_for)}; found {'; '.join(dict.fromkeys(files)) or 'none of these files'}"
 
 
-def _read_functions(file: Path) -> Mapping[str, _Function]:
+def _read_functions(file: Path) -> Mapping[str, ast.FunctionDef]:
     """Return all functions and methods that a source file defines, by qualified name; none if there is no such file.
 
     Raises:
         RTDError: it is not Python source.
     """
-    if not file.is_file():
-        return {}
-    definitions = _list_definitions(parse_source(file), "")
-    return {name: _Function(node.lineno, _format_signature(node)) for name, node in definitions}
+    return dict(_list_definitions(parse_source(file), "")) if file.is_file() else {}
 
 
 def parse_source(file: Path) -> ast.Module:
@@ -139,16 +156,21 @@ def parse_source(file: Path) -> ast.Module:
     Raises:
         RTDError: it is not a regular file of at most `LARGEST_SOURCE` bytes with Python source.
     """
-    if not file.is_file():
-        raise RTDError(f"{file}: not a regular file")
+    try:
+        return ast.parse(_read_source(file))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise RTDError(f"{file}: not readable as Python source ({error})") from error
+
+
+def _read_source(file: Path) -> bytes:
     try:
         with open_regular(file) as source:
             text = source.read(LARGEST_SOURCE + 1)
-        if len(text) > LARGEST_SOURCE:
-            raise RTDError(f"{file}: larger than {LARGEST_SOURCE >> 20} MiB, not read as Python source")
-        return ast.parse(text)
-    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as error:
-        raise RTDError(f"{file}: not readable as Python source ({error})") from error
+    except OSError as error:
+        raise RTDError(f"{file}: cannot be read ({error.strerror})") from error
+    if len(text) > LARGEST_SOURCE:
+        raise RTDError(f"{file}: larger than {LARGEST_SOURCE >> 20} MiB, not read as Python source")
+    return text
 
 
 def _list_definitions(scope: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -162,36 +184,12 @@ def _list_definitions(scope: ast.AST, prefix: str) -> Iterator[tuple[str, ast.Fu
             yield from _list_definitions(node, prefix)
 
 
-class _Source:
-    """A default's source, unevaluated."""
-
-    def __init__(self, node: ast.expr):
-        self.text = ast.unparse(node)
-
-    def __repr__(self) -> str:
-        return self.text
-
-
 def _format_signature(function: ast.FunctionDef) -> str:
     """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`."""
-    arguments, parameter = function.args, inspect.Parameter
-    positional: list[tuple[ast.arg, Any]] = [(a, parameter.POSITIONAL_ONLY) for a in arguments.posonlyargs]
-    positional += [(a, parameter.POSITIONAL_OR_KEYWORD) for a in arguments.args]
-    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    rows: list[tuple[str, Any, ast.expr | None]] = [
-        (a.arg, form, default) for (a, form), default in zip(positional, defaults, strict=True)
-    ]
-    if arguments.vararg:
-        rows.append((arguments.vararg.arg, parameter.VAR_POSITIONAL, None))
-    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    rows += [(a.arg, parameter.KEYWORD_ONLY, default) for a, default in keywords]
-    if arguments.kwarg:
-        rows.append((arguments.kwarg.arg, parameter.VAR_KEYWORD, None))
-    parameters = [
-        parameter(name, form, default=parameter.empty if default is None else _Source(default))
-        for name, form, default in rows
-    ]
-    return str(inspect.Signature(parameters))
+    for node in ast.walk(function.args):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return f"({ast.unparse(function.args)})"
 
 
 def _read_commit(root: Path) -> str | None:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,100 +26,45 @@ SHOWN = ("torch", "transformers", "clip-anytorch", "openai-clip")  # packages wh
 TIME_LIMIT = 300.0  # seconds for the import of a host and one call of its function
 
 
-@dataclass(frozen=True)
-class PointReport:
-    """The result of a composition point's self-check.
+def examine(host: Host) -> dict[str, Any]:
+    """Examine a host with the packages of this Python; the host's functions run in separate processes.
 
-    Attributes:
-        file, line, name: of the function.
-        outcome: "exact", "wrong", "failed", or "unchecked".
-        difference: from an exact causal encoding of the same weights, relative to the largest feature; None if it was
-            not measured, or is not finite.
-        message: what failed, or why nothing was checked.
+    Returns:
+        `host`, `adapter`, `commit`, `python`: where and what was examined.
+        `versions`: of the installed packages that compose.
+        `right`: whether the host itself composes right here; an unchecked point counts as right if no fault is known.
+        `points`: for each composition point `file`, `line`, `name`; `outcome`: "exact", "wrong", "failed" or
+        "unchecked"; `difference` from an exact causal encoding of the same weights, relative to the largest feature,
+        or None; and a `message`: what is wrong or failed, or why nothing was checked.
+        `known_faults`: of the versions installed here, `package`, `version`, `effect` and `remedy`.
+        `missing_packages`: modules that the host imports and this Python lacks, each with the files that import it.
+        `shims`: `name` and `fault` of what a patch repairs.
     """
-
-    file: str
-    line: int
-    name: str
-    outcome: str
-    difference: float | None
-    message: str
-
-
-@dataclass(frozen=True)
-class FaultReport:
-    """An installed version that is known to be wrong."""
-
-    package: str
-    version: str
-    effect: str
-    remedy: str
+    points = [_examine_point(host, host_point) for host_point in host.points]
+    known_faults = list(_find_known_faults(host))
+    outcomes = {point["outcome"] for point in points}
+    return {
+        "host": str(host.root),
+        "adapter": host.adapter.name,
+        "commit": host.commit,
+        "python": sys.executable,
+        "versions": {package: installed for package in SHOWN if (installed := _find_version(package))},
+        "right": not outcomes & {"wrong", "failed"} and not ("unchecked" in outcomes and known_faults),
+        "points": points,
+        "known_faults": known_faults,
+        "missing_packages": find_missing_packages(host.root),
+        "shims": [{"name": shim.name, "fault": shim.fault} for shim in host.shims],
+    }
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """The state of a host in this environment.
-
-    Attributes:
-        host: the host.
-        points: its composition points.
-        known_faults: of the versions installed here.
-        missing: packages that the host imports and this Python lacks, each with the files that import it.
-        versions: of the installed packages that compose.
-    """
-
-    host: Host
-    points: tuple[PointReport, ...]
-    known_faults: tuple[FaultReport, ...]
-    missing: dict[str, list[str]]
-    versions: dict[str, str]
-
-    @property
-    def right(self) -> bool:
-        """Whether the host itself composes right here; an unchecked point counts as right if no fault is known."""
-        outcomes = {point.outcome for point in self.points}
-        return not outcomes & {"wrong", "failed"} and not ("unchecked" in outcomes and self.known_faults)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for `--json`."""
-        return {
-            "host": str(self.host.root),
-            "adapter": self.host.adapter.name,
-            "commit": self.host.commit,
-            "python": sys.executable,
-            "versions": self.versions,
-            "right": self.right,
-            "points": [asdict(point) for point in self.points],
-            "known_faults": [asdict(fault) for fault in self.known_faults],
-            "missing_packages": self.missing,
-            "shims": [{"name": shim.name, "fault": shim.fault} for shim in self.host.shims],
-        }
-
-
-def examine(host: Host) -> Diagnosis:
-    """Examine a host with the packages of this Python; the host's functions run in separate processes."""
-    return Diagnosis(
-        host=host,
-        points=tuple(_examine_point(host, host_point) for host_point in host.points),
-        known_faults=tuple(_find_known_faults(host)),
-        missing=find_missing_packages(host.root),
-        versions={package: installed for package in SHOWN if (installed := _find_version(package))},
-    )
-
-
-def _examine_point(host: Host, host_point: HostPoint) -> PointReport:
+def _examine_point(host: Host, host_point: HostPoint) -> dict[str, Any]:
     point = host_point.point
     if point.example is None:
-        result: dict[str, Any] = {
-            "outcome": "unchecked",
-            "difference": None,
-            "message": "the adapter has no example for it",
-        }
+        result = {"outcome": "unchecked", "difference": None, "message": "the adapter has no example for it"}
     else:
         names = (str(host.root), point.file, point.modules[0], point.name)
-        functions = (format_reference(point.read), format_reference(point.example))
-        result = _check_in_process([*names, *functions])
-    return PointReport(file=point.file, line=host_point.line, name=point.name, **result)
+        result = _check_in_process([*names, format_reference(point.read), format_reference(point.example)])
+    return {"file": point.file, "line": host_point.line, "name": point.name, **result}
 
 
 def _check_in_process(arguments: list[str]) -> dict[str, Any]:
@@ -163,11 +107,16 @@ def _make_environment() -> dict[str, str]:
     return {**variables, "PYTHONPATH": os.pathsep.join(paths)} if paths else variables
 
 
-def _find_known_faults(host: Host) -> Iterator[FaultReport]:
+def _find_known_faults(host: Host) -> Iterator[dict[str, str]]:
     for fault in host.adapter.known_faults:
         installed = _find_version(fault.package)
         if installed and SpecifierSet(fault.versions).contains(installed, prereleases=True):
-            yield FaultReport(fault.package, installed, fault.effect, fault.remedy)
+            yield {
+                "package": fault.package,
+                "version": installed,
+                "effect": fault.effect,
+                "remedy": fault.remedy,
+            }
 
 
 def _find_version(package: str) -> str | None:

@@ -41,8 +41,8 @@ def format_signature(function: Function) -> str:
     return str(inspect.Signature([parameter.replace(annotation=bare) for parameter in parameters]))
 
 
-class Replacement:
-    """A function of a module, and the function that is called instead of it.
+def replace_function(module: ModuleType, name: str, call: Callable[..., Any]) -> Callable[[], None]:
+    """Replace a function wherever it is bound, in modules that imported it too.
 
     The replacement is a plain function, not a proxy: it can be pickled by name, and in a class it is a method.
 
@@ -51,39 +51,33 @@ class Replacement:
         name: its qualified name there.
         call: called with the original function and its arguments.
 
+    Returns:
+        A function that binds the original again, unless its module has a newer one.
+
     Raises:
         LookupError: the module has no such function.
     """
+    original = find_function(module, name)
+    if original is None:
+        raise LookupError(f"{module.__name__} has no function {name}")
 
-    def __init__(self, module: ModuleType, name: str, call: Callable[..., Any]):
-        original = find_function(module, name)
-        if original is None:
-            raise LookupError(f"{module.__name__} has no function {name}")
-        self.module, self.name, self.original = module, name, original
+    @functools.wraps(original)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return call(original, *args, **kwargs)
 
-        @functools.wraps(original)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return call(original, *args, **kwargs)
+    setattr(replacement, MARK, True)
+    _rebind(module, name, original, replacement)
+    return functools.partial(_rebind, module, name, replacement, original)
 
-        setattr(replacement, MARK, True)
-        self.function = replacement
 
-    def install(self) -> None:
-        """Bind the replacement wherever the function is bound, in modules that imported it too."""
-        self._rebind(self.original, self.function)
-
-    def undo(self) -> None:
-        """Bind the function again, unless its module has a newer one."""
-        self._rebind(self.function, self.original)
-
-    def _rebind(self, old: Function, new: Function) -> None:
-        holder, attribute = _find_holder(self.module, self.name)
-        if holder is not None and vars(holder).get(attribute) is old:
-            setattr(holder, attribute, new)
-        for module in list(sys.modules.values()):
-            names = getattr(module, "__dict__", {})
-            for name in [name for name, value in list(names.items()) if value is old]:
-                names[name] = new
+def _rebind(module: ModuleType, name: str, old: Function, new: Function) -> None:
+    holder, attribute = _find_holder(module, name)
+    if holder is not None and vars(holder).get(attribute) is old:
+        setattr(holder, attribute, new)
+    for other in list(sys.modules.values()):
+        bound = getattr(other, "__dict__", {})
+        for alias in [alias for alias, value in list(bound.items()) if value is old]:
+            bound[alias] = new
 
 
 def _find_holder(module: ModuleType, name: str) -> tuple[Any, str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rtd_plugin.checkpoint_files import hash_checkpoint
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import check_base
 from rtd_plugin.contract.composition import Composition, compose
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import hash_file, read_checkpoint
 from rtd_plugin.patching.host_model import (
     copy_text_tower,
     describe_model,
@@ -60,7 +60,8 @@ class HostEncoder:
                 if self._manifest.blend != 1:
                     for weight, pretrained in zip(tuned.parameters(), base.parameters(), strict=True):
                         weight.copy_(torch.lerp(pretrained, weight, self._manifest.blend))
-                round_like(tuned, base)
+                if self._manifest.rounds_weights:
+                    round_like(tuned, base)
             device, dtype = placement
             self._towers[placement] = tuned.to(device, dtype).eval().requires_grad_(False)
         self._checked.add(model)
@@ -70,8 +71,8 @@ class HostEncoder:
         """Load the tuned tower with the dtype of its file."""
         weights = self._manifest.weights
         path = Path(weights.path)
-        state = read_checkpoint(path)
-        if hash_file(path) != weights.digest:
+        state = weights.read()
+        if hash_checkpoint(path) != weights.digest:
             raise RTDError(f"{path}: has changed since the host was patched: patch it again")
         activation, heads = read_settings(model)
         try:

@@ -25,11 +25,6 @@ class ImportHook:
             sys.meta_path.insert(0, self)
         self._callbacks.setdefault(name, {})[key] = callback
 
-    def call(self, module: ModuleType, name: str) -> None:
-        """Call the functions that wait for a module."""
-        for callback in self._callbacks.pop(name, {}).values():
-            callback(module)
-
     def execute(self, module: ModuleType, loader: Any) -> None:
         """Run a module's code with its loader, then call the functions that wait for the module."""
         self._executing.append(module)
@@ -37,7 +32,9 @@ class ImportHook:
             loader.exec_module(module)
         finally:
             self._executing = [other for other in self._executing if other is not module]
-        self.call(module, module.__name__ if module.__spec__ is None else module.__spec__.name)
+        name = module.__name__ if module.__spec__ is None else module.__spec__.name
+        for callback in self._callbacks.pop(name, {}).values():
+            callback(module)
 
     def is_executing(self, module: ModuleType) -> bool:
         """Whether a module's code still runs, after which its functions will be called."""

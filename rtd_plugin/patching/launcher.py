@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -45,12 +44,15 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
     if program is None:
         raise CommandNotFoundError(f"{command[0]}: command not found")
     check_interpreter(program)
-    with _create_usage_file() as file:
+    file = create_file()
+    try:
         code = _wait([program, *command[1:]], make_environment(manifest, {**os.environ, VARIABLE: file}))
         events = read_events(file)
-        outer = os.environ.get(VARIABLE)
-        if outer and os.path.exists(outer):  # started by a process that is counted itself
-            append(outer, events)
+    finally:
+        os.unlink(file)
+    outer = os.environ.get(VARIABLE)
+    if outer and os.path.exists(outer):  # started by a process that is counted itself
+        append(outer, events)
     return code, summarise(events, manifest.host)
 
 
@@ -99,15 +101,6 @@ def _find_interpreter(program: Path) -> str | None:
     if not words or not PYTHON.fullmatch(Path(words[0]).name):
         return None
     return shutil.which(words[0])
-
-
-@contextmanager
-def _create_usage_file() -> Iterator[str]:
-    file = create_file()
-    try:
-        yield file
-    finally:
-        os.unlink(file)
 
 
 def _wait(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -54,6 +54,7 @@ class Manifest:
         blend: from the pre-trained text encoder (0) to the tuned one (1).
         force: whether the host may have another CLIP than the encoder was tuned from.
         version: of the rtd-plugin that wrote it.
+        rounds_weights: whether the host would round the tuned weights; see `rtd_plugin.contract.Adapter`.
     """
 
     folder: Path = field(compare=False)
@@ -67,6 +68,7 @@ class Manifest:
     blend: float
     force: bool
     version: str
+    rounds_weights: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the folder, which is where the manifest lies."""
@@ -84,23 +86,19 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     path = Path(folder) / MANIFEST_FILE
     try:
         values = json.loads(read_text(path))
-        written_in = values.pop("format")
-    except FileNotFoundError as error:
-        raise RTDError(f"{folder}: not a patch folder: it has no {MANIFEST_FILE}") from error
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise RTDError(f"{path}: not a readable manifest of a patch: patch the host again") from error
-    if written_in != FORMAT:
-        raise RTDError(
-            f"{path}: written by rtd-plugin {values.get('version')} in format {written_in}, but this version reads "
-            f"format {FORMAT}: use that version, or patch the host again"
-        )
-    try:
+        if (written_in := values.pop("format")) != FORMAT:
+            raise RTDError(
+                f"{path}: written by rtd-plugin {values.get('version')} in format {written_in}, but this version reads "
+                f"format {FORMAT}: use that version, or patch the host again"
+            )
         values["points"] = tuple(PatchedPoint(**_with_tuple(point)) for point in values["points"])
         values["shims"] = tuple(PatchedShim(**_with_tuple(shim)) for shim in values["shims"])
         values["training_files"] = tuple(values["training_files"])
         values["weights"] = TunedWeights(**values["weights"])
         return Manifest(folder=path.parent.absolute(), **values)
-    except (TypeError, KeyError) as error:
+    except FileNotFoundError as error:
+        raise RTDError(f"{folder}: not a patch folder: it has no {MANIFEST_FILE}") from error
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise RTDError(f"{path}: not a readable manifest of a patch: patch the host again") from error
 
 

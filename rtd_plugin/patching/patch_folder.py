@@ -41,10 +41,7 @@ def write_patch(
 
     Args:
         folder: outside the host.
-        host: the host.
-        weights: the tuned text encoder.
-        blend: from the pre-trained text encoder (0) to the tuned one (1).
-        force: whether the host may have another CLIP than the encoder was tuned from.
+        host, weights, blend, force: as of `Manifest`.
         without_shims: names of shims that are switched off.
 
     Raises:
@@ -88,6 +85,7 @@ def write_patch(
         blend=blend,
         force=force,
         version=version("rtd-plugin"),
+        rounds_weights=host.adapter.rounds_weights,
     )
     with write_atomically(folder) as draft:
         draft.mkdir()

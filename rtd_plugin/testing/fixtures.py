@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.testing.reference import encode_slowly
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -54,8 +55,15 @@ def make_pseudo_tokens(adapter: Adapter, count: int, width: int) -> Tensor:
         return projection(make_features(count))
 
 
-def measure_error(tensor: Tensor, expected: Tensor) -> float | None:
-    """Return the largest difference of two tensors of one shape, or None if they are close."""
-    if torch.allclose(tensor, expected, rtol=1e-5, atol=1e-5):
-        return None
-    return float((tensor - expected).abs().max())
+def encode_expected(adapter: Adapter, tokens: Tensor, pseudo_tokens: Tensor) -> Tensor:
+    """Return the reference encoder's features (B, D) of an adapter's composed queries on the small tower."""
+    tower, placeholder = build_small_tower(), adapter.prompt.placeholder_id
+    pairs = zip(tokens.tolist(), pseudo_tokens, strict=True)
+    return torch.stack([encode_slowly(tower, row, v.reshape(-1, tower.width), placeholder) for row, v in pairs])
+
+
+def require_near(tensor: Tensor, expected: Tensor, problem: str) -> None:
+    """Raise an AssertionError unless two tensors have one shape and are equal up to rounding."""
+    require(tensor.shape == expected.shape, f"{problem}: of shape {tuple(tensor.shape)}, not {tuple(expected.shape)}")
+    if not torch.allclose(tensor, expected, rtol=1e-5, atol=1e-5):
+        raise AssertionError(f"{problem}: off by {float((tensor - expected).abs().max()):.2g}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import RTDError
-from rtd_plugin.testing.fixtures import make_features, measure_error, randomise, require
+from rtd_plugin.testing.fixtures import make_features, randomise, require, require_near
 
 SIZES = ((24, 32), (32, 24))  # D, W
 ROWS = 3
@@ -49,7 +49,7 @@ def check_projection(adapter: Adapter) -> None:
         require((pseudo_tokens[0] - pseudo_tokens[1]).abs().max() > 1e-3, "different features give one pseudo token")
         for row in range(ROWS):
             single = projection(features[row : row + 1])[0]
-            _require_near(
+            require_near(
                 single, pseudo_tokens[row], "a row of features gives other pseudo tokens in a batch than alone"
             )
 
@@ -77,7 +77,7 @@ def check_checkpoints(adapter: Adapter) -> None:
         for form, (save, checkpoint, suffix) in forms.items():
             with _save_temporarily(checkpoint, save, suffix) as path:
                 loaded = load_projection(adapter, path, size, width)
-            _require_near(loaded(features), projection(features), f"a checkpoint in {form} gives other pseudo tokens")
+            require_near(loaded(features), projection(features), f"a checkpoint in {form} gives other pseudo tokens")
             require(not loaded.training, "a loaded projection is in training mode")
 
 
@@ -134,9 +134,3 @@ def _save_temporarily(checkpoint: Any, save: Save, suffix: str) -> Iterator[Path
         path = Path(folder) / f"projection.{suffix}"
         save(checkpoint, path)
         yield path
-
-
-def _require_near(tensor: Tensor, expected: Tensor, problem: str) -> None:
-    require(tensor.shape == expected.shape, f"{problem}: of shape {tuple(tensor.shape)}, not {tuple(expected.shape)}")
-    error = measure_error(tensor, expected)
-    require(error is None, f"{problem}: off by {error or 0:.2g}")

@@ -7,8 +7,14 @@ import torch
 
 from rtd_plugin.clip.tokens import CONTEXT_LENGTH, Prompt, encode_text, pad
 from rtd_plugin.contract.adapter import Adapter
-from rtd_plugin.testing.fixtures import CONDITIONS, build_small_tower, make_pseudo_tokens, measure_error, require
-from rtd_plugin.testing.reference import encode_slowly
+from rtd_plugin.testing.fixtures import (
+    CONDITIONS,
+    build_small_tower,
+    encode_expected,
+    make_pseudo_tokens,
+    require,
+    require_near,
+)
 
 PROMPTS = {"prompt": {"condition"}, "unconditioned_prompt": set(), "prompt_of_two": {"first", "second"}}
 
@@ -75,14 +81,11 @@ def check_composed_queries(adapter: Adapter) -> None:
         [adapter.encode_two(first, second) for first, second in zip(CONDITIONS, reversed(CONDITIONS), strict=True)],
     ):
         tokens = pad(texts, CONTEXT_LENGTH)
-        with torch.no_grad():
-            batch = tower.encode(tokens, vectors, placeholder)
-            for row, ids in enumerate(tokens.tolist()):
-                expected = encode_slowly(tower, ids, vectors[row].reshape(-1, tower.width), placeholder)
-                single = tower.encode(tokens[row : row + 1], vectors[row : row + 1], placeholder)[0]
-                for feature in (batch[row], single):
-                    error = measure_error(feature, expected)
-                    require(error is None, f"the composed query {ids} is off by {error or 0:.2g}")
+        expected = encode_expected(adapter, tokens, vectors)
+        for rows in (slice(None), *(slice(row, row + 1) for row in range(len(tokens)))):
+            with torch.no_grad():
+                features = tower.encode(tokens[rows], vectors[rows], placeholder)
+            require_near(features, expected[rows], f"the composed queries {texts[rows]} are wrong")
 
 
 def _count_placeholders(adapter: Adapter, ids: list[int]) -> int:

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rtd_plugin.checkpoint_files import read_checkpoint
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import read_checkpoint, write_atomically
+from rtd_plugin.files import write_atomically
 from rtd_plugin.regular_files import read_bytes
 
 

@@ -8,18 +8,20 @@ from pathlib import Path
 import yaml
 from torch import Tensor, nn
 
+from rtd_plugin.checkpoint_files import hash_checkpoint
 from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import UsageError
-from rtd_plugin.files import hash_file, write_text
+from rtd_plugin.files import write_text
+from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.source_cache import open_source
-from rtd_plugin.triplets.token_store import Advance, TokenStore, open_token_store
+from rtd_plugin.triplets.token_store import TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
 # On resuming; the order of the data does not change with them.
@@ -77,7 +79,7 @@ class Run:
         save_text_encoder(self.text_encoder, tower, info)
 
 
-def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total: None) -> Run:
+def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -> Run:
     """Load what a recipe names.
 
     Args:
@@ -103,7 +105,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = lambda done, total
         skipped=sum(triplets.skipped for triplets in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),
-        projection_digest=hash_file(recipe.projection),
+        projection_digest=hash_checkpoint(recipe.projection),
         triplet_digests=[triplets.digest for triplets in sets],
     )
 

@@ -1,13 +1,11 @@
 """Triplets in columns on disk: memory-mapped Arrow files, and Parquet."""
 
 import tempfile
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from itertools import accumulate, chain, islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.regular_files import check_regular
-from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.triplet import Triplet, Triplets
 
 MAX_ROWS_IN_MEMORY = 1 << 16
 BATCH = MAX_ROWS_IN_MEMORY // 4  # rows read or written at once
@@ -24,7 +22,7 @@ SOUND = "^[ -~]*[!-#%-~][ -~]*$"  # matches most of the texts in which `records.
 SCHEMA = pa.schema([(name, pa.large_string()) for name in Triplet._fields])
 
 
-def iterate_columns(triplets: Sequence[Triplet], rows: int) -> Iterator[list[pa.Array]]:
+def iterate_columns(triplets: Triplets, rows: int) -> Iterator[list[pa.Array]]:
     """Yield triplets in order, at most `rows` at a time, as columns: references, conditions and targets.
 
     Triplets of this module's classes are not converted to Python objects.
@@ -46,7 +44,7 @@ def _to_array(texts: Sequence[str]) -> pa.Array:
         return pa.array([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
 
 
-def collect(triplets: Iterable[Triplet]) -> Sequence[Triplet]:
+def collect(triplets: Iterable[Triplet]) -> Triplets:
     """Keep triplets: few in memory, many in a memory-mapped temporary file that is gone when the process ends.
 
     Raises:
@@ -72,28 +70,14 @@ def collect(triplets: Iterable[Triplet]) -> Sequence[Triplet]:
             ) from error
 
 
-class ArrowTriplets(Sequence[Triplet]):
+class ArrowTriplets:
     """Triplets of a memory-mapped Arrow file."""
 
     def __init__(self, reader: pa.ipc.RecordBatchFileReader) -> None:
         self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> Triplet: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Triplet]: ...
-    def __getitem__(self, index: int | slice) -> Triplet | list[Triplet]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        batch_index = bisect_right(self._ends, index)
-        batch = self._batches[batch_index]
-        row = index - (self._ends[batch_index] - batch.num_rows)
-        return Triplet(*(column[row].as_py() for column in batch.columns))
+        return sum(batch.num_rows for batch in self._batches)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all triplets as columns."""
@@ -104,10 +88,8 @@ class ArrowTriplets(Sequence[Triplet]):
             yield from map(Triplet._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
-class ParquetTriplets(Sequence[Triplet]):
+class ParquetTriplets:
     """Triplets of a Parquet file, decoded as they are read.
-
-    The first access to a single row decodes the whole file into a temporary file (`collect`).
 
     Args:
         path: the file.
@@ -124,11 +106,7 @@ class ParquetTriplets(Sequence[Triplet]):
             check_regular(path)
             self._file = pq.ParquetFile(path, memory_map=True)
         except (OSError, pa.ArrowException) as error:
-            problem = (
-                "a folder"
-                if path.is_dir()
-                else getattr(error, "strerror", None) or str(error).split(": ")[-1].split(". ")[0]
-            )
+            problem = str(getattr(error, "strerror", None) or error).split(": ")[-1].split(". ")[0]
             raise RTDError(f"{path}: not a readable Parquet file ({problem})") from error
         names = self._file.schema_arrow.names
         for column in self.columns:
@@ -138,29 +116,21 @@ class ParquetTriplets(Sequence[Triplet]):
             value_type = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
             if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
                 raise RTDError(f"{path}: the column {column!r} holds {dtype}, not text: set `columns`")
-        metadata = self._file.metadata
-        self._starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
-        self._next_slice: tuple[int, Iterator[Triplet]] = (-1, iter(()))  # the row where it starts, and the rows
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._file.metadata.num_rows
 
-    def rows(self, start: int = 0) -> Iterator[tuple[object, ...]]:
-        """Yield the values of each row, from `start` on."""
-        group = bisect_right(self._starts, start) - 1
-        skip = start - self._starts[group]
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        """Yield the values of each row."""
         with self._explain_errors():
-            for batch in self._read_batches(range(group, len(self._starts) - 1)):
-                if skip < batch.num_rows:
-                    batch = batch.slice(skip)
-                    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                skip = max(0, skip - batch.num_rows)
+            for batch in self._read_batches():
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all triplets as columns."""
         done = 0
         with self._explain_errors():
-            for batch in self._read_batches(range(len(self._starts) - 1)):
+            for batch in self._read_batches():
                 sound = [pc.match_substring_regex(column.cast(pa.large_string()), SOUND) for column in batch.columns]
                 suspicious = ~np.logical_and.reduce([column.fill_null(False).to_numpy(False) for column in sound])
                 for row in np.flatnonzero(suspicious).tolist():
@@ -168,9 +138,8 @@ class ParquetTriplets(Sequence[Triplet]):
                 done += batch.num_rows
                 yield batch
 
-    def _read_batches(self, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
-        for batch in self._file.iter_batches(BATCH, row_groups=list(groups), columns=self.columns):
-            yield batch.select(self.columns)
+    def _read_batches(self) -> Iterator[pa.RecordBatch]:
+        return (batch.select(self.columns) for batch in self._file.iter_batches(BATCH, columns=self.columns))
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
@@ -184,28 +153,5 @@ class ParquetTriplets(Sequence[Triplet]):
             raise RTDError(f"{self.path}, row {row:,}: {fault}; repair the file or set `skip_invalid: true`")
         return Triplet(*values)
 
-    def _read_from(self, start: int) -> Iterator[Triplet]:
-        return (self._to_triplet(row, values) for row, values in enumerate(self.rows(start), start + 1))
-
     def __iter__(self) -> Iterator[Triplet]:
-        return self._read_from(0)
-
-    @overload
-    def __getitem__(self, index: int) -> Triplet: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Triplet]: ...
-    def __getitem__(self, index: int | slice) -> Triplet | Sequence[Triplet]:
-        if not isinstance(index, slice):
-            return self._random_access[index]
-        start, stop, step = index.indices(len(self))
-        if step != 1:
-            return self._random_access[index]
-        # Most slices start where the last one ended.
-        _, rows = self._next_slice if self._next_slice[0] == start else (start, self._read_from(start))
-        triplets = list(islice(rows, max(0, stop - start)))
-        self._next_slice = (start + len(triplets), rows)
-        return triplets
-
-    @cached_property
-    def _random_access(self) -> Sequence[Triplet]:
-        return collect(self)
+        return (self._to_triplet(row, values) for row, values in enumerate(self.rows(), 1))

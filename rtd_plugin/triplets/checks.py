@@ -2,13 +2,10 @@
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rtd_plugin.errors import require_extra
 from rtd_plugin.triplets.records import Column, Fault, Record, find_fault, get_text
 from rtd_plugin.triplets.triplet import Triplet
 
@@ -53,24 +50,6 @@ class Problem(NamedTuple):
 
     name: str
     detail: str
-
-
-@dataclass
-class CheckSummary:
-    """Counts of a check.
-
-    Attributes:
-        records: records read.
-        sound: records without a problem.
-        problems: records with each problem.
-        english, other_languages: triplets whose language could be detected.
-    """
-
-    records: int = 0
-    sound: int = 0
-    problems: Counter[str] = field(default_factory=Counter)
-    english: int = 0
-    other_languages: int = 0
 
 
 class CheckedRecord(NamedTuple):
@@ -124,40 +103,22 @@ def hash_triplet(triplet: Sequence[str]) -> bytes:
     return hashlib.blake2b("\0".join(map(normalise, triplet)).encode(), digest_size=12).digest()
 
 
-class Checker:
-    """Checks records one by one.
+def check_records(records: Iterable[Record], columns: Sequence[Column]) -> Iterator[CheckedRecord]:
+    """Check records in order; a duplicate of an earlier one is a problem.
 
     Args:
         columns: of reference, condition and target.
-        detect: returns a text's language as an ISO code, None if it cannot tell.
-
-    Attributes:
-        summary: counts of the records so far.
     """
-
-    def __init__(self, columns: Sequence[Column], detect: Callable[[str], str | None]) -> None:
-        self.summary = CheckSummary()
-        self._columns, self._detect = columns, detect
-        self._seen: set[bytes] = set()
-
-    def check(self, records: Iterable[Record]) -> Iterator[CheckedRecord]:
-        """Check records in order; a duplicate of an earlier one is a problem."""
-        summary = self.summary
-        for location, record in records:
-            summary.records += 1
-            triplet, problems = _read(record, self._columns)
-            if triplet is not None:
-                problems = find_problems(triplet)
-                key = hash_triplet(triplet)
-                if key in self._seen:
-                    problems.append(Problem("duplicate", ""))
-                self._seen.add(key)
-                language = self._detect(triplet.reference)
-                summary.english += language == "en"
-                summary.other_languages += language not in ("en", None)
-            summary.sound += not problems
-            summary.problems.update({problem.name for problem in problems})
-            yield CheckedRecord(location, triplet, problems)
+    seen: set[bytes] = set()
+    for location, record in records:
+        triplet, problems = _read(record, columns)
+        if triplet is not None:
+            problems = find_problems(triplet)
+            key = hash_triplet(triplet)
+            if key in seen:
+                problems.append(Problem("duplicate", ""))
+            seen.add(key)
+        yield CheckedRecord(location, triplet, problems)
 
 
 def _read(record: object, columns: Sequence[Column]) -> tuple[Triplet | None, list[Problem]]:
@@ -194,19 +155,17 @@ def repair(triplet: Triplet, problems: Sequence[Problem]) -> Triplet | None:
 
 @lru_cache(maxsize=1)
 def _load_identifier() -> Any:
-    with require_extra("triplets", "detecting languages"):
+    try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ModuleNotFoundError:
+        return None
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 @lru_cache(maxsize=1 << 16)  # triplets of one caption often follow each other
 def detect_language(text: str) -> str | None:
-    """Return a text's language as an ISO code, None if it is too short or too unusual to tell.
-
-    Raises:
-        RTDError: py3langid is not installed.
-    """
-    if len(text.split()) < 6:
+    """Return a text's language as an ISO code, None if it is too short or too unusual to tell, or without py3langid."""
+    if len(text.split()) < 6 or (identifier := _load_identifier()) is None:
         return None
-    code, probability = _load_identifier().classify(text)
+    code, probability = identifier.classify(text)
     return code if code == "en" or probability > 0.5 else None

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 @hookimpl
 def rtd_triplet_sources() -> Iterable[type[TripletSource]]:
     """Return the sources `json`, `csv`, `parquet` and `datasets`."""
-    from rtd_plugin.triplets.json_source import JsonTriplets
-    from rtd_plugin.triplets.sources import CsvTriplets, DatasetTriplets, ParquetSource
+    from rtd_plugin.triplets.sources import CsvTriplets, DatasetTriplets, JsonTriplets, ParquetSource
 
     return [JsonTriplets, CsvTriplets, ParquetSource, DatasetTriplets]

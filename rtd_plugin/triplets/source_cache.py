@@ -1,7 +1,6 @@
 """What sources read from their files, remembered: a later run with unchanged files starts without reading them."""
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from rtd_plugin.cache import cache_folder, hash_key, lock, read_record, write_record
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import WriteError
-from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
+from rtd_plugin.triplets.triplet import Triplets, TripletSet, TripletSource
 
 FORMAT = 1  # increase it when a source reads other triplets from the same files
 TICK = 2 * 10**9  # nanoseconds: on the coarsest file system two changes within this time may leave the same times
@@ -55,7 +54,7 @@ def _recall(source: TripletSource, path: Path) -> TripletSet | None:
         return None
     digest, count, skipped = record
 
-    def load() -> Sequence[Triplet]:
+    def load() -> Triplets:
         loaded = source.load()
         if loaded.digest != digest:
             raise RTDError(f"the triplets of the source `{source.name}` changed during start-up; start again")

@@ -1,4 +1,4 @@
-"""Records to triplet sets, and the sources of tables: CSV, Parquet and Hugging Face datasets."""
+"""Records to triplet sets, and the sources of files and of Hugging Face datasets."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +10,9 @@ from pydantic import Field, field_validator
 
 from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.paths import RecipePath
-from rtd_plugin.regular_files import open_regular
 from rtd_plugin.triplets.records import Column, Fault, Record, add_locations, find_fault, get_text, read_records
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
-from rtd_plugin.triplets.triplet_file import TABLE_COLUMNS, rename_columns
+from rtd_plugin.triplets.triplet_file import JSON_COLUMNS, TABLE_COLUMNS, rename_columns
 
 HASHED_TOGETHER = 4096  # triplets whose texts are joined for one update of the digest
 
@@ -110,6 +109,21 @@ class FileSource(ColumnSource):
         return [self.path]
 
 
+class JsonTriplets(FileSource):
+    """Triplets of a JSON or JSON-lines file, UTF-8; its shape follows from its content.
+
+    - one object with the lists `reference_caption`, `conditioning_caption` and `target_caption`, as RTD's authors have;
+    - an array of records with these keys;
+    - JSON lines, one record a line.
+
+    A record may have InstructPix2Pix's keys: `caption` or `input`, `edit`, `output`; `columns` names any others, such
+    as `{reference: original_caption, condition: edit_prompt, target: edited_caption}`. Other keys are ignored.
+    """
+
+    name: ClassVar[str] = "json"
+    default_columns: ClassVar[tuple[Column, ...]] = JSON_COLUMNS
+
+
 class CsvTriplets(FileSource):
     """Triplets of a CSV file, UTF-8, with column names in its first row; tab-separated if its suffix is .tsv."""
 
@@ -125,11 +139,13 @@ class ParquetSource(FileSource):
     name: ClassVar[str] = "parquet"
 
     def load(self) -> TripletSet:
-        """Open the file; its digest is the SHA-256 of the whole file and the column names.
+        """Open the file; its digest is that of the whole file, and the column names.
 
         Raises:
             RTDError: the file is not Parquet, lacks a column, or holds no triplets.
         """
+        from rtd_plugin.cache import hash_key
+        from rtd_plugin.files import hash_file
         from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
 
         columns = self.named_columns
@@ -140,15 +156,7 @@ class ParquetSource(FileSource):
             return load_triplets(str(self.path), records, columns, skip_invalid=True)
         if not len(table):
             raise RTDError(f"{self.path} holds no triplets; name a file that has some")
-        return TripletSet(table, self._hash_file)
-
-    def _hash_file(self) -> str:
-        content = hashlib.sha256()
-        with open_regular(self.path) as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-        content.update(repr(sorted(self.columns.items())).encode())
-        return content.hexdigest()
+        return TripletSet(table, lambda: hash_key([hash_file(self.path), sorted(self.columns.items())]))
 
 
 def _find_row_fault(names: Sequence[str], values: Sequence[object]) -> str:

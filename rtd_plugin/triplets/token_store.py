@@ -5,7 +5,7 @@ A store is a folder of four raw arrays: `tokens.u16`, the token ids of all disti
 `vocabulary.u16`, the token ids that occur.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
@@ -17,30 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 from rtd_plugin.cache import build_once
-from rtd_plugin.clip.tokens import Prompt, clean_caption, encode_text
+from rtd_plugin.clip.tokens import Prompt, encode_text
+from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.parallel import count_processors, in_order
 from rtd_plugin.triplets.ragged import Ragged, gather_slices
-from rtd_plugin.triplets.triplet import Triplet, TripletSet
+from rtd_plugin.triplets.triplet import TripletSet
 
 FORMAT = 1
 CHUNK = 2**13  # triplets tokenised and written at once; progress is reported after each chunk
 MAX_THREADS = 4  # the single thread that interns and writes texts keeps no more busy
-
-Advance = Callable[[int, int], None]
-
-
-class TokenTriplet(NamedTuple):
-    """A triplet's token ids, without start and end: cleaned captions, and the condition as prompts take it.
-
-    Attributes:
-        captions: indices of reference and target among the store's texts, None for a triplet outside a store.
-    """
-
-    reference: list[int]
-    condition: list[int]
-    target: list[int]
-    captions: tuple[int, int] | None = None
 
 
 class TokenBatch(NamedTuple):
@@ -57,13 +43,7 @@ class TokenBatch(NamedTuple):
     captions: np.ndarray
 
 
-def tokenise_triplet(triplet: Triplet, prompt: Prompt) -> TokenTriplet:
-    """Tokenise one triplet; the prompt's placeholder is removed from its condition."""
-    reference, target = (encode_text(clean_caption(text)) for text in (triplet.reference, triplet.target))
-    return TokenTriplet(reference, prompt.encode_condition(triplet.condition), target)
-
-
-class TokenStore(Sequence[TokenTriplet]):
+class TokenStore:
     """The triplets in a folder that `open_token_store` wrote.
 
     Attributes:
@@ -82,11 +62,6 @@ class TokenStore(Sequence[TokenTriplet]):
 
     def __len__(self) -> int:
         return len(self._mixture)
-
-    def __getitem__(self, index: int) -> TokenTriplet:  # type: ignore[override]  # no slices: `gather` reads many
-        batch = self.gather(np.array([range(len(self))[index]]))
-        reference, condition, target = (texts.values.tolist() for texts in batch[:3])
-        return TokenTriplet(reference, condition, target, tuple(batch.captions[0].tolist()))
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """Read many triplets at once.
@@ -122,9 +97,7 @@ def _map_array(path: Path) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype, mode="r"))  # a plain ndarray is indexed faster than a memmap
 
 
-def open_token_store(
-    sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = lambda done, total: None
-) -> TokenStore:
+def open_token_store(sets: Sequence[TripletSet], prompt: Prompt, advance: Advance = ignore_progress) -> TokenStore:
     """Return the tokens of triplets from the cache folder; tokenise and write them there the first time.
 
     Args:
@@ -135,7 +108,13 @@ def open_token_store(
     Raises:
         WriteError: the cache folder cannot be written.
     """
-    key = [FORMAT, version("open_clip_torch"), prompt.placeholder, *((source.digest, source.count) for source in sets)]
+    key = [
+        FORMAT,
+        version("open_clip_torch"),
+        prompt.placeholder,
+        prompt.placeholder_id,
+        *((source.digest, source.count) for source in sets),
+    ]
     return TokenStore(build_once("tokens", key, partial(_write, sets=sets, prompt=prompt, advance=advance)))
 
 

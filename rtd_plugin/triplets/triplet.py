@@ -1,10 +1,10 @@
 """Text triplets, and the base class of their sources."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,12 +23,18 @@ class Triplet(NamedTuple):
     target: str
 
 
+class Triplets(Protocol):
+    """Triplets that can be counted, and iterated any number of times: a list, or less than that."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Triplet]: ...
+
+
 class TripletSet:
     """The triplets of one source, with what a run reports about them.
 
     Args:
-        triplets: a sequence, in memory or not, or a function that returns it when it is first used. Iteration and
-            slices in order are cheap.
+        triplets: in memory or not, or a function that returns them when they are first used.
         digest: of the content, or a function that returns it: equal only for equal triplets in equal order.
         skipped: number of broken records that were left out.
         count: number of triplets, if it is known without loading them.
@@ -40,7 +46,7 @@ class TripletSet:
 
     def __init__(
         self,
-        triplets: Sequence[Triplet] | Callable[[], Sequence[Triplet]],
+        triplets: Triplets | Callable[[], Triplets],
         digest: str | Callable[[], str],
         skipped: int = 0,
         count: int | None = None,
@@ -49,7 +55,7 @@ class TripletSet:
         self._triplets, self._digest, self._count = triplets, digest, count
 
     @cached_property
-    def triplets(self) -> Sequence[Triplet]:
+    def triplets(self) -> Triplets:
         return self._triplets() if callable(self._triplets) else self._triplets
 
     @cached_property

@@ -1,17 +1,16 @@
 """Check a file of triplets, and repair it."""
 
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rtd_plugin.errors import UsageError
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.triplets.checks import PROBLEMS as PROBLEMS
-from rtd_plugin.triplets.checks import Checker, detect_language, repair
+from rtd_plugin.triplets.checks import check_records, detect_language, repair
 from rtd_plugin.triplets.records import Column, read_records
-from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import columns_of, open_writer
 
 PROGRESS_EVERY = 1000  # records
@@ -46,33 +45,37 @@ def check_triplets(
     names = choose_columns(file, columns or {})
     if fix is not None and fix.resolve() == file.resolve():
         raise UsageError(f"--fix {fix}: is the file that is checked; write the copy to another")
-    checker = Checker(names, detect_language if importlib.util.find_spec("py3langid") else lambda text: None)
-    summary = checker.summary
     listed: list[dict[str, Any]] = []
-    written = repaired = 0
-    with _open_copy(fix) as write, progress("Checking") as advance:
-        for location, triplet, problems in checker.check(read_records(file, names)):
-            if summary.records % PROGRESS_EVERY == 0:
-                advance(summary.records, 0, f"{summary.records - summary.sound:,} with problems")
+    counts: Counter[str] = Counter()
+    languages: Counter[str | None] = Counter()
+    records = sound = written = repaired = 0
+    with open_writer(fix) if fix is not None else nullcontext() as write, progress("Checking") as advance:
+        for location, triplet, problems in check_records(read_records(file, names), names):
+            records += 1
+            sound += not problems
+            counts.update({problem.name for problem in problems})
+            if records % PROGRESS_EVERY == 0:
+                advance(records, 0, f"{records - sound:,} with problems")
             if max_listed is None or len(listed) < max_listed:
                 listed += [{"place": location, "kind": problem.name, "detail": problem.detail} for problem in problems]
-            if fix is not None and triplet is not None:
+            if triplet is not None:
+                languages[detect_language(triplet.reference)] += 1
                 clean = repair(triplet, problems) if problems else triplet
-                if clean is not None:
+                if write is not None and clean is not None:
                     write(clean)
                     written += 1
                     repaired += bool(problems)
-    detected = summary.english + summary.other_languages
+    detected = languages.total() - languages[None]
     result = {
         "file": str(file),
-        "records": summary.records,
-        "sound": summary.sound,
-        "problems": dict(sorted(summary.problems.items())),
-        "non_english_percent": round(100 * summary.other_languages / detected, 1) if detected else None,
+        "records": records,
+        "sound": sound,
+        "problems": dict(sorted(counts.items())),
+        "non_english_percent": round(100 * (1 - languages["en"] / detected), 1) if detected else None,
     }
     if fix is not None:
-        left_out = summary.records - written
-        result["fixed"] = {"file": str(fix), "written": written, "repaired": repaired, "left_out": left_out}
+        counts_of_copy = {"written": written, "repaired": repaired, "left_out": records - written}
+        result["fixed"] = {"file": str(fix), **counts_of_copy}
     return {**result, "list": listed[:max_listed]}
 
 
@@ -86,12 +89,3 @@ def choose_columns(file: Path, names: Mapping[str, str]) -> tuple[Column, ...]:
         return columns_of(file, names)
     except ValueError as error:
         raise UsageError(f"--column: {error}") from error
-
-
-@contextmanager
-def _open_copy(path: Path | None) -> Iterator[Callable[[Triplet], None]]:
-    if path is None:
-        yield lambda triplet: None
-        return
-    with open_writer(path) as write:
-        yield write

@@ -18,7 +18,7 @@ from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import PRE_TRAINED, Comparison, compare
 from rtd_plugin.evaluation.comparison_table import tabulate_comparison as tabulate_comparison
 from rtd_plugin.evaluation.report import write_report
-from rtd_plugin.evaluation.retrieval import Retrieval
+from rtd_plugin.evaluation.retrieval import Retrieval, check_queries
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.progress import Progress, no_progress
@@ -80,7 +80,7 @@ def evaluate(
     bench = make_benchmark(benchmark, data, split, options)
     if output is not None and (Path(output) / RESULTS_FILE).exists():
         raise UsageError(f"{output}: already holds results: pass another --output")
-    bench.queries(), bench.gallery()  # missing files are found here, before models are loaded or even downloaded
+    check_queries(bench, bench.queries(), bench.gallery())  # before models are loaded or even downloaded
     models = load_models(**model_options, miniature=benchmark == "miniature")
     is_first_process = os.environ.get("RANK", "0") == "0"
     progress = progress if is_first_process else no_progress

@@ -21,7 +21,6 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
-from rtd_plugin.files import read_checkpoint
 from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
@@ -30,8 +29,8 @@ from rtd_plugin.validation import describe_error
 _log = logging.getLogger(__name__)
 
 
-class ModelOptions(TypedDict, total=False):
-    """Options of `load_models`, which `evaluate` and `search` have as well.
+class BackboneOptions(TypedDict, total=False):
+    """Options of `load_models` but for the tuned text encoders.
 
     Attributes:
         adapter: name of the method.
@@ -40,7 +39,6 @@ class ModelOptions(TypedDict, total=False):
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
         recipe: a recipe, by name or file, that names adapter, backbone and projection.
-        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
         preprocess: "clip" (default), or "targetpad", which pads long images first.
         cache: folder for image features; by default the cache folder.
         workers: threads that read images; by default 4.
@@ -53,11 +51,20 @@ class ModelOptions(TypedDict, total=False):
     pretrained: str | None
     checkpoint: str | Path | None
     recipe: str | None
-    weights: Sequence[str | Path]
     preprocess: Preprocessing
     cache: str | Path | None
     workers: int
     device: str | None
+
+
+class ModelOptions(BackboneOptions, total=False):
+    """Options of `load_models`, which `evaluate` and `search` have as well.
+
+    Attributes:
+        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
+    """
+
+    weights: Sequence[str | Path]
 
 
 class _Sources(BaseModel):
@@ -163,7 +170,7 @@ def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
     """
     check_base(weights, base, "the backbone given here has other weights")
     activation, heads = weights.activation or base.activation, weights.heads or base.heads
-    tower = TextTower.from_state_dict(read_checkpoint(Path(weights.path)), activation=activation, heads=heads)
+    tower = TextTower.from_state_dict(weights.read(), activation=activation, heads=heads)
     if differing := _list_shapes(tower) ^ _list_shapes(base):
         name, _ = min(differing)
         raise RTDError(f"{weights.path}: a text encoder of another size than the backbone's: they differ in {name}")

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.patching.detection import Host, find_host
-from rtd_plugin.patching.doctor import Diagnosis, examine
+from rtd_plugin.patching.doctor import examine
 from rtd_plugin.patching.manifest import Manifest, default_folder
 from rtd_plugin.patching.patch_folder import find_removable, remove_patch, write_patch
 
@@ -24,7 +25,7 @@ def patch(
     """Write a patch folder for a host.
 
     Args:
-        host: a folder of the host.
+        host: a folder of the host, or with the host in it.
         weights: a run or a text encoder; None for the newest run in ./runs.
         adapter: name of the host's method; None to look for all.
         output: the patch folder; None for the one beside the host.
@@ -43,7 +44,8 @@ def patch(
     if recognised.root.parent == recognised.root:
         raise UsageError(f"{recognised.root}: the root of the file system has no folder beside it: pass --output")
     tuned = read_weights(weights if weights is not None else find_newest_run(RUNS))
-    folder = output or default_folder(recognised.root)
+    given = host.resolve()  # the host may be a folder in it: its patch does not belong into the checkout
+    folder = output or default_folder(given if recognised.root.is_relative_to(given) else recognised.root)
     manifest = write_patch(folder, recognised, tuned, blend=blend, force=force, without_shims=without_shims)
     plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)
     return manifest, recognised
@@ -70,6 +72,6 @@ def recognise(host: Path, adapter: str | None = None) -> Host:
     return find_host(host, plugins.list_adapters().values() if adapter is None else [plugins.find_adapter(adapter)])
 
 
-def diagnose(host: Path, adapter: str | None = None) -> Diagnosis:
-    """Examine the host that a folder belongs to; arguments and errors are those of `recognise`."""
+def diagnose(host: Path, adapter: str | None = None) -> dict[str, Any]:
+    """Examine the host that a folder belongs to, see `examine`; arguments and errors are those of `recognise`."""
     return examine(recognise(host, adapter))

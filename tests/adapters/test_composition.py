@@ -13,7 +13,7 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import Composition, CompositionPoint, compose
 from rtd_plugin.errors import RTDError
 
-W = 32
+W, END = 32, 299
 POINTS = [point for adapter in (LinCIR(), Pic2Word(), SEARLE()) for point in adapter.composition_points]
 
 
@@ -67,7 +67,30 @@ def test_compose_encodes_as_the_host(openai, tokenise, assert_equal, as_mask, hi
     assert_equal(features, expected)
 
 
-def test_a_placeholder_id_must_be_in_the_text(openai, tokenise):
-    composition = Composition(openai.model, tokenise([[5, 265], [7]]), torch.randn(2, W), 265)
-    with pytest.raises(RTDError, match="text 1 of the batch has no placeholder"):
+@pytest.mark.parametrize("placeholder", [265, END + 1, torch.tensor(265)], ids=["id", "beyond CLIP's", "tensor"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_text_without_a_placeholder_is_encoded_as_it_is(openai, tokenise, assert_equal, placeholder, n):
+    """Beside one that has it; some hosts add a token to CLIP's for it, whose id is larger than the end token's."""
+    tokens, pseudo = tokenise([[5, 8, placeholder], [7], [placeholder, 2]])[:, :9], torch.randn(3, n, W)
+    texts = tokenise([[5, 8, *[0] * n], [7], [*[0] * n, 2]])
+    vectors = {(row, at + k): pseudo[row, k] for row, at in ((0, 3), (2, 1)) for k in range(n)}
+    with torch.no_grad():
+        features = compose(openai.tower, Composition(openai.model, tokens, pseudo, placeholder))
+    assert_equal(features, openai.encode_with(texts, vectors)[0])
+
+
+@pytest.mark.parametrize(("texts", "images"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_one_text_or_one_image_serves_all(openai, tokenise, assert_equal, texts, images, as_mask):
+    tokens, pseudo = tokenise([[5, 265, 7], [265, 2], [9]])[:texts], torch.randn(images, W)
+    composition = Composition(openai.model, tokens, pseudo, tokens == 265 if as_mask else 265)
+    assert len(composition) == 3
+    every = Composition(openai.model, tokens.expand(3, -1), pseudo.expand(3, -1), 265)
+    with torch.no_grad():
+        assert_equal(compose(openai.tower, composition), compose(openai.tower, every))
+
+
+def test_several_images_need_as_many_texts(openai, tokenise):
+    composition = Composition(openai.model, tokenise([[5, 265], [265]]), torch.randn(3, W), 265)
+    with pytest.raises(RTDError, match="2 texts for 3 images' pseudo tokens"):
         compose(openai.tower, composition)

@@ -71,9 +71,9 @@ def test_num_tokens_changes_nothing(huggingface, tokenise, point):
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(2, W), (3, 1, W), (3, W + 1)])
+@pytest.mark.parametrize("shape", [(2, W), (3, W + 1)])
 def test_wrong_arguments_are_refused(huggingface, tokenise, point, shape):
-    with pytest.raises(Exception, match=r"size|shape"):
+    with pytest.raises(Exception, match=r"3 texts for 2 images|shape"):
         compose(huggingface.tower, point.read(huggingface.model, tokenise(ONE), torch.randn(shape)))
 
 

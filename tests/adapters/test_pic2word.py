@@ -94,6 +94,17 @@ def test_compositions_equal_the_hosts(openai, tokenise, assert_equal, point, for
         assert_equal(compose(openai.tower, point.read(openai.model, tokens, images, **arguments)), expected)
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_relatives_put_several_pseudo_tokens_at_one_placeholder(openai, tokenise, assert_equal, n):
+    """What follows moves right, the end token too."""
+    images = torch.randn(3, n, W)
+    longer = tokenise([[*text[:2], *[0] * n, *text[3:]] for text in ONE])
+    expected, _ = openai.encode_with(longer, {(row, 3 + k): images[row, k] for row in range(3) for k in range(n)})
+    with torch.no_grad():
+        composition = RETRIEVAL.read(openai.model, tokenise(ONE), images, STAR, repeat=False)
+        assert_equal(compose(openai.tower, composition), expected)
+
+
 @pytest.mark.parametrize("texts", [ONE, ONE[:1]], ids=["own texts", "one text for all"])
 def test_a_batch_equals_its_queries_encoded_alone(openai, tokenise, assert_equal, texts):
     tokens, images = tokenise(texts), torch.randn(3, W)
@@ -112,7 +123,7 @@ def test_a_batch_equals_its_queries_encoded_alone(openai, tokenise, assert_equal
     [
         (RETRIEVAL, [[5, 6]], (2, W), r"texts have \[0\] placeholders for 1 pseudo tokens"),
         (RETRIEVAL, TWO[:1], [(2, W)], r"texts have \[2\] placeholders for 1 pseudo tokens"),
-        (RETRIEVAL, ONE[:1], (2, W + 1), r"shape \(2, 1, 33\)"),
+        (RETRIEVAL, ONE[:1], (2, W + 1), r"shape \(2, 33\)"),
         (VISUALISATION, [[5, 265], [7]], (1, W), r"texts have \[0, 1\] placeholders for 1 pseudo tokens"),
         (VISUALISATION, [[5, 265], [265, 265]], [(1, W)], r"texts have \[1, 2\] placeholders for 1 pseudo tokens"),
     ],

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rtd_adapters import im2text, lincir, phi, pic2word, searle
@@ -61,10 +62,13 @@ FORMS = {
     "plain": lambda _adapter, state: state,
     "half": lambda adapter, state: native(adapter, {key: value.half() for key, value in state.items()}),
     "one GPU": lambda _adapter, state: {"state_dict": WHOLE_CLIP, "state_dict_img2text": state},
-    "module. alone": lambda _adapter, state: add_prefix(state),
+    "DDP": lambda adapter, state: native(adapter, add_prefix(state)),
+    "DDP, the weights alone": lambda _adapter, state: add_prefix(state),
+    "numbers of numpy": lambda adapter, state: native(adapter, state) | {"epoch": np.int64(7), "loss": np.float64(0.5)},
+    "Lightning": lambda _adapter, state: {"state_dict": {f"phi.{key}": value for key, value in state.items()}},
 }
-OF_ALL = ("native", "plain", "half", "safetensors")
-OF_PIC2WORD = (*OF_ALL, "one GPU", "module. alone")
+OF_ALL = (*(form for form in FORMS if form != "one GPU"), "safetensors")
+OF_PIC2WORD = (*OF_ALL, "one GPU")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,8 @@ def test_every_form_of_checkpoint_is_read(adapter, projection, tmp_path, form):
         save_file(state, path)
     else:
         torch.save(FORMS[form](adapter, state), path)
+    if form == "Lightning":
+        path = tmp_path / "projection.pt#state_dict.phi"
     loaded, features = load_projection(adapter, path, D, W), torch.randn(3, D)
     assert loaded(features).shape == (3, W)
     torch.testing.assert_close(loaded(features), projection(features), rtol=0, atol=0.02 if form == "half" else 0)

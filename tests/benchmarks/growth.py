@@ -41,8 +41,7 @@ from rtd_plugin.training import run as run_module  # noqa: E402
 from rtd_plugin.training.loop import make_accelerator  # noqa: E402
 from rtd_plugin.training.recipe import Recipe  # noqa: E402
 from rtd_plugin.training.trainer import Trainer  # noqa: E402
-from rtd_plugin.triplets.json_source import JsonTriplets  # noqa: E402
-from rtd_plugin.triplets.sources import ParquetSource  # noqa: E402
+from rtd_plugin.triplets.sources import JsonTriplets, ParquetSource  # noqa: E402
 from rtd_plugin.triplets.triplet import Triplet  # noqa: E402
 
 TOWER = "ViT-B-32"

@@ -405,7 +405,7 @@ def test_the_report_is_one_valid_page(evaluate, finished_run, name):
                 assert f"<td>{value:.2f}<small>" in text
     assert text.count("<polyline") == 4
     groups = len(groups_of(result["results"][0], name))
-    assert text.count("<rect") == 2 * groups
+    assert text.count('class="bar"') == 2 * groups
     assert text.count('class="hit"') <= len(page.images)
 
 

@@ -178,16 +178,21 @@ def over_groups(value, all_queries, seen):
 
 def test_a_table_fits_the_console():
     """On a console of 80 columns, nothing wraps."""
-    rows = [("composed", None, 20, 25), ("composed", "run/t", 30.06, 25), ("image only", None, 2, 4)]
+    rows = [
+        ("composed", "composed, frozen", None, 20, 25),
+        ("composed", "composed, tuned", "run/t", 30.06, 25),
+        ("image only", "image only", None, 2, 4),
+    ]
     frozen, tuned, image = (
         {
             "query": query,
             "name": "",
+            "label": label,
             "weights": weights,
             "metrics": {"town": over_groups(float, *values)},
             "intervals": {"town": over_groups(lambda value: {"low": value - 1, "high": value + 1}, *values)},
         }
-        for query, weights, *values in rows
+        for query, label, weights, *values in rows
     )
     gain = over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)
     comparison = {"benchmark": "town", "results": [frozen, tuned | {"gain": {"town": gain}}], "baselines": [image]}
@@ -212,11 +217,12 @@ def test_many_metrics_and_groups_make_several_tables():
         {
             "query": "composed",
             "name": name,
+            "label": f"composed, {name}",
             "weights": weights,
             "metrics": {"town": metrics | groups},
             "intervals": {"town": intervals | dict.fromkeys(groups, intervals)},
         }
-        for name, weights in (("pre-trained", None), ("a", "runs/a"), ("b", "runs/b"))
+        for name, weights in (("frozen", None), ("a", "runs/a"), ("b", "runs/b"))
     ]
     rows[1]["gain"] = rows[2]["gain"] = {"town": gain | dict.fromkeys(groups, gain)}
     lines = print_lines({"benchmark": "town", "results": rows, "baselines": []})
@@ -248,7 +254,7 @@ def test_gains_are_green_losses_red_and_the_rest_plain():
         for name, values in zip(METRICS, ends, strict=False)
     }
     rows = [
-        {"query": "composed", "name": "", "weights": weights, "metrics": {"town": metrics}}
+        {"query": "composed", "name": "", "label": "composed", "weights": weights, "metrics": {"town": metrics}}
         for weights in (None, "run/t")
     ]
     rows = [row | {"intervals": {"town": intervals}} for row in rows]

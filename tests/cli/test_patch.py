@@ -133,6 +133,18 @@ def test_hook_rtd_host_patched(rtd, finished_run, copy_host, tmp_path):
     assert manifest.folder == tmp_path / "code-rtd-patch"
 
 
+def test_a_host_in_a_folder_of_its_checkout_is_patched_beside_the_checkout(rtd, copy_host, finished_run, tmp_path):
+    copy_host("pic2word")
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "code").rename(tmp_path / "checkout/src")
+    content = json.loads(rtd("patch", "checkout", "--weights", finished_run, "--json").stdout)
+    assert content["patch"] == str(tmp_path / "checkout-rtd-patch")
+    assert content["host"] == str(tmp_path / "checkout/src")
+    assert sorted(path.name for path in (tmp_path / "checkout").iterdir()) == ["src"]
+    assert rtd("patch", "checkout", "--remove").exit_code == 0
+    assert not (tmp_path / "checkout-rtd-patch").exists()
+
+
 @pytest.mark.slow
 def test_doctor_finds_the_lost_causal_mask(rtd, copy_host, tmp_path):
     """This transformers swallows LinCIR's argument: no error, and wrong features."""

@@ -349,8 +349,9 @@ def test_missing_and_broken_files_are_reported(architecture, tmp_path):
     with pytest.raises(RTDError, match=r"none: no such file or folder \(backbone\.checkpoint\)"):
         Backbone(checkpoint=tmp_path / "none").load_text_tower()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RTDError, match="no weights in this folder: expected one of open_clip_model"):
+    with pytest.raises(RTDError, match="no weights in this folder: expected one of text_encoder"):
         Backbone(architecture(), checkpoint=tmp_path / "empty").load_text_tower()
+    (tmp_path / "model.safetensors").touch()
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(RTDError, match=r"broken\.json: not a readable JSON file"):
         Backbone(str(tmp_path / "broken.json"), checkpoint=tmp_path).load_text_tower()

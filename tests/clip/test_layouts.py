@@ -1,5 +1,6 @@
 """State dicts are recognised by their keys, converted without loss, and refused by the name the user knows."""
 
+import re
 from itertools import product
 
 import open_clip
@@ -8,7 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtd_plugin.clip.layouts import LAYOUTS, detect_layout, read_sizes, read_state_dict, write_state_dict
+from rtd_plugin.clip.layouts import (
+    LAYOUTS,
+    detect_layout,
+    find_towers,
+    read_sizes,
+    read_state_dict,
+    strip_wrapper,
+    write_state_dict,
+)
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 
@@ -37,7 +46,7 @@ def assert_same(found, expected):
 def test_weights_survive_a_round_trip(layout, dtype):
     weights = {key: value.to(dtype) for key, value in tower_weights().items()}
     written = write_state_dict(weights, layout)
-    assert detect_layout(written) == layout
+    assert detect_layout(written) == ("huggingface" if layout == "rtd" else layout)
     assert_same(read_state_dict(written), weights)
     assert_same(TextTower.from_state_dict(written, heads=3).state_dict(), weights)
 
@@ -114,13 +123,89 @@ def test_prefixes_of_wrappers_are_removed(layout, prefix):
     assert_same(read_state_dict({AUTHORS: wrapped} if layout == "rtd" else wrapped), weights)
 
 
-@pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
-def test_a_state_dict_is_taken_out_of_its_checkpoint(container):
+CHECKPOINTS = {  # where training programs put a model, by the keys around the weights and the prefix of their names
+    "a state dict beside others": (["state_dict"], "module.text."),
+    "transformers' trainer": (["model_state_dict"], ""),
+    "Lightning": (["state_dict"], "model."),
+    "Lightning, a CLIP within a module": (["state_dict"], "model.clip."),
+    "DeepSpeed": (["module"], ""),
+    "CLIP4Cir": (["CLIP"], ""),
+    "nested twice": (["checkpoint", "model"], "module."),
+    "an average of weights": ([], "module."),
+    "peft's, merged": ([], "base_model.model."),
+    "a text encoder within a retrieval model": ([], "text_encoder."),
+    "FSDP": ([], "_fsdp_wrapped_module."),
+}
+
+
+@pytest.mark.parametrize("layout", ["openai", "huggingface"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_tower_is_read_wherever_it_is_in_a_checkpoint(layout, name):
     weights = tower_weights()
-    checkpoint = {"epoch": 3, container: {f"module.text.{key}": value for key, value in weights.items()}}
+    keys, prefix = CHECKPOINTS[name]
+    checkpoint = {prefix + key: value for key, value in write_state_dict(weights, layout).items()}
+    checkpoint |= {} if prefix in ("", "module.text.") else {"criterion.weight": torch.zeros(3)}
+    for key in reversed(keys):
+        checkpoint = {key: checkpoint, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "epoch": 3}
     assert_same(read_state_dict(checkpoint), weights)
-    state = {container: write_state_dict(weights, "huggingface"), "optimizer": {}}
+    assert read_sizes(checkpoint) == (2, 12, 5)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+@pytest.mark.parametrize("layout", ["openai", "huggingface"])
+def test_wrappers_of_blocks_are_removed(layout, wrapper):
+    weights = tower_weights()
+    state = {
+        re.sub(r"((resblocks|layers)\.\d+\.)", rf"\1{wrapper}", key): value
+        for key, value in write_state_dict(weights, layout).items()
+    }
     assert_same(read_state_dict(state), weights)
+
+
+def test_the_first_of_several_towers_is_read_and_averages_come_last():
+    first, second = tower_weights(), tower_weights()
+    nested = {"model_ema": second, "epoch": 1, "state_dict": first}
+    assert find_towers(nested) == ["state_dict.", "model_ema."]
+    flat = {f"{prefix}.{key}": value for prefix in ("EMA", "teacher", "model") for key, value in first.items()}
+    assert find_towers(flat) == ["teacher.", "model.", "EMA."]
+    assert find_towers({"semantic": first, "state_dict": second})[0] == "semantic."
+    assert_same(read_state_dict(nested), first)
+    with_image = {f"image_encoder.{key}": value for key, value in first.items() if "resblocks" in key}
+    assert find_towers({**with_image, **{f"text_encoder.{key}": value for key, value in second.items()}}) == [
+        "text_encoder."
+    ]
+
+
+LORA = {
+    "peft": ("text_model.encoder.layers.0.self_attn.q_proj.", ["base_layer.weight", "lora_A.default.weight"]),
+    "loralib": ("text_model.encoder.layers.0.self_attn.q_proj.", ["weight", "w_lora_A"]),
+    "DoRA": ("text_model.encoder.layers.0.self_attn.q_proj.", ["lora_magnitude_vector.default.weight"]),
+}
+
+
+@pytest.mark.parametrize("name", LORA)
+@pytest.mark.parametrize("alone", [True, False])
+def test_lora_that_is_not_merged_is_refused(name, alone):
+    module, keys = LORA[name]
+    state = {} if alone else write_state_dict(tower_weights(), "huggingface")
+    state |= {f"{module}{key}": torch.zeros(2, 2) for key in keys}
+    for prefix in ("", "base_model.model."):
+        with pytest.raises(RTDError, match=r"LoRA .* is not merged into the weights: call merge_and_unload"):
+            read_state_dict({prefix + key: value for key, value in state.items()})
+
+
+def test_lora_of_the_image_tower_is_refused():
+    with pytest.raises(RTDError, match="is not merged"):
+        read_state_dict({"base_model.model.vision_model.encoder.layers.0.mlp.fc1.lora_B.weight": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_wrapper_is_removed_from_dictionaries_that_have_it_on_all_keys(depth):
+    wrapped, plain = {"module.a.weight": 1, "module.b": 2}, {"a.weight": 1, "b": 2}
+    assert strip_wrapper({"Phi": wrapped, "epoch": 1} if depth else wrapped) == (
+        {"Phi": plain, "epoch": 1} if depth else plain
+    )
+    assert strip_wrapper({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
 
 
 def user_state(layout):

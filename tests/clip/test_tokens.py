@@ -209,6 +209,34 @@ def test_a_template_needs_its_placeholder_as_a_separate_word(template):
         Prompt(template)
 
 
-def test_a_placeholder_of_several_tokens_is_refused():
-    with pytest.raises(RTDError, match=r"the placeholder '\[\$\]' is not one token"):
-        Prompt("a photo of [$]", placeholder="[$]").placeholder_id  # noqa: B018
+@pytest.mark.parametrize("placeholder", ["[$]", "<|replace|>"])
+def test_a_placeholder_of_several_tokens_is_refused(placeholder):
+    with pytest.raises(
+        RTDError, match=r"the placeholder '.*' is not one token of CLIP's vocabulary: .* placeholder_id"
+    ):
+        Prompt(f"a photo of {placeholder}", placeholder)
+
+
+def test_a_placeholder_may_have_an_id_of_its_own():
+    """As in a host whose tokenizer has one token more or another; a condition cannot contain it."""
+    prompt = Prompt("a photo of <|replace|> , {condition}", "<|replace|>", placeholder_id=49405)
+    assert prompt.encode(condition="is red") == [320, 1125, 539, 49405, 267, 533, 736]
+    assert prompt.encode([1929], condition="is red") == [320, 1125, 539, 1929, 267, 533, 736]
+    assert encode_text("jekyll") == [49405]
+    assert prompt.encode(condition="mr jekyll <|replace|> red") == prompt.encode(condition="mr red")
+
+
+@pytest.mark.parametrize("placeholder_id", [49406, 49407, 49408, 0, -1])
+def test_an_id_that_cannot_be_a_placeholder_is_refused(placeholder_id):
+    with pytest.raises(RTDError, match=f"its placeholder_id {placeholder_id} is not between 1 and 49405"):
+        Prompt("a photo of [$]", "[$]", placeholder_id=placeholder_id)
+
+
+@pytest.mark.parametrize("sign", [*"!#$%&()*+,-./:;<=>?@[]^_`|~0aé", "sks", "dog"])
+def test_ids_of_placeholders_are_clips(sign):
+    ids = SimpleTokenizer().encode(sign)
+    if len(ids) == 1:
+        assert Prompt(f"a photo of {sign}", sign).placeholder_id == ids[0]
+    else:
+        with pytest.raises(RTDError, match="not one token"):
+            Prompt(f"a photo of {sign}", sign)

@@ -143,24 +143,6 @@ def test_the_hash_of_a_preprocessing_is_the_same_in_each_process(encoder):
     assert ImageFeatures(smaller).digest != ImageFeatures(other).digest
 
 
-def test_pseudo_tokens_are_kept_by_projection(pictures, encoder, tmp_path):
-    calls = []
-
-    class Projection(torch.nn.Linear):
-        def forward(self, features):
-            calls.append(len(features))
-            return super().forward(features)
-
-    one, other = Projection(24, 8), Projection(24, 8)
-    features = ImageFeatures(encoder).encode(pictures, NAMES)
-    for projection, computed in ((one, [7]), (one, []), (other, [7]), (other, [])):
-        tokens = ImageFeatures(encoder, folder=tmp_path / "cache").project(projection, pictures, NAMES, features)
-        assert calls == computed
-        calls.clear()
-        with torch.no_grad():
-            torch.testing.assert_close(tokens, torch.nn.Linear.forward(projection, features))
-
-
 def test_all_missing_images_are_named_before_any_is_encoded(pictures, encoder):
     for name in ("2.png", "5.png"):
         pictures.path(name).unlink()

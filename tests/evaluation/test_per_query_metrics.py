@@ -1,11 +1,13 @@
 """Metrics, intervals and gains from the metrics of each query."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.per_query_metrics import compute_per_query_metrics
+from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.ranking import Rankings
+from rtd_plugin.evaluation.retrieval import RetrievalResult
 
 GROUPS = [("a",), ("b",), (), ("b",)]
 
@@ -15,10 +17,13 @@ def rankings(first, ranks=None):
     return Rankings(torch.tensor(ranks or [[rank] for rank in first]), torch.tensor(first), empty, empty)
 
 
-def compute(first, subset, groups=GROUPS, **options):
-    return compute_per_query_metrics(
-        rankings(first), rankings(subset), groups, recall_at=(1, 5, 10), subset_recall_at=(1,), **options
+def compute(first, subset, groups=GROUPS, ranks=None, recall_at=(1, 5, 10), map_at=(), averages_groups=False):
+    benchmark = SimpleNamespace(
+        recall_at=recall_at, subset_recall_at=(1,), map_at=map_at, averages_groups=averages_groups
     )
+    queries = [Query("a", ("b",), ("c",), groups=each) for each in groups]
+    result = RetrievalResult(benchmark, queries, [], rankings(first, ranks), rankings(subset) if subset else None)
+    return result.per_query
 
 
 BETTER = compute([1, 2, 6, 11], [1, 1, 2, 1])
@@ -47,8 +52,8 @@ def test_groups_are_averaged():
 
 
 def test_mean_average_precision_equals_that_by_hand():
-    found = rankings([1, 3, 2, 0], [[1, 3], [2, 3], [2, 0], [0, 0]])
-    measured = compute_per_query_metrics(found, None, GROUPS, recall_at=(2,), map_at=(5,)).compute_metrics()
+    ranks = [[1, 3], [2, 3], [2, 0], [0, 0]]
+    measured = compute([1, 3, 2, 0], None, ranks=ranks, recall_at=(2,), map_at=(5,)).compute_metrics()
     expected = 100 * (((1 + 2 / 3) / 2) + ((1 / 2 + 2 / 3) / 2) + 1 / 2 + 0) / 4
     assert measured["map_at_5"] == pytest.approx(expected)
     assert measured["recall_at_2"] == 50.0
@@ -82,8 +87,3 @@ def test_intervals_contain_their_metric():
     for name in ("recall_at_1", "recall_at_5", "recall_at_10"):
         assert 0 <= intervals[name]["low"] < metrics[name] < intervals[name]["high"] <= 100
     assert intervals["a"]["recall_at_1"] == {"low": 100.0, "high": 100.0}
-
-
-def test_metrics_need_queries():
-    with pytest.raises(RTDError, match="metrics need queries"):
-        compute_per_query_metrics(rankings([1, 1, 1, 1]), None, [], recall_at=(1,)).compute_metrics()

@@ -122,7 +122,7 @@ def test_devices_sockets_and_folders_are_not_opened(tmp_path, monkeypatch):
     for name, message in (
         ("socket", "a pipe, socket or device"),
         ("zero", "a pipe, socket"),
-        ("folder", "a folder, not a file"),
+        ("folder", "Is a directory"),
     ):
         with pytest.raises(RTDError, match=rf"{name}\.png: cannot be read \({message}"):
             open_image(tmp_path / f"{name}.png")

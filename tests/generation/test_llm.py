@@ -17,7 +17,7 @@ from rtd_plugin.generation.llm.build import build
 from rtd_plugin.generation.llm.prompt import EXAMPLES, parse_answer
 from rtd_plugin.generation.llm.server import Server
 from rtd_plugin.generation.workflows import build_triplets
-from rtd_plugin.triplets.json_source import JsonTriplets
+from rtd_plugin.triplets.sources import JsonTriplets
 
 CAPTIONS = [f"a dog, number {number}, on grass" for number in range(12)]
 

@@ -144,7 +144,7 @@ def _clean_up(tmp_path):
     os.environ.clear()
     os.environ.update(environment)
     for patch in list(active_patch._active.values()):
-        patch.stop()
+        patch.deactivate()
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]

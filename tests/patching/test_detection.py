@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.patching.detection import LARGEST_SOURCE, find_host
 from rtd_plugin.patching.doctor import find_missing_packages
+
+HOSTS = Path(__file__).parent / "hosts"
 
 
 def find(folder, *names):
@@ -182,3 +185,59 @@ def test_a_huge_source_is_refused(copy_host):
     with pytest.raises(RTDError, match=r"encode_with_pseudo_tokens\.py: larger than 4 MiB, not read as Python source"):
         find(root)
     assert find_missing_packages(root) == {}
+
+
+def make_relative(**attributes):
+    """An adapter that reads the hosts of Pic2Word too."""
+    return type("Relative", (type(plugins.find_adapter("pic2word")),), {"name": "relative", **attributes})()
+
+
+def test_a_host_below_the_folder_is_found(copy_host, tmp_path):
+    """As in a repository whose code is in src."""
+    root = copy_host("pic2word")
+    (tmp_path / "repository").mkdir()
+    root.rename(tmp_path / "repository/src")
+    (tmp_path / "repository/.git").mkdir()
+    for folder in ("repository", "repository/src", "repository/src/model"):
+        assert find(tmp_path / folder).root == tmp_path / "repository/src"
+    (tmp_path / "many/below").mkdir(parents=True)
+    shutil.copytree(tmp_path / "repository", tmp_path / "many/a")
+    assert find(tmp_path / "many").root == tmp_path / "many/a/src"
+    shutil.copytree(HOSTS / "searle", tmp_path / "many/b")
+    with pytest.raises(
+        UsageError, match=r"several hosts in it, .*/many/b \(searle\), .*/many/a/src \(pic2word\): pass"
+    ):
+        find(tmp_path / "many")
+    assert find(tmp_path / "many", "searle").root == tmp_path / "many/b"
+
+
+def test_a_hidden_or_deep_folder_is_not_looked_into(copy_host, tmp_path):
+    root = copy_host("pic2word")
+    for place in (".cache/copy", "a/b/c"):
+        shutil.copytree(root, tmp_path / "other" / place)
+    with pytest.raises(RTDError, match="not a host of"):
+        find(tmp_path / "other")
+
+
+def test_the_adapter_with_the_most_markers_is_used(copy_host):
+    pic2word = plugins.find_adapter("pic2word")
+    root = copy_host("pic2word")
+    marked = make_relative(markers={"src/fusion.py": "class Fusion"})
+    assert find_host(root, [pic2word, marked]).adapter.name == "pic2word"
+    (root / "src/fusion.py").write_text("class Other: ...\n")
+    assert find_host(root, [pic2word, marked]).adapter.name == "pic2word"
+    (root / "src/fusion.py").write_text("class Fusion: ...\n")
+    assert find_host(root / "model", [pic2word, marked]).adapter.name == "relative"
+    more = make_relative(name="more", markers={"src/fusion.py": "class Fusion", "model/model.py": "CLIP"})
+    assert find_host(root, [more, pic2word, marked]).adapter.name == "more"
+
+
+def test_two_adapters_with_equal_claims_are_a_question(copy_host):
+    markers = {"model/model.py": "CLIP"}
+    pair = [make_relative(name="one", markers=markers), make_relative(name="two", markers=markers)]
+    with pytest.raises(UsageError, match=r"several methods: one \(.*two \(.*Pass --adapter NAME"):
+        find_host(copy_host("pic2word"), [plugins.find_adapter("pic2word"), *pair])
+
+
+def test_an_adapter_that_is_named_needs_no_markers(copy_host):
+    assert find_host(copy_host("pic2word"), [make_relative(markers={"none.py": ""})]).adapter.name == "relative"

@@ -138,6 +138,15 @@ def test_weights_are_rounded_as_the_host_rounds_them(make_encoder, files, model,
     assert (rounds_nothing - rounds_matrices).abs().max() > 1e-4
 
 
+def test_nothing_is_rounded_for_a_host_that_loads_weights_in_fp32(patch_host, files, model, pseudo_tokens, tmp_path):
+    tuned = {name: weight + 1e-2 * torch.rand(weight.shape) for name, weight in files.base.state_dict().items()}
+    save_file(tuned, tmp_path / "fine.safetensors")
+    encoder = HostEncoder(patch_host("pic2word", tmp_path / "fine.safetensors"))
+    assert_close(
+        compose_inside(encoder, model, pseudo_tokens), compose_exactly(TextTower.from_state_dict(tuned), pseudo_tokens)
+    )
+
+
 def test_another_clip_is_an_error(make_encoder, files, model, pseudo_tokens):
     with pytest.raises(RTDError) as error:
         compose_inside(make_encoder(files.other), model, pseudo_tokens)

@@ -164,7 +164,7 @@ def test_a_folder_of_save_pretrained_is_read(files, tmp_path):
     text = {**sizes, "projection_dim": 32}
     configs = [
         ({"text_config": sizes, "text_config_dict": {**text, "hidden_act": "gelu"}}, ("gelu", 4)),
-        ({"model_type": "clip_text_model"}, ("quick_gelu", 8)),
+        ({"model_type": "clip_text_model", "hidden_size": 64, "num_hidden_layers": 2}, ("quick_gelu", 8)),
     ]
     for content, expected in configs:
         (tmp_path / "tuned/config.json").write_text(json.dumps(content))
@@ -172,13 +172,14 @@ def test_a_folder_of_save_pretrained_is_read(files, tmp_path):
         assert (weights.activation, weights.heads) == expected, "left out values are the defaults of transformers"
 
 
-def test_sharded_weights_are_refused(files, tmp_path):
+def test_sharded_weights_are_read(tmp_path):
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=300, projection_dim=32, **sizes))
     model.save_pretrained(tmp_path / "tuned", max_shard_size="100KB")
     assert (tmp_path / "tuned/model.safetensors.index.json").is_file()
-    with pytest.raises(RTDError, match="tuned: its weights are sharded into several files: save them in one"):
-        read_weights(tmp_path / "tuned")
+    weights = read_weights(tmp_path / "tuned")
+    assert weights.path == str((tmp_path / "tuned/model.safetensors.index.json").resolve())
+    torch.testing.assert_close(dict(weights.read()), dict(model.state_dict()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -193,7 +194,7 @@ def test_weights_that_are_not_finite_are_refused(files, tmp_path, value):
 def test_files_that_are_not_a_text_encoder_are_refused(files, tmp_path):
     with pytest.raises(RTDError, match="none: no such file or folder"):
         read_weights(tmp_path / "none")
-    with pytest.raises(RTDError, match="no text encoder in this folder"):
+    with pytest.raises(RTDError, match="no finished run and no weights in this folder"):
         read_weights(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(RTDError, match=r"x\.safetensors: not the weights of a CLIP text tower"):

@@ -14,6 +14,7 @@ from pydantic import field_validator
 from rtd_adapters.lincir import LinCIR
 from rtd_adapters.phi import Phi
 from safetensors.torch import save_file
+from token_triplets import tokenise_triplet
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
@@ -27,7 +28,7 @@ from rtd_plugin.training.metrics import METRICS_FILE
 from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import load_run
 from rtd_plugin.triplets.ragged import Ragged
-from rtd_plugin.triplets.token_store import TokenBatch, tokenise_triplet
+from rtd_plugin.triplets.token_store import TokenBatch
 from rtd_plugin.triplets.triplet import Triplet
 
 FEATURES, WIDTH = 32, 16
@@ -111,7 +112,7 @@ def tokenise_batch():
 
     def tokenise_batch(triplets, prompt):
         rows = [tokenise_triplet(triplet, prompt) for triplet in triplets]
-        columns = ([getattr(row, name) for row in rows] for name in ("reference", "condition", "target"))
+        columns = zip(*rows, strict=True)
         texts = (Ragged(np.array([*chain(*column)], np.uint16), np.array([*map(len, column)])) for column in columns)
         return TokenBatch(*texts, np.arange(2 * len(rows)).reshape(-1, 2))
 

@@ -53,11 +53,6 @@ def test_few_triplets_stay_in_memory_and_many_on_disk(small_batches):
     assert isinstance(kept, ArrowTriplets)
     assert list(kept) == TRIPLETS
     assert len(kept) == 23
-    assert [kept[n] for n in (0, 3, 4, 22, -1)] == [TRIPLETS[n] for n in (0, 3, 4, 22, -1)]
-    assert kept[2:11] == TRIPLETS[2:11]
-    assert kept[::-7] == TRIPLETS[::-7]
-    with pytest.raises(IndexError):
-        kept[23]
 
 
 def test_the_file_of_many_triplets_has_no_name(small_batches, tmp_path, monkeypatch):
@@ -92,17 +87,10 @@ def test_tabs_and_a_byte_order_mark(tmp_path):
     assert list(CsvTriplets(path=tmp_path / "t.tsv").load().triplets) == [("a, b", "c", "d")]
 
 
-def test_parquet_is_read_in_order_and_by_index(parquet, small_batches):
+def test_parquet_is_read_in_order(parquet, small_batches):
     triplets = ParquetTriplets(parquet(row_group_size=5), NAMES, lambda values: "")
     assert len(triplets) == 23
     assert list(triplets) == TRIPLETS
-    for start in range(0, 23, 3):
-        assert triplets[start : start + 3] == TRIPLETS[start : start + 3]
-    assert triplets[17:19] == TRIPLETS[17:19]
-    assert triplets[20:99] == TRIPLETS[20:]
-    assert triplets[5:5] == []
-    assert triplets[4:20:5] == TRIPLETS[4:20:5]
-    assert (triplets[0], triplets[-1], triplets[7]) == (TRIPLETS[0], TRIPLETS[-1], TRIPLETS[7])
 
 
 def test_opening_parquet_decodes_no_row(parquet, monkeypatch):

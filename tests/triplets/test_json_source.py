@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.triplets.json_source import JsonTriplets
+from rtd_plugin.triplets.sources import JsonTriplets
 from rtd_plugin.triplets.triplet import Triplet
 
 TRIPLETS = [
@@ -205,5 +205,5 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 
 def test_the_source_imports_no_torch():
-    code = "import sys, rtd_plugin.triplets.json_source; sys.exit('torch' in sys.modules)"
+    code = "import sys, rtd_plugin.triplets.sources; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from token_triplets import read_store
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import UsageError
@@ -69,6 +70,7 @@ def test_a_store_is_visited_as_the_mixture_says(tmp_path, monkeypatch):
         [TripletSet(few, "few"), TripletSet(many, "many")], Prompt("a photo of $ that {condition}")
     )
     reordered = store.reorder(Mixture([1, 3], [2, 1]))
-    assert list(reordered) == [store[0]] * 6 + [store[1], store[2], store[3]]
+    one, *rest = read_store(store)
+    assert read_store(reordered) == [one] * 6 + rest
     assert reordered.vocabulary == store.vocabulary
     assert reordered.key != store.key == store.reorder(Mixture([1, 3], [None, None])).key

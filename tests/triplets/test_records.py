@@ -9,8 +9,8 @@ import pytest
 from rtd_plugin.errors import RTDError
 from rtd_plugin.generation.captions import Caption, read_captions, split_captions
 from rtd_plugin.triplets import records as reading
-from rtd_plugin.triplets.json_source import JsonTriplets
 from rtd_plugin.triplets.records import Fault, read_csv, read_lines, read_records
+from rtd_plugin.triplets.sources import JsonTriplets
 from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
 
 GOOD = b'{"caption": "a dog", "edit": "a cat", "output": "the cat"}\n'

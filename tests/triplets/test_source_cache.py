@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from token_triplets import read_store
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets import source_cache
-from rtd_plugin.triplets.json_source import JsonTriplets
 from rtd_plugin.triplets.source_cache import open_source
-from rtd_plugin.triplets.sources import CsvTriplets, ParquetSource
+from rtd_plugin.triplets.sources import CsvTriplets, JsonTriplets, ParquetSource
 from rtd_plugin.triplets.token_store import open_token_store
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
@@ -91,7 +91,7 @@ def test_a_second_start_reads_nothing(make, tmp_path, trust_file_times, loads, o
     OPENED.clear()
     again = open_source(type(source).model_validate(source.model_dump()))
     assert are_equal(again, first)
-    assert list(open_token_store([again], PROMPT)) == list(store)
+    assert read_store(open_token_store([again], PROMPT)) == read_store(store)
     assert loads == [source.path]
     assert str(cache_file(tmp_path)) in OPENED
     assert str(source.path) not in OPENED

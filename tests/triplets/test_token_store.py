@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_triplets import read_store, tokenise_triplet
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.errors import RTDError
@@ -18,7 +19,7 @@ from rtd_plugin.triplets import token_store as module
 from rtd_plugin.triplets import tokenisation as tokenising
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.sources import ParquetSource
-from rtd_plugin.triplets.token_store import open_token_store, tokenise_triplet
+from rtd_plugin.triplets.token_store import open_token_store
 from rtd_plugin.triplets.triplet import Triplet, TripletSet
 
 PROMPT = Prompt("a photo of $ that {condition}")
@@ -50,7 +51,7 @@ def plainly(triplets, prompt=PROMPT):
     """The files of a store, made by a loop."""
     numbers, rows = {}, []
     for triplet in triplets:
-        rows.append([numbers.setdefault(tuple(text), len(numbers)) for text in tokenise_triplet(triplet, prompt)[:3]])
+        rows.append([numbers.setdefault(tuple(text), len(numbers)) for text in tokenise_triplet(triplet, prompt)])
     tokens = [token for text in numbers for token in text]
     return {
         "tokens.u16": np.array(tokens, np.uint16).tobytes(),
@@ -61,33 +62,30 @@ def plainly(triplets, prompt=PROMPT):
 
 
 class Unreadable(list):
-    def __getitem__(self, place):
+    def __iter__(self):
         raise AssertionError("the store was made already")
-
-    __iter__ = __getitem__
 
 
 def test_a_store_has_each_triplets_tokens():
     store = open_token_store([as_set(TRIPLETS[:1], "one"), as_set(TRIPLETS[1:], "two")], PROMPT)
     assert len(store) == 4
-    for found, triplet in zip(store, TRIPLETS, strict=True):
-        assert found[:3] == tokenise_triplet(triplet, PROMPT)[:3]
-    assert 259 not in store[0].condition
-    assert store[3].target == []
-    used = {token for triplet in store for text in triplet[:3] for token in text}
+    triplets = read_store(store)
+    assert triplets == [tokenise_triplet(triplet, PROMPT) for triplet in TRIPLETS]
+    assert 259 not in triplets[0][1]
+    assert triplets[3][2] == []
+    used = {token for triplet in triplets for text in triplet for token in text}
     assert store.vocabulary == sorted(used)
 
 
-def test_gathering_gives_what_single_triplets_are():
+def test_gathering_gives_rows_in_any_order():
     store = open_token_store([as_set(TRIPLETS)], PROMPT).reorder(Mixture([1, 3], [1, 2]))
     rows = np.array([4, 0, 2, 4])
     batch = store.gather(rows)
     for column, texts in enumerate(batch[:3]):
-        ends = np.cumsum(texts.lengths)
         assert texts.values.dtype == np.uint16
-        for row, start, end in zip(rows, ends - texts.lengths, ends, strict=True):
-            assert texts.values[start:end].tolist() == store[row][column]
-    assert batch.captions.tolist() == [list(store[row].captions) for row in rows]
+        for row, text in zip(rows, np.split(texts.values, np.cumsum(texts.lengths)[:-1]), strict=True):
+            assert text.tolist() == read_store(store)[row][column]
+    assert batch.captions.tolist() == store.gather(np.arange(len(store))).captions[rows].tolist()
     assert batch.captions.dtype == np.int64
     assert [len(texts.lengths) for texts in store.gather(rows[:0])[:3]] == [0, 0, 0]
     with pytest.raises(IndexError):
@@ -97,9 +95,12 @@ def test_gathering_gives_what_single_triplets_are():
 def test_equal_texts_are_stored_once():
     store = open_token_store([as_set(TRIPLETS * 3)], PROMPT)
     assert store.texts == 9  # "one dog" and "One DOG" are one, as are "two dogs" and the condition of that name
-    assert store[1].captions[1] == store[2].captions[0] == store[5].captions[1]
+    captions = store.gather(np.arange(12)).captions
+    assert captions[1, 1] == captions[2, 0] == captions[5, 1]
     numbers = {
-        tuple(text): number for t in store for text, number in zip((t.reference, t.target), t.captions, strict=True)
+        tuple(text): number
+        for (reference, _, target), pair in zip(read_store(store), captions.tolist(), strict=True)
+        for text, number in zip((reference, target), pair, strict=True)
     }
     assert len(set(numbers.values())) == len(numbers)
 
@@ -119,7 +120,7 @@ SPELT = st.text(st.characters(codec="utf-8"), max_size=20) | st.lists(
 @given(triplets=st.lists(st.tuples(SPELT, SPELT, SPELT).map(Triplet._make), min_size=1, max_size=9))
 def test_any_triplets(triplets, prompt):
     store = open_token_store([as_set(triplets, repr(triplets))], prompt)
-    assert [triplet[:3] for triplet in store] == [tokenise_triplet(triplet, prompt)[:3] for triplet in triplets]
+    assert read_store(store) == [tokenise_triplet(triplet, prompt) for triplet in triplets]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -148,9 +149,8 @@ def test_a_store_does_not_depend_on_threads_and_on_where_triplets_are(threads, k
 def test_half_a_surrogate_pair():
     """No file can have it, but a plugin's triplets may."""
     triplets = [Triplet("a \ud83d dog", "\ud83d\udc36", "b \udc36")]
-    assert [triplet[:3] for triplet in open_token_store([as_set(triplets)], PROMPT)] == [
-        tokenise_triplet(triplet, PROMPT)[:3] for triplet in triplets
-    ]
+    store = open_token_store([as_set(triplets)], PROMPT)
+    assert read_store(store) == [tokenise_triplet(triplet, PROMPT) for triplet in triplets]
 
 
 def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
@@ -168,15 +168,15 @@ def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
 def test_long_files_are_written_in_pieces(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 3)
     told = []
-    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers))
+    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers[:2]))
     assert told == [(3, 8), (6, 8), (8, 8)]
-    assert [triplet[:3] for triplet in store] == [tokenise_triplet(triplet, PROMPT)[:3] for triplet in TRIPLETS] * 2
+    assert read_store(store) == [tokenise_triplet(triplet, PROMPT) for triplet in TRIPLETS] * 2
 
 
 def test_a_store_is_made_once(cache):
     first = open_token_store([as_set(TRIPLETS)], PROMPT)
     again = open_token_store([as_set(Unreadable(TRIPLETS))], PROMPT)
-    assert list(again) == list(first)
+    assert read_store(again) == read_store(first)
     assert again.key == first.key
     assert set(files(first, cache)) == {"tokens.u16", "starts.i64", "triplets.u32", "vocabulary.u16"}
 
