@@ -14,6 +14,7 @@ from torch import nn
 
 from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.backbones import Backbone
+from rtd_plugin.clip.layouts import read_sizes
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import TunedWeights, check_base, read_weights
 from rtd_plugin.contract import plugins
@@ -173,7 +174,8 @@ def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
     tower = TextTower.from_state_dict(weights.read(), activation=activation, heads=heads)
     if differing := _list_shapes(tower) ^ _list_shapes(base):
         name, _ = min(differing)
-        raise RTDError(f"{weights.path}: a text encoder of another size than the backbone's: they differ in {name}")
+        sizes, expected = read_sizes(tower.state_dict()), read_sizes(base.state_dict())
+        raise RTDError(f"{weights.path}: {sizes}; the backbone has {expected}: they differ in {name}")
     return tower.float().eval().requires_grad_(False)
 
 
