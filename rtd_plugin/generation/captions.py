@@ -15,6 +15,7 @@ from rtd_plugin.generation.caption_columns import (
     is_known,
     list_texts,
 )
+from rtd_plugin.regular_files import open_regular
 from rtd_plugin.triplets.records import (
     DELIMITERS,
     Fault,
@@ -87,8 +88,7 @@ def _read_records(path: Path, column: str | None) -> Iterator[Record]:
     if suffix == ".parquet":
         return read_parquet(path, None)
     try:
-        file = path.open("rb")
-        file.peek(1)  # some systems open a folder, but none reads one
+        file = open_regular(path)
     except OSError as error:
         raise RTDError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     if suffix in (".json", ".jsonl", ".ndjson"):

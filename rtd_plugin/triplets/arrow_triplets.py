@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import check_regular
 from rtd_plugin.triplets.triplet import Triplet, Triplets
 
 MAX_ROWS_IN_MEMORY = 1 << 16
@@ -102,9 +103,10 @@ class ParquetTriplets:
     def __init__(self, path: Path, columns: Sequence[str] | None, check: Callable[[Sequence[object]], str]) -> None:
         self.path, self._check = path, check
         try:
+            check_regular(path)
             self._file = pq.ParquetFile(path, memory_map=True)
         except (OSError, pa.ArrowException) as error:
-            problem = "a folder" if path.is_dir() else str(error).split(": ")[-1].split(". ")[0]
+            problem = str(getattr(error, "strerror", None) or error).split(": ")[-1].split(". ")[0]
             raise RTDError(f"{path}: not a readable Parquet file ({problem})") from error
         schema = self._file.schema_arrow
         self.columns = [field.name for field in schema if _holds_texts(field.type)] if columns is None else [*columns]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular
 
 MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
 MAX_JSON_BYTES = 10**9  # of a JSON file other than JSON lines, which is read whole
@@ -56,8 +57,7 @@ def read_records(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
     if suffix == ".parquet":
         return read_parquet(path, names)
     try:
-        file = path.open("rb")
-        file.peek(1)  # some systems open a folder, but none reads one
+        file = open_regular(path)
     except OSError as error:
         raise RTDError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     if suffix in (".csv", ".tsv"):

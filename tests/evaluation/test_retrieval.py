@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import image_features, retrieval
+from rtd_plugin.evaluation import encoding, image_features
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
@@ -89,7 +89,7 @@ def tower(clip):
 
 @pytest.fixture
 def retrieve(clip, phi, preprocess, monkeypatch):
-    for module in (retrieval, image_features):
+    for module in (encoding, image_features):
         monkeypatch.setattr(module, "BATCH", 5)  # neither images nor queries fill their last batch
 
     def retrieve(benchmark, adapter=None, **options):
