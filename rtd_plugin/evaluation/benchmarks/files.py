@@ -14,6 +14,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.regular_files import read_bytes
 from rtd_plugin.validation import describe_error
 
 LISTED = 8  # entries of a folder that a message lists
@@ -131,7 +132,7 @@ class FileBenchmark(Benchmark):
                 counts = f" ({split} has {queries} queries, {images} images)"
             raise RTDError(f"{self.name}: {path} is missing{counts}; the files are from {self.source()}")
         try:
-            return TypeAdapter(content_type).validate_json(path.read_bytes())
+            return TypeAdapter(content_type).validate_json(read_bytes(path))
         except OSError as error:
             raise RTDError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:

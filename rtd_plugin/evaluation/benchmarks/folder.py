@@ -19,6 +19,7 @@ from rtd_plugin.evaluation.image_features import name_images
 from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.printable import count_noun
+from rtd_plugin.regular_files import read_text
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
@@ -147,7 +148,7 @@ class Folder(OwnImages):
     def queries(self) -> Sequence[Query]:
         file = self._find_file()
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            text = read_text(file, "utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise RTDError(f"{file}: cannot be read as text in UTF-8 ({error})") from error
         is_csv = file.suffix.lower() == ".csv"
