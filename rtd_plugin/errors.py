@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rtd_plugin.printable import make_printable
+from rtd_plugin.printable import make_message
 
 
 class RTDError(Exception):
     """Something failed: the message says what, where and what to do. Exit code 1.
 
-    As a string it is safe to print: messages quote file names, files and servers, and whatever catches the error, a
-    host's own code included, may print it.
+    As a string it is short and safe to print: messages quote file names, files and servers, and whatever catches the
+    error, a host's own code included, may print it.
     """
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return make_printable(super().__str__())
+        return make_message(super().__str__())
 
 
 class UsageError(RTDError):

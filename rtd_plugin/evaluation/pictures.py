@@ -1,13 +1,12 @@
 """Opening untrusted image files: regular files, in a closed list of formats, of a bounded size."""
 
-import os
-import stat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from PIL import Image
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular
 
 # Pillow decodes these in this process; for EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -30,9 +29,7 @@ def open_image(path: Path) -> Image.Image:
         RTDError: the file is missing, not regular, of another format, broken, or too large.
     """
     try:
-        _require_regular(path, path.stat().st_mode)
-        with _open_without_waiting(path) as file:
-            _require_regular(path, os.fstat(file.fileno()).st_mode)  # the path may name another file by now
+        with open_regular(path) as file:
             return _decode(path, file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RTDError(f"{path}: more than {MAX_PIXELS:,} pixels: save a smaller copy") from error
@@ -72,14 +69,3 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
         check_size(path, image.size)
         image.load()
         return image
-
-
-def _open_without_waiting(path: Path) -> BinaryIO:
-    """Open a file without blocking if a named pipe has replaced it."""
-    return cast(BinaryIO, open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
-
-
-def _require_regular(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        file_type = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise RTDError(f"{path}: {file_type}, not a picture's file: replace it by the picture or take it out")

@@ -9,8 +9,8 @@ import zlib
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from rtd_plugin import regular_files
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import pictures
 from rtd_plugin.evaluation.image_features import pad_to_ratio
 from rtd_plugin.evaluation.pictures import FORMATS, open_image
 
@@ -93,20 +93,20 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x.png").symlink_to("pipe")
     error = finish_or_release(tmp_path / "pipe", lambda: open_image(tmp_path / "x.png"))
-    assert "x.png: a pipe, socket or device, not a picture's file" in str(error)
+    assert "x.png: cannot be read (a pipe, socket or device, not a regular file)" in str(error)
 
 
 def test_a_pipe_that_replaces_a_file_is_refused_at_once(tmp_path, monkeypatch):
     """Between the check of the file and its opening."""
     os.mkfifo(tmp_path / "x.png")
-    real, calls = pictures._require_regular, []
+    real, calls = regular_files._check_mode, []
 
-    def require_regular(path, mode):
+    def check_mode(path, mode):
         calls.append(mode)
         if len(calls) > 1:
             real(path, mode)
 
-    monkeypatch.setattr(pictures, "_require_regular", require_regular)
+    monkeypatch.setattr(regular_files, "_check_mode", check_mode)
     error = finish_or_release(tmp_path / "x.png", lambda: open_image(tmp_path / "x.png"))
     assert "a pipe, socket or device" in str(error)
     assert len(calls) == 2
@@ -122,9 +122,9 @@ def test_devices_sockets_and_folders_are_not_opened(tmp_path, monkeypatch):
     for name, message in (
         ("socket", "a pipe, socket or device"),
         ("zero", "a pipe, socket"),
-        ("folder", "a folder, not"),
+        ("folder", "Is a directory"),
     ):
-        with pytest.raises(RTDError, match=rf"{name}\.png: {message}"):
+        with pytest.raises(RTDError, match=rf"{name}\.png: cannot be read \({message}"):
             open_image(tmp_path / f"{name}.png")
 
 

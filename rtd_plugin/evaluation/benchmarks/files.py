@@ -21,6 +21,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.regular_files import read_bytes
 from rtd_plugin.validation import describe_error
 
 Content = TypeVar("Content")
@@ -126,7 +127,7 @@ class FileBenchmark(Benchmark):
                 counts = f" ({split} has {queries} queries, {images} images)"
             raise RTDError(f"{self.name}: {path} is missing{counts}; the files are from {self.home}")
         try:
-            return TypeAdapter(content_type).validate_json(path.read_bytes())
+            return TypeAdapter(content_type).validate_json(read_bytes(path))
         except OSError as error:
             raise RTDError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:

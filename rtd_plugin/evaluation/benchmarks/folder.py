@@ -14,6 +14,7 @@ from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
 from rtd_plugin.evaluation.pictures import image_suffixes
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.regular_files import read_text
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
@@ -126,7 +127,7 @@ def list_images(folder: Path) -> list[str]:
 def _read_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the entries of a CSV or JSON-lines file, each with its line number, without empty lines and cells."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RTDError(f"{file}: cannot be read as text in UTF-8 ({error})") from error
     if file.suffix.lower() == ".csv":
