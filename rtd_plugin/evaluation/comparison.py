@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rtd_plugin.clip.artifact import FILE_NAME
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 from rtd_plugin.progress import Advance, ignore_progress
 
