@@ -94,6 +94,7 @@ class Recipe(Keys):
     activation_checkpointing: bool = False
     compile: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+    gradient_precision: Literal["fp32", "bf16"] = "fp32"
     shuffle: bool = True
     seed: int = Field(12345, ge=0)
     validation: Validation | None = None
