@@ -42,7 +42,17 @@ TESTS = (
     "tests/test_files.py",
     "tests/test_torchscript.py",
 )
-SHOWN = ("torch", "open_clip_torch", "transformers", "pydantic", "numpy", "pillow", "pyarrow", "safetensors", "accelerate")
+SHOWN = (
+    "torch",
+    "open_clip_torch",
+    "transformers",
+    "pydantic",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "datasets",
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +91,9 @@ def run(environment: Environment) -> str:
     install = ["pip", "install", "--python", python, "--resolution", environment.resolution, *TEST_PACKAGES]
     subprocess.run([*uv, *install, "--editable", f"{ROOT}[datasets]"], check=True)
     installed = time.monotonic()
-    done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *TESTS],
-        cwd=ROOT,
-    )
+    parallel = ["--numprocesses", "2", "--dist", "loadfile"]
+    pytest = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *parallel, *TESTS]
+    done = subprocess.run(pytest, cwd=ROOT)
     listed = subprocess.run([*uv, "pip", "list", "--python", python], capture_output=True, text=True, check=True).stdout
     versions = dict(line.split()[:2] for line in listed.splitlines() if re.match(r"[\w-]+ +\d", line))
     shown = ", ".join(f"{name} {versions.get(name.replace('_', '-'), 'is missing')}" for name in SHOWN)

@@ -46,9 +46,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except (
-            Exception
-        ) as error:  # PyYAML fails in many ways on an impossible date or number, or a tag that does not fit
+        except Exception as error:  # an impossible date or number, a tag that does not fit
             raise yaml.constructor.ConstructorError(None, None, _explain(error), node.start_mark) from error
 
 
