@@ -37,3 +37,14 @@ def require_extra(extra: str, purpose: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise RTDError(f"{purpose} needs {error.name}: install it with `pip install 'rtd-plugin[{extra}]'`") from error
+
+
+@contextmanager
+def locate_errors(file: object) -> Iterator[None]:
+    """Put a file's name before the message of an `RTDError` that does not begin with it."""
+    try:
+        yield
+    except RTDError as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise type(error)(f"{file}: {error}") from error
