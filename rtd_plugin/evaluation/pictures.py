@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.regular_files import open_regular
@@ -23,7 +23,7 @@ def open_image(path: Path) -> Image.Image:
     than `MAX_PIXELS` pixels, or with sides of a ratio above `MAX_RATIO`, is refused before any pixel is decoded.
 
     Returns:
-        The image in the mode in which it is stored.
+        The image in the mode in which it is stored; 16-bit greys, which Pillow would cut off at 255, in 8 bits.
 
     Raises:
         RTDError: the file is missing, not regular, of another format, broken, or too large.
@@ -68,4 +68,27 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     with opened as image:
         check_size(path, image.size)
         image.load()
+        return _reduce_depth(path, image)
+
+
+def _reduce_depth(path: Path, image: Image.Image) -> Image.Image:
+    """Return an image in a mode that Pillow converts to RGB without loss of its greys."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # from 0 to 65535
+        return image.convert("I").point(lambda grey: grey * (1 / 257)).convert("L")
+    if image.mode in ("I", "F", "La"):
+        raise RTDError(
+            f"{path}: pixels in Pillow's mode {image.mode}, of no known range: save it with 8 bits a channel"
+        )
+    return image
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF orientation says; the same object if it need not be, or has broken EXIF data.
+
+    Benchmarks do not turn images, like the hosts.
+    """
+    try:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        return ImageOps.exif_transpose(image) if is_turned else image
+    except Exception:  # Pillow fails in many ways on broken EXIF data
         return image

@@ -71,7 +71,7 @@ class ModelOptions(BackboneOptions, total=False):
     weights: Sequence[str | Path]
 
 
-class _Sources(BaseModel):
+class Sources(BaseModel):
     """What a recipe and options name; a recipe's other keys are not needed here."""
 
     adapter: str
@@ -152,6 +152,21 @@ def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -
     return Models(method, sources.backbone, sources.projection, phi, tower, tuned, images)
 
 
+def find_sources(run: Path) -> Sources:
+    """Return what a run's recipe names.
+
+    Raises:
+        RTDError: the folder has no recipe.
+        UsageError: the recipe is broken.
+    """
+    recipe = _find_recipe_file(None, [run])
+    if recipe is None:
+        raise RTDError(
+            f"{run}: no {RECIPE_FILE} beside the text encoder, which names its projection: pass a run's folder"
+        )
+    return _check_sources(read_values(recipe)[1], recipe)
+
+
 def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
     """Load a tuned text encoder in fp32.
 
@@ -179,7 +194,7 @@ def _find_recipe_file(recipe: str | None, weights: Sequence[Path]) -> RecipeFile
     return next((plugins.find_recipe(str(run / RECIPE_FILE)) for run in runs if (run / RECIPE_FILE).is_file()), None)
 
 
-def _check_sources(values: Mapping[str, Any], recipe: RecipeFile | None) -> _Sources:
+def _check_sources(values: Mapping[str, Any], recipe: RecipeFile | None) -> Sources:
     options = {"adapter": "--adapter NAME", "backbone": "--model and --pretrained, or --checkpoint"}
     for key in ("adapter", "backbone", "projection"):
         if values.get(key) is None:
@@ -187,7 +202,7 @@ def _check_sources(values: Mapping[str, Any], recipe: RecipeFile | None) -> _Sou
             raise UsageError(f"{f'{recipe}: no {key}' if recipe else f'no {key} is named'}: pass {option}")
     folder = recipe.path.parent.absolute() if recipe is not None else Path.cwd()
     try:
-        return _Sources.model_validate(values, context={"folder": folder})
+        return Sources.model_validate(values, context={"folder": folder})
     except ValidationError as error:
         problem = describe_error(error)
         raise UsageError(f"{recipe or 'the options'}: {problem.key}: {problem.sentence}") from error
