@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rtd_plugin.cli.console import out, progress, show
+from rtd_plugin.cli.console import announce_loading, out, progress, show
 from rtd_plugin.cli.options import FILE, model_options
 from rtd_plugin.cli.results import comparison_tables
 
@@ -16,6 +16,11 @@ from rtd_plugin.cli.results import comparison_tables
 @click.option("--data", type=FILE, help="The benchmark's folder.")
 @click.option("--split", help="val, test1, … Default: the one with targets.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Another option of the benchmark.")
+@click.option(
+    "--skip-unreadable/--no-skip-unreadable",
+    default=None,
+    help="Leave out images that cannot be read, and say so. Default: of your own images.",
+)
 @model_options
 @click.option("--output", type=FILE, help="Folder for the results. Default: a new one in ./evaluations.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses the queries that the report shows.")
@@ -32,6 +37,7 @@ def command(as_json: bool, **options: Any) -> None:
           --benchmark cirr --data CIRR --weights runs/searle-vit-l-14
       torchrun --nproc-per-node 4 -m rtd_plugin evaluate --weights runs/mine --benchmark circo --data CIRCO
     """
+    announce_loading()
     from rtd_plugin.workflows.evaluate import evaluate  # imports torch, which `--help` does not need
 
     results = evaluate(progress=progress, **options)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, progress, show
+from rtd_plugin.cli.console import announce_loading, out, progress, show
 from rtd_plugin.cli.options import FILE, model_options
 
 
@@ -16,6 +16,12 @@ from rtd_plugin.cli.options import FILE, model_options
 @click.argument("condition")
 @click.option("--images", type=FILE, required=True, help="The folder to search, with its subfolders.")
 @click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images lead to.")
+@click.option(
+    "--skip-unreadable/--no-skip-unreadable",
+    default=True,
+    show_default=True,
+    help="Leave out images that cannot be read, and say so.",
+)
 @model_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to show.")
 @click.option("--page", type=FILE, help="Write a page with pictures to this file.")
@@ -27,6 +33,7 @@ def command(as_json: bool, image: Path, condition: str, images: Path, **options:
     Example:
       rtd-plugin search shoe.jpg "is red and has no laces" --images catalogue --weights runs/mine --page found.html
     """
+    announce_loading()
     from rtd_plugin.workflows.search import search  # imports torch, which `--help` does not need
 
     show(search(image, condition, images, progress=progress, **options), as_json, _show_table)

@@ -29,13 +29,12 @@ def command() -> None:
 @command.command()
 @click.argument("file", type=FILE)
 @COLUMNS
+@click.option("--adapter", help="The method to train, into whose prompt conditions have to fit.")
 @click.option("--fix", type=FILE, help="Write a copy without the problems: JSON lines.")
 @click.option("--all", "show_all", is_flag=True, help=f"List every problem, not only the first {SHOWN}.")
 @JSON
 @click.pass_context
-def check(
-    context: click.Context, file: Path, columns: dict[str, str], fix: Path | None, show_all: bool, as_json: bool
-) -> None:
+def check(context: click.Context, file: Path, fix: Path | None, show_all: bool, as_json: bool, **options: Any) -> None:
     """List what is wrong with the triplets of FILE: JSON in any shape of the source `json`, CSV or Parquet.
 
     The exit code is 1 if there is a problem. In the copy that --fix writes, placeholder characters are removed from the
@@ -50,10 +49,10 @@ def check(
 
     result = check_triplets(
         file,
-        columns=columns,
         fix=fix,
         max_listed=None if show_all or as_json else SHOWN,
         progress=partial(progress, shown=not as_json),
+        **options,
     )
     show(result, as_json, _show)
     if result["sound"] < result["records"] or not result["records"]:

@@ -25,10 +25,10 @@ CONTEXT_LENGTH = 77
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> SimpleTokenizer:
-    # Imported late: inside a host, adapters are imported but never tokenise, and open_clip imports a dozen packages.
-    from open_clip.tokenizer import SimpleTokenizer
+    # Imported late: inside a host, adapters are imported but never tokenise.
+    from rtd_plugin.clip.openclip_files import load_tokenizer_module
 
-    tokenizer = SimpleTokenizer()
+    tokenizer = load_tokenizer_module().SimpleTokenizer()
     tokenizer.cache = _FrozenCache(tokenizer.cache)  # it grows without bound; encode_word has a bounded one
     return tokenizer
 
@@ -44,9 +44,9 @@ def _clean(text: str) -> str:
     """Return a text as the tokenizer reads it: HTML entities decoded, damaged Unicode repaired."""
     if text.isascii() and text.isprintable() and "&" not in text:
         return text.strip()  # cleaning changes nothing else in such a text
-    from open_clip.tokenizer import basic_clean  # late, as above
+    from rtd_plugin.clip.openclip_files import load_tokenizer_module  # late, as above
 
-    return basic_clean(text)
+    return load_tokenizer_module().basic_clean(text)
 
 
 @lru_cache(maxsize=2**17)

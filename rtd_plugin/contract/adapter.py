@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import KnownFault, Shim
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, locate_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,10 +119,8 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
     from rtd_plugin.clip.layouts import check_finite, strip_wrapper
 
     checkpoint = strip_wrapper(read_checkpoint(path))
-    try:
+    with locate_errors(path):
         state = adapter.projection_state(checkpoint)
-    except RTDError as error:
-        raise RTDError(f"{path}: {error}") from error
     mismatch = f"{path}: not a projection of {adapter.name}"
     if not isinstance(state, Mapping):
         raise RTDError(f"{mismatch}: its weights are a {type(state).__name__}, not a state dict")
@@ -141,9 +139,7 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
                 f"{path}: {key} has shape {tuple(state[key].shape)}, but a backbone with features of size {features} "
                 f"and token embeddings of width {token_width} needs {tuple(weight.shape)}: was it trained for another?"
             )
-    try:
+    with locate_errors(path):
         check_finite(state)
-    except RTDError as error:
-        raise RTDError(f"{path}: {error}") from error
     projection.load_state_dict(state)
     return projection.float().eval().requires_grad_(False)

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rtd_plugin.clip.artifact import FILE_NAME
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.evaluation.retrieval import Retrieval, RetrievalResult
 from rtd_plugin.progress import Advance, ignore_progress
 
@@ -51,17 +51,18 @@ class Comparison:
         """Return all metrics in percent with their intervals, and gains over the first result, as plain values."""
         benchmark = self.retrieval.benchmark
         return {
-            "benchmark": benchmark.name,
+            "benchmark": self.retrieval.name,
             "split": None,
             **benchmark.model_dump(mode="json"),
             "queries": len(self.retrieval.queries),
             "gallery": len(self.retrieval.names),
+            "unreadable": self.retrieval.unreadable,
             "results": [self._to_dict(row) for row in self.results],
             "baselines": [self._to_dict(row) for row in self.baselines],
         }
 
     def _to_dict(self, row: ComparisonRow) -> dict[str, Any]:
-        benchmark = self.retrieval.benchmark.name
+        benchmark = self.retrieval.name
         per_query, before = row.result.per_query, self.results[0].result.per_query
         weights = str(row.weights) if row.weights else None
         values: dict[str, Any] = {"query": row.query, "name": row.name, "label": row.label, "weights": weights}

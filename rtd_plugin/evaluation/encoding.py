@@ -9,8 +9,19 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tokens import find_room, pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.errors import RTDError
 
 BATCH = 256  # texts or references at a time
+
+
+def check_text(text: str) -> None:
+    """Check that a text can be encoded.
+
+    Raises:
+        RTDError: it has half a surrogate pair, or bytes of the command line that are not UTF-8.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RTDError(f"the text {text!r} has half a surrogate pair, or bytes that are not UTF-8")
 
 
 def compose(tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, ...]], pseudo_tokens: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rtd_plugin.cache import lock
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import WriteError, write_atomically
+from rtd_plugin.regular_files import check_regular
 
 SHARD = 512  # vectors in a file
 FORMAT = 1
@@ -32,16 +33,21 @@ def hash_text(text: str) -> Key:
 
 
 def hash_module(module: nn.Module, *settings: str) -> str:
-    """Return SHA-256 over a module's submodules with their settings, and all weights' names, shapes and fp32 values.
-
-    Weights alone are not enough: a tower with another activation or number of heads may have the same weights.
-    """
-    modules = [(name, type(each).__qualname__, _list_settings(each)) for name, each in module.named_modules()]
-    sha = hashlib.sha256(repr((FORMAT, settings, modules)).encode())
+    """Return SHA-256 over what `describe_module` does, and all weights' fp32 values."""
+    sha = hashlib.sha256(describe_module(module, *settings).encode())
     for name, weight in sorted(module.state_dict().items()):
         sha.update(f"{name}{tuple(weight.shape)}".encode())
         sha.update(weight.detach().float().cpu().contiguous().numpy().data)
     return sha.hexdigest()
+
+
+def describe_module(module: nn.Module, *settings: str) -> str:
+    """Return a text with a module's submodules and their settings.
+
+    Weights alone are not enough: a tower with another activation or number of heads may have the same weights.
+    """
+    modules = [(name, type(each).__qualname__, _list_settings(each)) for name, each in module.named_modules()]
+    return repr((FORMAT, settings, modules))
 
 
 def _list_settings(module: nn.Module) -> list[tuple[str, str]]:
@@ -168,6 +174,7 @@ class FeatureCache:
         if path in self._shards or not path.exists():
             return
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 self._add(path, [row.tobytes() for row in file.get_tensor("keys").numpy()], None)
         except (SafetensorError, OSError):

@@ -14,8 +14,7 @@ from PIL import Image
 from rtd_plugin.evaluation.charts import draw_recall_plot
 from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
-from rtd_plugin.evaluation.metrics import hits_at
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, hits_at
 from rtd_plugin.files import write_text
 
 SHOWN = 5  # images of each ranking
@@ -61,7 +60,8 @@ def render(template: str, context: Mapping[str, Any], package: str = "rtd_plugin
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template(template).render(**context, version=version("rtd-plugin"))
+    page = environment.get_template(template).render(**context, version=version("rtd-plugin"))
+    return page.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
 
 
 def make_thumbnail(image: Image.Image, name: str) -> dict[str, str]:

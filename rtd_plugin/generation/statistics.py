@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular
 from rtd_plugin.triplets.records import Fault, find_fault, read_lines, read_records
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
@@ -45,7 +46,7 @@ def read_conditions(path: Path) -> list[str]:
                 texts += value if isinstance(value, list) else [value]
     else:
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 texts += [
                     line.decode("utf-8", "replace") for _, line in read_lines(file) if not isinstance(line, Fault)
                 ]

@@ -10,6 +10,7 @@ import yaml
 
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import UsageError
+from rtd_plugin.regular_files import read_text
 
 Location = tuple[str, ...]
 """Keys and list indices on the way to a value."""
@@ -75,7 +76,7 @@ def read_values(recipe: Path | RecipeFile) -> tuple[str, dict[str, Any]]:
     """
     path = recipe if isinstance(recipe, Path) else recipe.path
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
         values = load_yaml(text)
         if isinstance(recipe, RecipeFile) and recipe.backbone:
             text = _replace_backbone(text, recipe)

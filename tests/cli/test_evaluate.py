@@ -1,6 +1,7 @@
 """`rtd-plugin evaluate`, on small benchmarks in their own formats."""
 
 import json
+import os
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -59,7 +60,7 @@ def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
     result = evaluate(name, "--weights", finished_run)
     before, after = result["results"]
     assert (before["weights"], after["weights"]) == (None, str(finished_run))
-    assert list(result)[:3] == ["benchmark", "split", "data"]
+    assert list(result)[:2] == ["benchmark", "split"]
     assert result["split"] == (None if name in ("folder", "genecis") else "val")
     for row in (before, after, *result["baselines"]):
         assert list(row["metrics"][name]) == list(row["intervals"][name]) == METRICS[name]
@@ -320,6 +321,76 @@ def test_an_incomplete_benchmark_is_refused(evaluate, write_dataset, tmp_path, c
     assert says in done.stderr
     assert "they are from https" in done.stderr or "check the benchmark's files" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def break_images(folder):
+    """Break three images of FashionIQ as in everybody's copy: a target, a reference, and one of the gallery alone."""
+    (folder / "images/B009.jpg").unlink()
+    (folder / "images/B009.jpg").symlink_to("/nowhere/B009.jpg")
+    (folder / "images/B101.jpg").write_bytes(b"")
+    (folder / "images/B020.jpg").write_bytes((folder / "images/B020.jpg").read_bytes()[:200])
+
+
+def test_what_is_left_of_a_published_benchmark_has_another_name(evaluate, rtd, setup, write_dataset, tmp_path):
+    """Only if asked for; then without the queries whose reference or target is missing, and it is said."""
+    write_dataset("fashioniq", tmp_path / "fashioniq")
+    break_images(tmp_path / "fashioniq")
+    refused = evaluate("fashioniq", fails=True)
+    assert refused.exit_code == 1
+    assert "fashioniq: the image B009 cannot be read" in refused.stderr
+    done = rtd("evaluate", *setup, "--benchmark", "fashioniq", "--data", "fashioniq", "--skip-unreadable", "--json")
+    result = json.loads(done.stdout)
+    said = "fashioniq-incomplete: 3 of 90 images cannot be read and are left out, with 2 of 18 queries: B009, "
+    assert said in done.stderr
+    assert any(said in remark for remark in result["remarks"])
+    assert sorted(result["unreadable"]) == ["B009", "B020", "B101"]
+    assert (result["benchmark"], result["queries"], result["gallery"]) == ("fashioniq-incomplete", 16, 87)
+    assert list(result["results"][0]["metrics"]) == ["fashioniq-incomplete"]
+    assert Path(result["output"]).name == "fashioniq-incomplete-val"
+    report = (Path(result["output"]) / "report.html").read_text()
+    assert "<h1>fashioniq-incomplete val</h1>" in report
+    assert said in report
+
+
+def test_ranks_without_unreadable_images_equal_those_of_a_smaller_folder(evaluate, tmp_path):
+    """Of one's own images they are left out unless switched off, here a picture of no query and a further target."""
+    whole = evaluate("folder")
+    (tmp_path / "folder/5.png").unlink()
+    (tmp_path / "folder/more/1.jpg").unlink()
+    file = tmp_path / "folder/queries.csv"
+    queries = file.read_text()
+    file.write_text(queries.replace(";more/1.jpg", ""))
+    smaller = evaluate("folder")
+    assert smaller["unreadable"] == {}
+    file.write_text(queries)
+    (tmp_path / "folder/5.png").write_bytes(b"")
+    (tmp_path / "folder/more/1.jpg").symlink_to("gone.jpg")
+    result = evaluate("folder")
+    assert list(result["unreadable"]) == ["more/1.jpg", "5.png"]
+    assert (result["benchmark"], result["queries"], result["gallery"]) == ("folder", 2, 10)
+    assert result["results"][0]["metrics"] == smaller["results"][0]["metrics"] != whole["results"][0]["metrics"]
+    assert "cannot be read" in evaluate("folder", "--no-skip-unreadable", fails=True).stderr
+
+
+def test_nothing_is_left_out_of_a_submission(evaluate, write_dataset, tmp_path):
+    write_dataset("circo", tmp_path / "circo")
+    (tmp_path / "circo/COCO2017_unlabeled/unlabeled2017/000000000105.jpg").unlink()
+    done = evaluate("circo", "--split", "test", "--skip-unreadable", fails=True)
+    assert done.exit_code == 1
+    assert "circo: its server needs rankings of all images, and some cannot be read" in done.stderr
+    assert not (tmp_path / "evaluations").exists()
+
+
+def test_texts_and_names_that_are_not_utf_8(evaluate, write_dataset, tmp_path):
+    """A text is refused before any work; the name of a file is written with an escape."""
+    write_dataset("folder", tmp_path / "folder")
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "folder/5.png").rename(tmp_path / "folder" / name)
+    (tmp_path / "folder" / os.fsdecode(b"br\xfcken.png")).touch()
+    result = evaluate("folder")
+    assert json.loads((Path(result["output"]) / "results.json").read_text()) == result
+    assert list(result["unreadable"]) == [os.fsdecode(b"br\xfcken.png")]
+    assert "caf\\udce9.png" in (Path(result["output"]) / "report.html").read_text()
 
 
 def without(folder, name):

@@ -39,6 +39,8 @@ class Retrieval:
     """Made-up ranks of every query."""
 
     benchmark = Files(data="somewhere")
+    name = "files"
+    unreadable: ClassVar = {}
     queries = benchmark.queries()
     names = benchmark.gallery()
 
