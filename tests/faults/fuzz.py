@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -95,7 +96,7 @@ def fuzz(reader: Reader, folder: Path, examples: int, number: int = 0, keep: Pat
             _read_within_limits(reader, folder)
             findings.accepted += 1
         except (RTDError, *reader.allowed) as error:
-            if "unexpected" in str(error):
+            if re.search(r"unexpected \w+(Error|Exception)", str(error)):
                 _keep_failure(findings, error, path, content, keep)
         except (Exception, LimitExceeded) as error:
             _keep_failure(findings, error, path, content, keep)
@@ -188,7 +189,7 @@ def _fuzz_in_child(reader: Reader, root: Path, examples: int, number: int, keep:
         for failure, file in findings.failures.items():
             print(f"  {failure} {file}", file=sys.stderr, flush=True)
     except BaseException:
-        traceback.print_exc()
+        print(traceback.format_exc()[-3000:], file=sys.stderr)
     finally:
         os._exit(0)
 

@@ -26,12 +26,8 @@ ODD_VALUES = (
 ODD_BYTES = (b"\0", b"\xff" * 8, b"\x7f\xff\xff\xff", b"\x80", b"\n", b'"', b"{", b"[", b"]" * 3, b"\xef\xbb\xbf", b",")
 
 
-def nest(depth: int) -> list[Any]:
-    """Return lists in lists."""
-    value: list[Any] = []
-    for _ in range(depth):
-        value = [value]
-    return value
+DEEP = "\ue000"  # a text that stands for lists in lists, too deep for Python to write
+NESTED = "[" * 100_000 + "]" * 100_000
 
 
 @st.composite
@@ -67,7 +63,7 @@ def mutated_value(draw: Draw, value: Any, leaf: st.SearchStrategy[Any] | None = 
         value: what to mutate a copy of.
         leaf: what to put in place of a value, by default odd values of JSON.
     """
-    leaves = leaf or st.one_of(st.sampled_from(ODD_VALUES), st.builds(nest, st.sampled_from((5, 200, 3000))))
+    leaves = leaf or st.sampled_from((*ODD_VALUES, DEEP, {DEEP: DEEP}))
     box = {"": copy.copy(value)}
     for _ in range(draw(st.integers(1, 3))):
         parent, key = box, ""
@@ -107,15 +103,7 @@ def mutated_json(draw: Draw, content: bytes) -> bytes:
 
 
 def _dump(value: Any) -> bytes:
-    text = json.dumps(value) if _depth(value) < 500 else "[" * 100_000
-    return text.encode()
-
-
-def _depth(value: Any) -> int:
-    depth = 0
-    while isinstance(value, list | dict) and value:
-        value, depth = next(iter(value.values() if isinstance(value, dict) else value)), depth + 1
-    return depth
+    return json.dumps(value).replace(json.dumps(DEEP), NESTED).encode()
 
 
 @st.composite
@@ -131,7 +119,7 @@ def mutated_yaml(draw: Draw, content: bytes) -> bytes:
         "<<",
     )
     value = draw(mutated_value(yaml.safe_load(content)))
-    text = yaml.safe_dump(value) if _depth(value) < 200 else "[" * 3000
+    text = yaml.safe_dump(value, allow_unicode=True).replace(DEEP, NESTED[:5000])
     if draw(st.booleans()):
         text = text.replace(draw(st.sampled_from(("lincir", "6", "fp32", "json", "true"))), draw(st.sampled_from(odd)))
     return text.encode(errors="surrogatepass")

@@ -223,9 +223,10 @@ def _list_weight_readers() -> list[Reader]:
 
     def read_checkpoints(folder: Path) -> None:
         store = CheckpointStore(folder / "run", 2)
-        store.read_progress()
+        step = store.list_steps()[-1]
+        store.read_progress(step)
         module = load_tower(dict(tower.state_dict()))
-        store.load(store.list_steps()[-1], module, torch.optim.AdamW(module.parameters()), None)
+        store.load(step, module, torch.optim.AdamW(module.parameters()), None)
 
     def resume(folder: Path) -> None:
         overrides = ["validation=null", "evaluation=null", "steps=7"]
