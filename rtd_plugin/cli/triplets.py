@@ -14,6 +14,8 @@ from rtd_plugin.cli.options import COLUMNS, FILE, JSON
 from rtd_plugin.printable import count_noun
 
 SHOWN = 20  # problems listed without --all
+NEW_FIRST = 85.0  # percent of conditions that name the new first or alone; more are worth a remark
+FEW = 100  # records, of which shares say little
 
 
 @click.group(cls=ExtensibleGroup)
@@ -74,6 +76,11 @@ def _show(result: Mapping[str, Any]) -> None:
     share = result["non_english_percent"]
     table.add_row("not English", "unknown" if share is None else f"{share} %")
     out().print(table)
+    orders = result["order_percent"]
+    shares = ", ".join(f"{order} {share} %" for order, share in orders.items() if share)
+    print_lines(f"What conditions name, of what changes: {shares or 'nothing'}.")
+    if orders["new first"] + orders["new alone"] > NEW_FIRST and result["records"] > FEW:
+        print_lines("Few name the old first: an encoder may learn to take what comes first.")
     if fixed := result.get("fixed"):
         print_lines(
             f"Wrote {count_noun(fixed['written'], 'triplet')} to {fixed['file']}: {fixed['repaired']:,} repaired, "

@@ -31,7 +31,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
         path: the file.
         comparison: the results.
         figures: `comparison.to_dict()` and what else the page shows: `adapter`, `backbone`, `projection`,
-            `preprocess`, `remarks`.
+            `preprocess`, `date`, `remarks`.
         seed: chooses the queries that are shown.
 
     Raises:
@@ -40,7 +40,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     tables = tabulate_comparison(figures)
     selection, sections = _select_queries(comparison, random.Random(seed))
     context = {
-        "heading": " ".join(filter(None, (figures["benchmark"], figures["split"]))),
+        "heading": " ".join(filter(None, (figures["title"], figures["split"]))),
         "figures": figures,
         "projection": Path(figures["projection"]).name,
         "tables": tables,

@@ -140,6 +140,11 @@ class Retrieval:
         skips_by_default = type(self.benchmark).model_fields["skip_unreadable"].default
         return self.benchmark.name + ("-incomplete" if self.unreadable and not skips_by_default else "")
 
+    @property
+    def title(self) -> str:
+        """A heading for the results: what the benchmark calls itself, unless it is incomplete."""
+        return self.benchmark.title() if self.name == self.benchmark.name else self.name
+
     def _leave_out(self) -> None:
         """Leave out unreadable images, and the queries whose reference or first target is among them."""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rtd_plugin.triplets.records import Column, Fault, Record, find_fault, get_text
 from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.wording import find_contradiction, find_torn_compound, is_unchanged
 
 PLACEHOLDERS = "$*"  # of the shipped adapters' prompts
 CONTEXT = 77  # tokens of CLIP's context, start and end included
@@ -21,8 +22,10 @@ PROBLEMS = {
     "too long": f"a text has too many tokens for CLIP's context of {CONTEXT}",
     "placeholder": "a text holds a placeholder character",
     "formula": "a spreadsheet would evaluate a text as a formula",
-    "unchanged": "the target equals the reference",
+    "unchanged": "the target equals the reference but for articles",
     "repeats target": "the condition repeats the target",
+    "contradiction": "the target has what the condition wants to be gone",
+    "torn compound": "the condition names only the last word of a compound in the target",
     "duplicate": "the triplet occurs earlier",
 }
 # What spreadsheet programs evaluate: any operand after `=`; after `+`, `-` and `@` only what refers beyond the cell, so
@@ -82,11 +85,15 @@ def find_problems(triplet: Triplet, max_condition: int = MAX_TOKENS) -> list[Pro
             problems.append(Problem("placeholder", f"{name} holds {' and '.join(letters)}"))
         if _FORMULA.match(text):
             problems.append(Problem("formula", name))
-    reference, condition, target = map(normalise, triplet)
-    if reference == target:
-        problems.append(Problem("unchanged", ""))
-    elif target and f" {target} " in f" {condition} ":
+    condition, target = map(normalise, triplet[1:])
+    if is_unchanged(triplet):
+        return [*problems, Problem("unchanged", "")]
+    if target and f" {target} " in f" {condition} ":
         problems.append(Problem("repeats target", ""))
+    if words := find_contradiction(triplet):
+        problems.append(Problem("contradiction", words))
+    if compound := find_torn_compound(triplet):
+        problems.append(Problem("torn compound", compound))
     return problems
 
 

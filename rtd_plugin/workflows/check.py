@@ -14,6 +14,7 @@ from rtd_plugin.triplets.checks import MAX_TOKENS, check_records, detect_languag
 from rtd_plugin.triplets.checks import PROBLEMS as PROBLEMS
 from rtd_plugin.triplets.records import Column, read_records
 from rtd_plugin.triplets.triplet_file import columns_of, open_writer
+from rtd_plugin.triplets.wording import ORDERS, find_order
 
 PROGRESS_EVERY = 1000  # records
 
@@ -40,7 +41,8 @@ def check_triplets(
 
     Returns:
         What `rtd-plugin triplets check … --json` prints; in `list`, each problem has its `place` in the file, its
-        `kind`, a key of PROBLEMS, and a `detail` that may be "".
+        `kind`, a key of PROBLEMS, and a `detail` that may be "". `order_percent` says how many conditions name the old
+        before the new, and so on (`triplets.wording.find_order`).
 
     Raises:
         UsageError: `columns` is wrong, there is no such adapter, or `fix` is the file itself.
@@ -54,6 +56,7 @@ def check_triplets(
     listed: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     languages: Counter[str | None] = Counter()
+    orders: Counter[str] = Counter()
     records = sound = written = repaired = 0
     with open_writer(fix) if fix is not None else nullcontext() as write, progress("Checking") as advance:
         for location, triplet, problems in check_records(read_records(file, names), names, max_condition):
@@ -66,6 +69,7 @@ def check_triplets(
                 listed += [{"place": location, "kind": problem.name, "detail": problem.detail} for problem in problems]
             if triplet is not None:
                 languages[detect_language(triplet.reference)] += 1
+                orders[find_order(triplet)] += 1
                 clean = repair(triplet, problems) if problems else triplet
                 if write is not None and clean is not None:
                     write(clean)
@@ -78,6 +82,7 @@ def check_triplets(
         "sound": sound,
         "problems": dict(sorted(counts.items())),
         "non_english_percent": round(100 * (1 - languages["en"] / detected), 1) if detected else None,
+        "order_percent": {order: round(100 * orders[order] / max(1, orders.total()), 1) for order in ORDERS},
     }
     if fix is not None:
         counts_of_copy = {"written": written, "repaired": repaired, "left_out": records - written}

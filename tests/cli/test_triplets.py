@@ -134,6 +134,17 @@ def test_check_of_a_table(rtd, tmp_path):
     assert result["problems"] == {"empty": 1, "formula": 1}
 
 
+@pytest.mark.parametrize(("edit", "said"), [("a cat instead of a dog", True), ("replace the dog with a cat", False)])
+def test_check_says_how_many_conditions_name_the_old_first(rtd, triplets, edit, said):
+    rows = [{"caption": f"a dog, number {n}", "edit": edit, "output": f"a cat, number {n}"} for n in range(101)]
+    path = triplets(*rows)
+    order = "new first" if said else "old first"
+    assert json.loads(rtd("triplets", "check", path, "--json").stdout)["order_percent"][order] == 100
+    shown = rtd("triplets", "check", path).stdout
+    assert f"What conditions name, of what changes: {order} 100.0 %." in shown
+    assert ("may learn to take what comes first" in shown) == said
+
+
 class Several(LinCIR):
     name = "several"
 
