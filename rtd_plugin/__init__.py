@@ -15,9 +15,20 @@ if TYPE_CHECKING:
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
     from rtd_plugin.workflows.evaluate import evaluate
+    from rtd_plugin.workflows.search import load
     from rtd_plugin.workflows.train import train
 
-__all__ = ["TextTower", "activate", "build_triplets", "evaluate", "hookimpl", "load_text_encoder", "rtd_loss", "train"]
+__all__ = [
+    "TextTower",
+    "activate",
+    "build_triplets",
+    "evaluate",
+    "hookimpl",
+    "load",
+    "load_text_encoder",
+    "rtd_loss",
+    "train",
+]
 
 _HOMES = {
     "TextTower": "rtd_plugin.clip.tower",
@@ -25,6 +36,7 @@ _HOMES = {
     "build_triplets": "rtd_plugin.generation.workflows",
     "evaluate": "rtd_plugin.workflows.evaluate",
     "hookimpl": "rtd_plugin.contract.hookspecs",
+    "load": "rtd_plugin.workflows.search",
     "load_text_encoder": "rtd_plugin.clip.artifact",
     "rtd_loss": "rtd_plugin.training.loss",
     "train": "rtd_plugin.workflows.train",

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from rtd_plugin.errors import RTDError
 
-DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in the folder that something is written in
+DRAFT_MARK = ".rtd-"  # in the name of the folder that something is written in, before eight random characters
+DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in that folder
 STALE_AFTER = 24 * 3600  # seconds: an unlocked draft of that age was left by a killed process
 BLOCK = 2**20  # bytes read at once
 
@@ -50,8 +51,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
         except (OSError, SafetensorError) as error:
             raise WriteError(f"{path}: cannot be written ({first_line(error)})") from error
         except RuntimeError as error:
-            # torch.save reports a full disk as a RuntimeError of its archive writer.
-            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            # torch.save reports a full disk as a RuntimeError of its archive writer, or of C++'s stream below it.
+            if not any(name in str(error) for name in ("PytorchStreamWriter", "inline_container", "iostream")):
                 raise
             raise WriteError(f"{path}: cannot be written ({first_line(error)})") from error
 
@@ -59,7 +60,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 @contextmanager
 def _draft_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`, locked as long as this process uses it and removed afterwards."""
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}{DRAFT_MARK}", dir=path.parent))
     lock = FileLock(draft / DRAFT_LOCK)
     try:
         with suppress(NotImplementedError):  # a file system without locks: the draft is never taken for a stale one
@@ -72,11 +73,12 @@ def _draft_folder(path: Path) -> Iterator[Path]:
 
 def _remove_stale_drafts(folder: Path) -> None:
     """Remove the drafts of killed processes: old ones that no process has locked."""
-    for draft in folder.glob(".*.????????"):
-        lock = FileLock(draft / DRAFT_LOCK)
+    for draft in folder.glob(f".*{DRAFT_MARK}????????"):
         with suppress(OSError, NotImplementedError, Timeout):
-            if (draft / DRAFT_LOCK).stat().st_mtime < time.time() - STALE_AFTER:
-                with lock.acquire(timeout=0):
+            # A process killed just after it made the draft, or while it removed it, leaves no lock file.
+            lock = draft / DRAFT_LOCK if (draft / DRAFT_LOCK).exists() else draft
+            if lock.stat().st_mtime < time.time() - STALE_AFTER:
+                with FileLock(draft / DRAFT_LOCK).acquire(timeout=0):
                     shutil.rmtree(draft, ignore_errors=True)
 
 

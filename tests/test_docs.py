@@ -1,12 +1,14 @@
 """The documents: every block of the README runs, every hook is described."""
 
 import inspect
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from rtd_plugin import hookimpl
 from rtd_plugin.contract import hookspecs, plugins
@@ -34,6 +37,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copytree(ROOT / "tests/patching/hosts/lincir", folder / "path/to/lincir")
+    (folder / "catalogue").mkdir()
+    for name, color in (("shoe", "blue"), ("boot", "red"), ("sandal", "green")):
+        Image.new("RGB", (40, 30), color).save(folder / "catalogue" / f"{name}.png")
     return folder
 
 
@@ -42,6 +48,25 @@ def run_shell(command: str, folder: Path) -> str:
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def check_service(program: str, folder: Path) -> None:
+    """Run the README's service for one request, on a free port."""
+    serve = 'HTTPServer(("localhost", 8000), Search).serve_forever()\n'
+    assert program.endswith(serve)
+    serve_once = 'server = HTTPServer(("localhost", 0), Search)\nprint(server.server_port, flush=True)\n'
+    program = program.replace(serve, f"{serve_once}server.handle_request()\n")
+    command = [sys.executable, "-W", "error", "-c", program]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        port = service.stdout.readline().strip()
+        picture = (folder / "catalogue/shoe.png").read_bytes()
+        request = urllib.request.Request(f"http://localhost:{port}/?text=is+red", picture)
+        with urllib.request.urlopen(request) as answer:
+            matches = json.load(answer)
+    assert sorted(name for name, _ in matches) == ["boot.png", "sandal.png", "shoe.png"]
+    scores = [score for _, score in matches]
+    assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.slow
@@ -57,6 +82,8 @@ def test_the_readmes_commands_and_python_run_in_order(clone: Path) -> None:
         elif language == "sh":
             outputs = {line: run_shell(line, clone) for line in text.splitlines()}
             assert "gain of tuning" in outputs.get("rtd-plugin train --adapter lincir", "gain of tuning")
+        elif "serve_forever" in text:
+            check_service(text, clone)
         elif language == "python":
             run_shell(f"{sys.executable} -W error - <<'EOF'\n{text}\nEOF", clone)
 

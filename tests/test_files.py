@@ -121,6 +121,17 @@ def test_the_draft_of_a_killed_process_is_removed_once_it_is_old(tmp_path):
     assert names(tmp_path) == ["b"]
 
 
+def test_an_old_draft_without_a_lock_is_removed(tmp_path):
+    """A process was killed just after it made the draft, or while it removed it."""
+    draft = leave_draft(tmp_path)
+    (draft / DRAFT_LOCK).unlink()
+    write_text(tmp_path / "b", "text")
+    assert names(tmp_path) == [draft.name, "b"]
+    os.utime(draft, (1, 1))
+    write_text(tmp_path / "b", "text")
+    assert names(tmp_path) == ["b"]
+
+
 def test_an_old_draft_that_is_being_written_stays(tmp_path):
     with write_atomically(tmp_path / "a") as draft:
         draft.write_text("text")
@@ -177,9 +188,10 @@ def full_disk():
     [
         lambda path: path.write_text("x" * 5000),
         lambda path: torch.save({"weight": torch.zeros(5000)}, path),
+        lambda path: torch.save({"weight": torch.zeros(1000)}, path),  # fails when C++ closes the file
         lambda path: save_file({"weight": torch.zeros(5000)}, path),
     ],
-    ids=["text", "torch", "safetensors"],
+    ids=["text", "torch", "small torch", "safetensors"],
 )
 def test_a_full_disk_leaves_the_old_file(tmp_path, write):
     write_text(tmp_path / "a", "old")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rtd_plugin.cli.console import out, progress, show
+from rtd_plugin.cli.console import announce_loading, out, progress, show
 from rtd_plugin.cli.options import FILE, model_options
 from rtd_plugin.cli.results import comparison_tables
 
@@ -32,6 +32,7 @@ def command(as_json: bool, **options: Any) -> None:
           --benchmark cirr --data CIRR --weights runs/searle-vit-l-14
       torchrun --nproc-per-node 4 -m rtd_plugin evaluate --weights runs/mine --benchmark circo --data CIRCO
     """
+    announce_loading()
     from rtd_plugin.workflows.evaluate import evaluate  # imports torch, which `--help` does not need
 
     results = evaluate(progress=progress, **options)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rtd_plugin.cli.console import print_lines, show
+from rtd_plugin.cli.console import announce_loading, print_lines, show
 
 LAYOUTS = ("openai", "huggingface", "rtd")  # as in clip.layouts, which imports torch
 
@@ -26,6 +26,7 @@ def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
       rtd-plugin export runs/lincir-miniature --layout huggingface text_encoder
       rtd-plugin export runs/lincir-miniature --layout openai text_encoder.pt
     """
+    announce_loading()
     # Imports torch, which `--help` does not wait for.
     from rtd_plugin.workflows.export import export_text_encoder
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from rtd_plugin.cli.console import out, progress, show
+from rtd_plugin.cli.console import announce_loading, out, progress, show
 from rtd_plugin.cli.options import FILE, model_options
 
 
@@ -27,6 +27,7 @@ def command(as_json: bool, image: Path, condition: str, images: Path, **options:
     Example:
       rtd-plugin search shoe.jpg "is red and has no laces" --images catalogue --weights runs/mine --page found.html
     """
+    announce_loading()
     from rtd_plugin.workflows.search import search  # imports torch, which `--help` does not need
 
     show(search(image, condition, images, progress=progress, **options), as_json, _show_table)

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
@@ -17,6 +14,7 @@ from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint, split_k
 from rtd_plugin.clip.huggingface_config import find_text_config
 from rtd_plugin.clip.image_layouts import convert_image_weights
 from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, select_clip
+from rtd_plugin.clip.openclip_files import list_architectures, read_architecture
 from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import find_weights, name_choice
@@ -43,10 +41,17 @@ PLAIN_TEXT_TOWER = {
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """CLIP's image tower with its preprocessing."""
+    """CLIP's image tower with its preprocessing.
+
+    Attributes:
+        visual: the tower.
+        preprocess: turns a picture into (3, H, W).
+        source: the checkpoint that its weights were read from, as `read_checkpoint` takes it; None for no file.
+    """
 
     visual: nn.Module
     preprocess: Callable[[Image.Image], Tensor]
+    source: Path | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Encode preprocessed images (B, 3, H, W) to features (B, D), not normalised."""
@@ -135,20 +140,24 @@ class Backbone:
         except RuntimeError as error:
             problem = str(error).strip().split("\n")[1 if "\n" in str(error) else 0].strip()
             raise RTDError(f"{source}: not the image tower of {self.name}: {problem}") from error
+        from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
         preprocessing = merge_preprocess_dict(PreprocessCfg(), self._find_tag() or {})
         preprocessing = merge_preprocess_dict(preprocessing, config.get("preprocess_cfg", {}))
         preprocessing["size"] = visual.image_size  # like open_clip, which ignores the configuration's size
         transform = image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
-        return ImageEncoder(visual.float().eval(), transform)
+        return ImageEncoder(visual.float().eval(), transform, source)
 
     def _find_tag(self) -> dict[str, Any] | None:
         """Return open_clip's record of the pre-trained weights: their source, preprocessing and activation."""
         if self.pretrained is None or self.model is None:
             return None
+        from open_clip import pretrained  # late: it takes seconds, and weights in local files do not need it
+
         model = _find_architecture(self.model)
-        tag = get_pretrained_cfg(model, self.pretrained)
+        tag = pretrained.get_pretrained_cfg(model, self.pretrained)
         if not tag:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+            tags = ", ".join(pretrained.list_pretrained_tags_by_model(model)) or "none"
             raise RTDError(f"open_clip has no weights {self.pretrained!r} for {self.model}: it has {tags}")
         return tag
 
@@ -159,7 +168,7 @@ class Backbone:
             return _read_openclip_config(file) if file.is_file() else None
         if self.model.endswith(".json"):
             return _read_openclip_config(Path(self.model))
-        return open_clip.get_model_config(_find_architecture(self.model))
+        return read_architecture(_find_architecture(self.model))
 
     def _find_weights(self) -> Path:
         """Return the file of the weights, which may have to be downloaded."""
@@ -173,9 +182,11 @@ class Backbone:
                 "the backbone has no weights: set backbone.model and backbone.pretrained, or backbone.checkpoint"
             )
         # Before the download.
-        _check_text_tower(open_clip.get_model_config(_find_architecture(self.model)), self.name)
+        _check_text_tower(read_architecture(_find_architecture(self.model)), self.name)
+        from open_clip import pretrained
+
         try:
-            return Path(download_pretrained(tag))
+            return Path(pretrained.download_pretrained(tag))
         except Exception as error:  # each of several download libraries has its own exceptions
             raise RTDError(
                 f"{self.name} cannot be downloaded ({str(error).strip().split('. ')[0]}). Without access to a model "
@@ -193,8 +204,8 @@ class _TextSettings(NamedTuple):
 def _find_architecture(model: str) -> str:
     """Return open_clip's name of an architecture, which may be given in OpenAI's spelling, `ViT-L/14`."""
     name = model if model.endswith(".json") else model.replace("/", "-")
-    if name not in open_clip.list_models() and not model.endswith(".json"):
-        close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
+    if not model.endswith(".json") and name not in list_architectures():
+        close = difflib.get_close_matches(name, list_architectures(), n=5, cutoff=0.5)
         raise RTDError(f"open_clip has no architecture {model!r}; the closest are {', '.join(close) or 'none'}")
     return name
 
@@ -203,6 +214,8 @@ def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool, source: Path
     vision = dict(config["vision_cfg"])
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False  # keeps timm from downloading weights that are replaced below
+    import open_clip  # late, as above
+
     text = {**config["text_cfg"], "layers": 1, "vocab_size": 1}  # not used, so as small as possible
     try:
         return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=quick_gelu).visual

@@ -25,10 +25,10 @@ CONTEXT_LENGTH = 77
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> SimpleTokenizer:
-    # Imported late: inside a host, adapters are imported but never tokenise, and open_clip imports a dozen packages.
-    from open_clip.tokenizer import SimpleTokenizer
+    # Imported late: inside a host, adapters are imported but never tokenise.
+    from rtd_plugin.clip.openclip_files import load_tokenizer_module
 
-    tokenizer = SimpleTokenizer()
+    tokenizer = load_tokenizer_module().SimpleTokenizer()
     tokenizer.cache = _FrozenCache(tokenizer.cache)  # it grows without bound; encode_word has a bounded one
     return tokenizer
 
@@ -44,9 +44,9 @@ def _clean(text: str) -> str:
     """Return a text as the tokenizer reads it: HTML entities decoded, damaged Unicode repaired."""
     if text.isascii() and text.isprintable() and "&" not in text:
         return text.strip()  # cleaning changes nothing else in such a text
-    from open_clip.tokenizer import basic_clean  # late, as above
+    from rtd_plugin.clip.openclip_files import load_tokenizer_module  # late, as above
 
-    return basic_clean(text)
+    return load_tokenizer_module().basic_clean(text)
 
 
 @lru_cache(maxsize=2**17)
@@ -100,6 +100,21 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
     padded = np.zeros((len(rows), lengths.max(initial=2)), np.int64)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
     return torch.from_numpy(padded)
+
+
+def find_room(prompt: Sequence[int], placeholder: int, pseudo_tokens: int, context_length: int = CONTEXT_LENGTH) -> int:
+    """Return the longest row of composed queries, start and end included, that fits once pseudo tokens are injected.
+
+    n pseudo tokens in place of a single placeholder move what follows n - 1 positions to the right, and a text that is
+    cut must leave room for them.
+
+    Args:
+        prompt: the token ids of one of the queries.
+        placeholder: the placeholder's id.
+        pseudo_tokens: how many there are for each text, n.
+        context_length: of the text tower.
+    """
+    return context_length - (pseudo_tokens - 1 if prompt.count(placeholder) == 1 else 0)
 
 
 def tokenize(captions: Sequence[str | None], context_length: int = CONTEXT_LENGTH) -> Tensor:

@@ -74,6 +74,18 @@ class Comparison:
         return values
 
 
+def list_encoders(
+    frozen: TextTower, tuned: Mapping[Path, Callable[[], TextTower]]
+) -> list[tuple[Path | None, str, str, Callable[[], TextTower]]]:
+    """Return file, short name, label and loader of each text encoder, the pre-trained one (no file) first."""
+    names = _shorten_paths(tuned)
+    labels = ["composed, tuned"] if len(names) == 1 else [f"composed, {name}" for name in names]
+    return [
+        (None, PRE_TRAINED, "composed, frozen", lambda: frozen),
+        *zip(tuned, names, labels, tuned.values(), strict=True),
+    ]
+
+
 def compare(
     retrieval: Retrieval,
     frozen: TextTower,
@@ -90,12 +102,7 @@ def compare(
         advance: called with how many ways are done.
         baselines: whether to rank by simpler queries as well.
     """
-    names = _shorten_paths(tuned)
-    labels = ["composed, tuned"] if len(names) == 1 else [f"composed, {name}" for name in names]
-    encoders: list[tuple[Path | None, str, str, Callable[[], TextTower]]] = [
-        (None, PRE_TRAINED, "composed, frozen", lambda: frozen),
-        *zip(tuned, names, labels, tuned.values(), strict=True),
-    ]
+    encoders = list_encoders(frozen, tuned)
     simpler: dict[str, Callable[[], RetrievalResult | None]] = {
         "image only": retrieval.rank_by_image,
         "text only": partial(retrieval.rank_by_condition, frozen),

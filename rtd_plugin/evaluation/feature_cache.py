@@ -32,16 +32,21 @@ def hash_text(text: str) -> Key:
 
 
 def hash_module(module: nn.Module, *settings: str) -> str:
-    """Return SHA-256 over a module's submodules with their settings, and all weights' names, shapes and fp32 values.
-
-    Weights alone are not enough: a tower with another activation or number of heads may have the same weights.
-    """
-    modules = [(name, type(each).__qualname__, _list_settings(each)) for name, each in module.named_modules()]
-    sha = hashlib.sha256(repr((FORMAT, settings, modules)).encode())
+    """Return SHA-256 over what `describe_module` does, and all weights' fp32 values."""
+    sha = hashlib.sha256(describe_module(module, *settings).encode())
     for name, weight in sorted(module.state_dict().items()):
         sha.update(f"{name}{tuple(weight.shape)}".encode())
         sha.update(weight.detach().float().cpu().contiguous().numpy().data)
     return sha.hexdigest()
+
+
+def describe_module(module: nn.Module, *settings: str) -> str:
+    """Return a text with a module's submodules and their settings.
+
+    Weights alone are not enough: a tower with another activation or number of heads may have the same weights.
+    """
+    modules = [(name, type(each).__qualname__, _list_settings(each)) for name, each in module.named_modules()]
+    return repr((FORMAT, settings, modules))
 
 
 def _list_settings(module: nn.Module) -> list[tuple[str, str]]:

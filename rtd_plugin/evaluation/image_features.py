@@ -16,8 +16,9 @@ from torch import Tensor
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_module, hash_text
+from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_text
 from rtd_plugin.evaluation.pictures import check_size
+from rtd_plugin.evaluation.tower_digest import hash_tower
 from rtd_plugin.progress import Advance, ignore_progress
 
 BATCH = 64
@@ -106,10 +107,12 @@ class ImageFeatures:
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of them
-        self.digest = hash_module(encoder.visual, steps, preprocessing)
         self._encoder = select_preprocessing(encoder, preprocessing)
         self._workers = workers
-        self._cache = FeatureCache(folder / "images" / self.digest if folder is not None else None)
+        self._cache = FeatureCache(None)
+        if folder is not None:
+            digest = hash_tower(encoder, folder / "image-towers", steps, preprocessing)
+            self._cache = FeatureCache(folder / "images" / digest)
 
     def encode(self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress) -> Tensor:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.

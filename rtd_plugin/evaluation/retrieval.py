@@ -6,22 +6,21 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import clean_caption, encode_text, pad
+from rtd_plugin.clip.tokens import clean_caption, encode_text
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
+from rtd_plugin.evaluation.encoding import compose, encode_texts, project
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.metrics import average_precision_at, hits_at
 from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 from rtd_plugin.progress import Advance, ignore_progress
 
-BATCH = 256  # texts at a time
 DEPTH = 50  # of the rankings that submissions and reports show
 SUBSET_DEPTH = 3
 
@@ -125,15 +124,8 @@ class Retrieval:
         references = [index_of[query.reference] for query in self.queries]
         self._excluded = references if benchmark.excludes_reference else None
         self.references = features[references]
-        self.pseudo_tokens = self._project(projection, features, references)
+        self.pseudo_tokens = project(projection, self.references, self.device)
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
-
-    @torch.no_grad()
-    def _project(self, projection: nn.Module, features: Tensor, references: Sequence[int]) -> Tensor:
-        distinct, rows = torch.tensor(references).unique(return_inverse=True)
-        projection = projection.to(self.device)
-        tokens = [projection(features[batch].to(self.device)) for batch in distinct.split(BATCH)]
-        return torch.cat(tokens)[rows.to(self.device)].float()
 
     def rank_by_image(self) -> RetrievalResult:
         """Rank with the reference image as the query."""
@@ -149,21 +141,9 @@ class Retrieval:
         return self.rank(self._encode_captions(tower, captions)) if all(captions) else None
 
     def rank_composed(self, tower: TextTower) -> RetrievalResult:
-        """Rank with the composed query: the method's prompt with condition and pseudo token.
-
-        Two conditions make one prompt or, if the method uses both orders, two, whose normalised features are averaged.
-        """
+        """Rank with the composed query: the method's prompt with condition and pseudo token."""
         conditions = [query.conditions for query in self.queries]
-        if len(conditions[0]) == 1:
-            prompts = [self.adapter.prompt.encode(condition=condition) for (condition,) in conditions]
-            return self.rank(self._encode(tower, prompts, self.pseudo_tokens))
-        prompts = [self.adapter.encode_two(first, second) for first, second in conditions]
-        features = self._encode(tower, prompts, self.pseudo_tokens)
-        if self.adapter.both_orders:
-            prompts = [self.adapter.encode_two(second, first) for first, second in conditions]
-            swapped = self._encode(tower, prompts, self.pseudo_tokens)
-            features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
-        return self.rank(features)
+        return self.rank(compose(tower.to(self.device), self.adapter, conditions, self.pseudo_tokens))
 
     def rank(self, features: Tensor) -> RetrievalResult:
         """Rank the gallery for query features (Q, D), which need not be normalised."""
@@ -178,20 +158,7 @@ class Retrieval:
         return RetrievalResult(self.benchmark, self.queries, self.names, rank(self._candidates, DEPTH), subset)
 
     def _encode_captions(self, tower: TextTower, captions: Sequence[str]) -> Tensor:
-        return self._encode(tower, [encode_text(clean_caption(caption)) for caption in captions])
-
-    @torch.no_grad()
-    def _encode(self, tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None) -> Tensor:
-        """Encode token ids without start and end to features (Q, D) float32, with a pseudo token for each text."""
-        tower = tower.to(self.device)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
-        features = torch.empty(len(texts), tower.features, device=self.device)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            tokens = pad([texts[row] for row in rows], tower.context_length).to(self.device)
-            batch = None if pseudo_tokens is None else pseudo_tokens[rows]
-            features[rows] = tower.encode(tokens, batch, self.adapter.prompt.placeholder_id).float()
-        return features
+        return encode_texts(tower.to(self.device), [encode_text(clean_caption(caption)) for caption in captions])
 
 
 def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> None:

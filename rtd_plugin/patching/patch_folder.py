@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.files import write_atomically, write_text
+from rtd_plugin.files import write_atomically
 from rtd_plugin.patching.detection import Host
 from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import (
@@ -90,9 +90,10 @@ def write_patch(
     with write_atomically(folder) as draft:
         draft.mkdir()
         (draft / SITE).mkdir()
-        write_text(draft / MANIFEST_FILE, json.dumps(manifest.to_dict(), indent=2) + "\n")
+        (draft / MANIFEST_FILE).write_text(json.dumps(manifest.to_dict(), indent=2) + "\n", encoding="utf-8")
         for name, script in SCRIPTS.items():
-            write_text(draft / name, (files("rtd_plugin.patching") / "scripts" / script).read_text(encoding="utf-8"))
+            content = (files("rtd_plugin.patching") / "scripts" / script).read_text(encoding="utf-8")
+            (draft / name).write_text(content, encoding="utf-8")
     return manifest
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tokens import END, START
+from rtd_plugin.clip.tokens import END, START, find_room
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.order import BatchOrder, stream_seed
@@ -50,7 +50,9 @@ class Batch:
     packed_captions: Any = None
 
 
-def make_batch(triplets: TokenBatch, adapter: Adapter, context_length: int, projected: bool = True) -> Batch:
+def make_batch(
+    triplets: TokenBatch, adapter: Adapter, context_length: int, projected: bool = True, pseudo_tokens: int = 1
+) -> Batch:
     """Put triplets' tokens into prompts.
 
     Args:
@@ -59,16 +61,18 @@ def make_batch(triplets: TokenBatch, adapter: Adapter, context_length: int, proj
         context_length: of the text tower; a longer text keeps its first context_length - 2 tokens.
         projected: True for a placeholder in the queries; False puts the reference caption in its place, the plain
             concatenation of texts that the paper compares with.
+        pseudo_tokens: how many take the placeholder's position: queries leave room for them.
     """
     subject = None if projected else [REFERENCE]
     texts = {CONDITION: triplets.conditions, REFERENCE: triplets.references}
     prompt = adapter.prompt.fill(subject, condition=[CONDITION])
     unconditioned = adapter.unconditioned_prompt.fill(subject)
+    room = find_room(prompt, adapter.prompt.placeholder_id, pseudo_tokens, context_length)
     return Batch(
         references=fill_rows([REFERENCE], texts, context_length),
         targets=fill_rows([REFERENCE], {REFERENCE: triplets.targets}, context_length),
-        queries=fill_rows(prompt, texts, context_length),
-        unconditioned=fill_rows(unconditioned, texts, context_length),
+        queries=fill_rows(prompt, texts, room),
+        unconditioned=fill_rows(unconditioned, texts, room),
         captions=torch.from_numpy(triplets.captions),
     )
 
@@ -142,7 +146,7 @@ class RunBatches:
     def __getitem__(self, index: int) -> Batch:
         run, settings = self._run, self._run.recipe.objective
         triplets = run.triplets.gather(self._order.rows(index))
-        batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected)
+        batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
         tokens, subjects = batch.queries, torch.arange(len(batch.queries))
         if settings.hard_negatives:
             tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)

@@ -56,6 +56,10 @@ class RunProgress(BaseModel):
     best: Best | None = None
 
 
+class BrokenCheckpoint(RTDError):
+    """A checkpoint that cannot be read."""
+
+
 class CheckpointStore:
     """The checkpoints of one run.
 
@@ -106,19 +110,17 @@ class CheckpointStore:
         for leftover in self.folder.glob(".step-*"):  # renamed ones, and drafts of a killed run
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def read_progress(self) -> RunProgress | None:
-        """Return the progress at the latest checkpoint, None without a checkpoint.
+    def read_progress(self, step: int) -> RunProgress:
+        """Return the progress at a checkpoint.
 
         Raises:
-            RTDError: the checkpoint is broken.
+            BrokenCheckpoint: it cannot be read.
         """
-        if not self.list_steps():
-            return None
-        path = self.path(self.list_steps()[-1]) / "progress.json"
+        path = self.path(step) / "progress.json"
         try:
             return RunProgress.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise RTDError(f"{path}: broken: delete {path.parent} to resume from an earlier checkpoint") from error
+            raise BrokenCheckpoint(f"{path}: missing or broken") from error
 
     def load(
         self, step: int, tower: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
@@ -126,18 +128,27 @@ class CheckpointStore:
         """Load a checkpoint into a run's objects.
 
         Raises:
-            RTDError: the checkpoint is broken.
+            BrokenCheckpoint: it cannot be read, or does not fit these objects.
         """
-        path = self.path(step)
-        weights, state = self.read_tower(step), read_checkpoint(path / "optimizer.pt")
+        weights = self.read_tower(step)
         try:
+            state = read_checkpoint(self.path(step) / "optimizer.pt")
             tower.load_state_dict(weights)
             optimizer.load_state_dict(state["optimizer"])
             if scaler is not None and state["scaler"]:  # empty if the run was not in fp16 before
                 scaler.load_state_dict(state["scaler"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise RTDError(f"{path}: broken: delete it to resume from an earlier checkpoint") from error
+        except RTDError as error:
+            raise BrokenCheckpoint(str(error)) from error
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BrokenCheckpoint(f"{self.path(step)}: not a checkpoint of this run, or a broken one") from error
 
     def read_tower(self, step: int) -> dict[str, Tensor]:
-        """Return the trainable tower's weights at a checkpoint."""
-        return dict(read_checkpoint(self.path(step) / "tower.safetensors"))
+        """Return the trainable tower's weights at a checkpoint.
+
+        Raises:
+            BrokenCheckpoint: they cannot be read.
+        """
+        try:
+            return dict(read_checkpoint(self.path(step) / "tower.safetensors"))
+        except RTDError as error:
+            raise BrokenCheckpoint(str(error)) from error

@@ -1,5 +1,6 @@
 """The training loop: steps, validation, checkpoints, interrupts."""
 
+import logging
 import os
 from typing import Any
 
@@ -11,7 +12,7 @@ from accelerate.tracking import get_available_trackers
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.errors import RTDError
-from rtd_plugin.training.checkpoints import Best, CheckpointStore, RunProgress
+from rtd_plugin.training.checkpoints import Best, BrokenCheckpoint, CheckpointStore, RunProgress
 from rtd_plugin.training.interrupts import catch_interrupts
 from rtd_plugin.training.losses import PendingLosses
 from rtd_plugin.training.metrics import METRICS_FILE, MetricsLog, flatten, merge_metrics, select_metric
@@ -19,6 +20,8 @@ from rtd_plugin.training.plain import BuildEngine, build_plain
 from rtd_plugin.training.recipe import Recipe
 from rtd_plugin.training.run import Run
 from rtd_plugin.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
 
 ACCELERATE_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
 
@@ -60,7 +63,7 @@ def _has_bf16() -> bool:
 
 
 def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) -> tuple[TextTower, int]:
-    """Tune the run's text tower, from its latest checkpoint on if it has one.
+    """Tune the run's text tower, from its latest checkpoint that can be read if it has one.
 
     Hooks of plugins are called (`rtd_plugin.contract.hookspecs`). Validation, if the recipe has it, begins with the
     pre-trained tower, whose metrics are logged as step 0 and are never the best.
@@ -81,10 +84,8 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
     recipe, main, hook = run.recipe, accelerator.is_main_process, get_plugin_manager().hook
     trainer = Trainer(run, accelerator, build)
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)
-    saved = store.read_progress()
-    progress = _start_progress(run, accelerator.num_processes, saved)
-    if saved is not None:
-        trainer.resume(store, progress.step)
+    saved = _resume(run, trainer, store)
+    progress = saved or _describe_run(run, accelerator.num_processes)
     log = MetricsLog(run.folder / METRICS_FILE, progress.step if saved else None, accelerator)
     accelerator.project_configuration.logging_dir = str(run.folder / (recipe.tracker or ""))
     accelerator.init_trackers("rtd-plugin", config=dict(flatten(recipe.to_dict())))
@@ -134,25 +135,56 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
     return tower, progress.step
 
 
-def _start_progress(run: Run, processes: int, saved: RunProgress | None) -> RunProgress:
-    """Return the progress to start from, a new one or that of the latest checkpoint.
+def _resume(run: Run, trainer: Trainer, store: CheckpointStore) -> RunProgress | None:
+    """Load the latest checkpoint that can be read; return the progress at it, None without any checkpoint.
 
     Raises:
-        RTDError: the checkpoint is of another run.
+        RTDError: none of the checkpoints can be read, or they are of another run.
     """
-    new = RunProgress(
+    warn = _log.warning if trainer.accelerator.is_main_process else _log.debug
+    steps = store.list_steps()[::-1]
+    for index, step in enumerate(steps, start=1):
+        try:
+            progress = store.read_progress(step)
+            _check_same_run(run, progress, trainer.accelerator.num_processes)
+            trainer.resume(store, step)
+        except BrokenCheckpoint as error:
+            if index == len(steps):
+                raise RTDError(f"{error}, and no earlier checkpoint: begin again with another --output") from error
+            warn("%s: resuming from the checkpoint before it, %s.", error, store.path(steps[index]))
+            continue
+        best = progress.best
+        if best is not None and best.validation != _describe_validation(run.recipe):
+            progress.best = None
+        elif best is not None and best.step != step:
+            try:
+                store.read_tower(best.step)
+            except BrokenCheckpoint as error:
+                warn("%s: it was the best so far, which is searched among later ones.", error)
+                progress.best = None
+        return progress
+    return None
+
+
+def _describe_run(run: Run, processes: int) -> RunProgress:
+    """Return the progress at the start."""
+    return RunProgress(
         processes=processes,
         base_digest=run.base_digest,
         projection_digest=run.projection_digest,
         triplet_digests=run.triplet_digests,
     )
-    if saved is None:
-        return new
-    for key, name in {
-        "base_digest": "backbone",
-        "projection_digest": "projection",
-        "triplet_digests": "triplets",
-    }.items():
+
+
+def _check_same_run(run: Run, saved: RunProgress, processes: int) -> None:
+    """Check that a checkpoint is one of this run.
+
+    Raises:
+        RTDError: files changed since, or there are more or fewer processes.
+    """
+    new = _describe_run(run, processes)
+    names = {"base_digest": "backbone", "projection_digest": "projection", "triplet_digests": "triplets"}
+    for key, name in names.items():
         if getattr(saved, key) != getattr(new, key):
             raise RTDError(f"{run.folder}: cannot resume: the {name} files changed since the run began")
     if saved.processes != processes:
@@ -160,8 +192,6 @@ def _start_progress(run: Run, processes: int, saved: RunProgress | None) -> RunP
             f"{run.folder}: began with {saved.processes} process(es), so it cannot resume with {processes}: "
             "each would see other triplets"
         )
-    same_best = saved.best is not None and saved.best.validation == _describe_validation(run.recipe)
-    return saved if same_best else saved.model_copy(update={"best": None})
 
 
 def _describe_validation(recipe: Recipe) -> dict[str, Any] | None:

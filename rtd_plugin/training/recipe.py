@@ -22,7 +22,7 @@ from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.paths import CommandLineText, RecipePath
-from rtd_plugin.training.yaml_lines import Location, NotYAML, line_of, load_yaml, read_values
+from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_values
 from rtd_plugin.triplets.triplet import TripletSource
 from rtd_plugin.validation import describe_error
 
@@ -124,6 +124,7 @@ class Recipe(Keys):
         return self.model_dump(mode="json")
 
 
+Location = tuple[str | int, ...]
 Report = Callable[[Location, str], UsageError]
 
 

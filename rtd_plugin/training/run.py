@@ -91,10 +91,11 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
         RTDError: a file is missing or broken, or does not fit the rest.
     """
     adapter = plugins.find_adapter(recipe.adapter)
-    sets = [open_source(source) for source in recipe.triplets]
-    mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
     tower = recipe.backbone.load_text_tower().eval().requires_grad_(False)
     projection = load_projection(adapter, recipe.projection, tower.features, tower.width)
+    # After the models, which are checked in seconds: millions of triplets take minutes.
+    sets = [open_source(source) for source in recipe.triplets]
+    mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
     return Run(
         recipe=recipe,
         folder=folder,

@@ -57,7 +57,7 @@ class Trainer:
         """Load a checkpoint.
 
         Raises:
-            RTDError: the checkpoint is broken.
+            BrokenCheckpoint: it cannot be read, or does not fit the run.
         """
         store.load(step, self.tower, self.optimizer, self.accelerator.scaler)
         decay = getattr(self.tower.token_embedding, "decay", None)

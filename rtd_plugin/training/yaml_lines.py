@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import yaml
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import UsageError
 
-Location = tuple[str | int, ...]
+Location = tuple[str, ...]
 """Keys and list indices on the way to a value."""
 
-NAMES = ("adapter", "source", "benchmark", "tracker")  # keys whose values are never paths
+# Keys whose values are never paths, even if a file happens to be called so.
+NAMES = {"adapter", "source", "benchmark", "tracker", "pretrained", "columns", "config", "split", "tasks", "select"}
+NAMES |= {"precision", "schedule", "engine", "concatenation", "negatives"}
 STRING = "tag:yaml.org,2002:str"
 
 
@@ -98,35 +100,43 @@ def _replace_backbone(text: str, recipe: RecipeFile) -> str:
 
 def name_files(text: str, folder: Path) -> str:
     """Return a recipe's text with the files and folders that it names by paths relative to `folder` named in full."""
-    scalars = {
-        location: node.value
-        for location, node in _list_scalars(text).items()
-        if node.tag == STRING and node.value and location[-1] not in NAMES
-    }
-    paths = {location: os.path.join(folder.absolute(), value) for location, value in scalars.items()}
-    return _replace_scalars(text, {location: path for location, path in paths.items() if os.path.exists(path)})
+    paths = {}
+    for location, node in _list_scalars(text).items():
+        if node.tag == STRING and node.value and NAMES.isdisjoint(location):
+            path = Path(os.path.join(folder.absolute(), node.value))
+            # A file's name may go on with a key, see `rtd_plugin.checkpoint_files.split_key`.
+            if path.exists() or ("#" in path.name and path.with_name(path.name.rpartition("#")[0] or "#").exists()):
+                paths[location] = str(path)
+    return _replace_scalars(text, paths)
 
 
-def _list_scalars(text: str) -> dict[Location, yaml.ScalarNode]:
-    """Return the values of a YAML text that are neither lists nor mappings; of an alias, only what it stands for."""
-    scalars: dict[Location, yaml.ScalarNode] = {}
+def _list_nodes(text: str) -> dict[Location, tuple[yaml.Node, int]]:
+    """Return the values of a YAML text with their lines, from 1; of an alias, nothing that is inside it."""
+    nodes: dict[Location, tuple[yaml.Node, int]] = {}
     visited = set()
 
-    def visit(node: yaml.Node | None, location: Location) -> None:
+    def visit(node: yaml.Node, location: Location, mark: yaml.Mark) -> None:
+        nodes[location] = node, mark.line + 1
         if id(node) in visited:
             return
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                visit(value, (*location, key.value))
+                visit(value, (*location, str(key.value)), key.start_mark)
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
-                visit(value, (*location, index))
-        elif isinstance(node, yaml.ScalarNode) and location:
-            scalars[location] = node
+                visit(value, (*location, str(index)), value.start_mark)
 
-    visit(yaml.compose(text, Loader=_Loader), ())
-    return scalars
+    if root := yaml.compose(text, Loader=_Loader):
+        visit(root, (), root.start_mark)
+    return nodes
+
+
+def _list_scalars(text: str) -> dict[Location, yaml.ScalarNode]:
+    """Return the values of a YAML text that are neither lists nor mappings, each where it is written."""
+    scalars = {location: node for location, (node, _) in _list_nodes(text).items() if isinstance(node, yaml.ScalarNode)}
+    first = {id(node): location for location, node in reversed(scalars.items())}
+    return {location: node for location, node in scalars.items() if first[id(node)] == location}
 
 
 def _replace_scalars(text: str, values: Mapping[Location, str]) -> str:
@@ -144,20 +154,7 @@ def _replace_scalars(text: str, values: Mapping[Location, str]) -> str:
     return text
 
 
-def line_of(text: str, location: Location) -> int:
+def line_of(text: str, location: Iterable[str | int]) -> int:
     """Return the line, from 1, of a value in a YAML text, or of the innermost value around it that exists."""
-    node = yaml.compose(text, Loader=_Loader)
-    line = 1
-    for step in location:
-        if isinstance(node, yaml.MappingNode):
-            entry = next(((key, value) for key, value in node.value if key.value == str(step)), None)
-            if entry is None:
-                break
-            key, node = entry
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
+    nodes, steps = _list_nodes(text), tuple(map(str, location))
+    return next((nodes[steps[:end]][1] for end in range(len(steps), 0, -1) if steps[:end] in nodes), 1)

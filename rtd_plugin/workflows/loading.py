@@ -14,6 +14,7 @@ from torch import nn
 
 from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.backbones import Backbone
+from rtd_plugin.clip.layouts import read_sizes
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import TunedWeights, check_base, read_weights
 from rtd_plugin.contract import plugins
@@ -29,8 +30,8 @@ from rtd_plugin.validation import describe_error
 _log = logging.getLogger(__name__)
 
 
-class ModelOptions(TypedDict, total=False):
-    """Options of `load_models`, which `evaluate` and `search` have as well.
+class BackboneOptions(TypedDict, total=False):
+    """Options of `load_models` but for the tuned text encoders.
 
     Attributes:
         adapter: name of the method.
@@ -39,7 +40,6 @@ class ModelOptions(TypedDict, total=False):
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
         recipe: a recipe, by name or file, that names adapter, backbone and projection.
-        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
         preprocess: "clip" (default), or "targetpad", which pads long images first.
         cache: folder for image features; by default the cache folder.
         workers: threads that read images; by default 4.
@@ -52,11 +52,20 @@ class ModelOptions(TypedDict, total=False):
     pretrained: str | None
     checkpoint: str | Path | None
     recipe: str | None
-    weights: Sequence[str | Path]
     preprocess: Preprocessing
     cache: str | Path | None
     workers: int
     device: str | None
+
+
+class ModelOptions(BackboneOptions, total=False):
+    """Options of `load_models`, which `evaluate` and `search` have as well.
+
+    Attributes:
+        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
+    """
+
+    weights: Sequence[str | Path]
 
 
 class _Sources(BaseModel):
@@ -165,7 +174,8 @@ def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:
     tower = TextTower.from_state_dict(weights.read(), activation=activation, heads=heads)
     if differing := _list_shapes(tower) ^ _list_shapes(base):
         name, _ = min(differing)
-        raise RTDError(f"{weights.path}: a text encoder of another size than the backbone's: they differ in {name}")
+        sizes, expected = read_sizes(tower.state_dict()), read_sizes(base.state_dict())
+        raise RTDError(f"{weights.path}: {sizes}; the backbone has {expected}: they differ in {name}")
     return tower.float().eval().requires_grad_(False)
 
 

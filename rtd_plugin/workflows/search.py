@@ -1,4 +1,4 @@
-"""Searches a folder of images with one composed query, before and after tuning."""
+"""Searches images with composed queries, before and after tuning."""
 
 from __future__ import annotations
 
@@ -6,18 +6,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.comparison import compare
+from rtd_plugin.evaluation.comparison import list_encoders
+from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.evaluation.report import make_thumbnail, render
-from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval
-from rtd_plugin.evaluation.search import Search
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.progress import Progress, no_progress
-from rtd_plugin.workflows.loading import ModelOptions, load_models
+from rtd_plugin.search.galleries import FolderGallery
+from rtd_plugin.search.image_folder import ImageFolder
+from rtd_plugin.search.searcher import Searcher
+from rtd_plugin.workflows.loading import BackboneOptions, ModelOptions, Models, load_models
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+MOST = 50  # images that a search returns
+
+
+def load(
+    run: str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    image_roots: Sequence[str | Path] = (),
+    progress: Progress = no_progress,
+    **options: Unpack[BackboneOptions],
+) -> Searcher:
+    """Load what composes queries and searches, once for any number of queries.
+
+    >>> import rtd_plugin
+    >>> searcher = rtd_plugin.load("runs/mine", images="catalogue")  # doctest: +SKIP
+    >>> for match in searcher.search("shoe.jpg", "is red and has no laces", k=5):  # doctest: +SKIP
+    ...     print(match.image, match.score)
+
+    Args:
+        run: a tuned text encoder: a run's folder, or a file in any layout. None: the pre-trained one, of `options`.
+        images: a folder of images to search, with its subfolders; they are encoded now, unless the cache has them.
+        image_roots: folders that links in `images` may lead to.
+        progress: shows how far the work is, see `rtd_plugin.progress`.
+        **options: `adapter`, `projection`, `model`, `pretrained`, `checkpoint`, `recipe`, `preprocess`, `cache`,
+            `workers`, `device`; see `rtd_plugin.workflows.loading.BackboneOptions`. A run names the first five.
+
+    Returns:
+        A searcher with the tuned text encoder; its `frozen` is the same with the pre-trained one.
+
+    Raises:
+        RTDError: a file is missing, broken, or does not fit the other files.
+        UsageError: an option is missing or wrong.
+    """
+    models = load_models(weights=[run] if run is not None else [], **options)
+    gallery = _encode_folder(models, images, image_roots, progress) if images is not None else None
+    towers = [load_tower() for load_tower in models.tuned.values()]
+    return _build_searcher(models, towers[0] if towers else models.tower, gallery)
 
 
 def search(
@@ -50,65 +91,69 @@ def search(
     Raises:
         RTDError: a file is missing, broken, or does not fit the other files.
         UsageError: an option is missing or wrong.
-
-    Example:
-        ```python
-        results = search("shoe.jpg", "is red and has no laces", "catalogue", weights=["runs/mine"])
-        results["results"][1]["images"][0]["image"]
-        ```
     """
-    if not 1 <= top <= DEPTH:
-        raise UsageError(f"top: {top} is not from 1 to {DEPTH}")
-    benchmark = Search.model_validate(
-        {
-            "data": CommandLineText(images),
-            "image_roots": tuple(map(CommandLineText, image_roots)),
-            "reference": CommandLineText(image),
-            "condition": condition,
-        }
-    )
+    if not 1 <= top <= MOST:
+        raise UsageError(f"top: {top} is not from 1 to {MOST}")
     models = load_models(**model_options)
-    with progress("Encoding images") as advance:
-        retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection, advance)
+    gallery = _encode_folder(models, images, image_roots, progress)
+    reference = _build_searcher(models, models.tower, gallery).encode_images(image, normalize=False)
     rows = []
-    for row in compare(retrieval, models.tower, models.tuned, baselines=False).results:
-        best = zip(row.result.rankings.top[0].tolist()[:top], row.result.rankings.scores[0].tolist(), strict=False)
+    for path, name, label, load_tower in list_encoders(models.tower, models.tuned):
+        query = _build_searcher(models, load_tower(), gallery).compose(reference, condition)
+        (matches,) = gallery.search(query.unsqueeze(0), top, [gallery.find_name(Path(image))])
         rows.append(
             {
-                "weights": str(row.weights) if row.weights else None,
-                "name": row.name,
-                "label": row.label,
-                "images": [{"image": retrieval.names[index], "score": score} for index, score in best if index >= 0],
+                "weights": str(path) if path else None,
+                "name": name,
+                "label": label,
+                "images": [{"image": match.image, "score": match.score} for match in matches],
             }
         )
     results = {
         "reference": str(image),
         "condition": condition,
-        "gallery": len(retrieval.names),
+        "gallery": len(gallery),
         "page": str(page) if page is not None else None,
         "results": rows,
         **models.to_dict(),
     }
     if page is not None:
-        _write_page(Path(page), benchmark, results)
+        _write_page(Path(page), gallery.folder, results)
     return results
 
 
-def _write_page(page: Path, benchmark: Search, results: dict[str, Any]) -> None:
-    def show(name: str) -> dict[str, str]:
-        return make_thumbnail(benchmark.image(name), name)
+def _encode_folder(
+    models: Models, images: str | Path, image_roots: Sequence[str | Path], progress: Progress
+) -> FolderGallery:
+    roots = tuple(map(CommandLineText, image_roots))
+    folder = ImageFolder.model_validate({"data": CommandLineText(images), "image_roots": roots})
+    with progress("Encoding images") as advance:
+        return FolderGallery(folder, models.images, advance)
 
+
+def _build_searcher(models: Models, tower: TextTower, gallery: FolderGallery | None) -> Searcher:
+    device = models.images.device
+    return Searcher(
+        models.adapter, models.images, models.projection.to(device), tower.to(device), models.tower, gallery
+    )
+
+
+def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> None:
     rankings = [
         {
             "label": row["label"],
-            "images": [{"picture": show(image["image"]), "score": image["score"]} for image in row["images"]],
+            "images": [
+                {"picture": make_thumbnail(folder.image(match["image"]), match["image"]), "score": match["score"]}
+                for match in row["images"]
+            ],
         }
         for row in results["results"]
     ]
+    reference = Path(results["reference"])
     context = {
         "results": results,
-        "folder": str(benchmark.data),
-        "reference": show(benchmark.reference_name),
+        "folder": str(folder.data),
+        "reference": make_thumbnail(open_image(reference), folder.find_name(reference) or str(reference.resolve())),
         "projection": Path(results["projection"]).name,
         "rankings": rankings,
     }

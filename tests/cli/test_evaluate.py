@@ -295,7 +295,8 @@ def test_weights_of_another_clip_are_refused(evaluate, finished_run, files, rand
     small = {**model, "text_cfg": {**model["text_cfg"], "layers": 1}}
     torch.save(randomise(open_clip.CLIP(**small)).state_dict(), tmp_path / "small.pt")
     done = evaluate("cirr", "--weights", "small.pt", fails=True)
-    assert "small.pt: a text encoder of another size than the backbone's" in done.stderr
+    assert "small.pt: 1 layer of width" in done.stderr
+    assert "; the backbone has 2 layers of width" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 
+from rtd_plugin.clip import backbones
 from rtd_plugin.clip.backbones import Backbone
 from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.errors import RTDError
@@ -212,8 +213,8 @@ def test_a_config_beside_weights_in_another_layout_is_ignored(architecture, clip
 def test_cached_weights_of_a_tag_have_its_activation_and_preprocessing(clip_model, tmp_path, monkeypatch):
     """By name and tag, with the tag's activation and preprocessing; the download itself is open_clip's."""
     torch.save(clip_model.state_dict(), tmp_path / "cached.pt")
-    monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda tag: str(tmp_path / "cached.pt"))
-    monkeypatch.setattr(open_clip, "get_model_config", lambda _: json.loads(json.dumps(CONFIG)))
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", lambda tag: str(tmp_path / "cached.pt"))
+    monkeypatch.setattr(backbones, "read_architecture", lambda _: json.loads(json.dumps(CONFIG)))
     backbone = Backbone("ViT-B/32", "openai")
     with torch.no_grad():
         expected = open_clip.CLIP(**CONFIG, quick_gelu=True)
@@ -224,7 +225,7 @@ def test_cached_weights_of_a_tag_have_its_activation_and_preprocessing(clip_mode
     image = picture(50, 40)
     squash = PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", resize_mode="squash")
     monkeypatch.setattr(
-        "rtd_plugin.clip.backbones.get_pretrained_cfg",
+        "open_clip.pretrained.get_pretrained_cfg",
         lambda *_: {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash", "size": 7, "url": "x"},
     )
     found = backbone.load_image_encoder().preprocess(image)

@@ -28,6 +28,7 @@ ORDER = [
     "testing",
     "triplets",
     "evaluation",
+    "search",
     "training",
     "engine",
     "patching",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.search import Search
+from rtd_plugin.search.image_folder import ImageFolder
 
 ROOTS = {
     "cirr": "dev",
@@ -25,7 +25,7 @@ FIRST["search"] = FIRST["folder"]
 
 def open_benchmark(name, folder, **options):
     if name == "search":
-        return Search(data=str(folder), reference=str(folder / "1.png"), condition="is red", **options)
+        return ImageFolder(data=str(folder), **options)
     return plugins.find_benchmark(name)(data=str(folder), **options)
 
 
@@ -131,14 +131,10 @@ def test_genecis_trusts_the_image_folders_it_is_given(folder, tmp_path):
     assert open_benchmark("genecis", data, coco=str(tmp_path / "link")).image(FIRST["genecis"]).width > 2
 
 
-def test_the_reference_of_a_search_may_lie_anywhere(folder, tmp_path):
-    """The user names it, but not the files beside it."""
+def test_a_searched_folder_has_no_links_that_lead_out(folder, tmp_path):
     data, secret = folder("search"), tmp_path / "private/secret.jpg"
-    (tmp_path / "private/other.jpg").write_bytes(secret.read_bytes())
-    (data / "link.jpg").symlink_to(tmp_path / "private/other.jpg")
-    search = Search(data=str(data), reference=str(secret), condition="is red")
-    assert search.image(search.reference_name).size == (40, 40)
-    check_refused(search, "link.jpg", tmp_path / "private/other.jpg")
+    (data / "link.jpg").symlink_to(secret)
+    check_refused(ImageFolder(data=str(data)), "link.jpg", secret)
 
 
 def test_results_and_recipes_omit_empty_roots(folder):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import image_features, retrieval
+from rtd_plugin.evaluation import encoding, image_features
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
@@ -89,7 +89,7 @@ def tower(clip):
 
 @pytest.fixture
 def retrieve(clip, phi, preprocess, monkeypatch):
-    for module in (retrieval, image_features):
+    for module in (encoding, image_features):
         monkeypatch.setattr(module, "BATCH", 5)  # neither images nor queries fill their last batch
 
     def retrieve(benchmark, adapter=None, **options):
@@ -334,3 +334,14 @@ def test_the_text_query_has_both_conditions(retrieve, tower):
         retrieve(change_benchmark(queries=some)).rank_by_condition(tower).rankings for some in (queries, joined)
     )
     assert torch.equal(two.top, one.top)
+
+
+def test_a_long_condition_is_cut_so_that_several_pseudo_tokens_fit(retrieve, tower):
+    """The prompt has 5 tokens: beside them, two pseudo tokens, start and end, 69 are left for a condition."""
+    tops = []
+    for words in (69, 70, 90):
+        found = retrieve(change_benchmark(query={"conditions": ("x " * words,)}))
+        found.pseudo_tokens = torch.stack([found.pseudo_tokens, -found.pseudo_tokens], dim=1)
+        tops.append(found.rank_composed(tower).rankings.scores)
+    assert torch.equal(tops[0], tops[1])
+    assert torch.equal(tops[0], tops[2])

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from rtd_plugin import printable
 from rtd_plugin.cli.main import main
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.generation.llm import build as module
+from rtd_plugin.generation.llm.answers import AnswerFile
 from rtd_plugin.generation.llm.build import build
 from rtd_plugin.generation.llm.prompt import EXAMPLES, parse_answer
 from rtd_plugin.generation.llm.server import Server
@@ -292,6 +294,22 @@ def test_an_answer_that_was_cut_off_on_disk_is_asked_again(serve, captions, tmp_
     sent = build(captions, tmp_path / "t.jsonl", server(serve()), limit=100)
     assert sent.requests == 8
     assert read_conditions(tmp_path / "t.jsonl") == WHOLE
+
+
+def test_answers_after_one_that_was_cut_off_are_kept(tmp_path):
+    with AnswerFile(tmp_path / "answers") as answers:
+        answers.add("one", [])
+        answers.add("two", [])
+    (tmp_path / "answers").write_bytes((tmp_path / "answers").read_bytes()[:-5])
+    with AnswerFile(tmp_path / "answers") as answers:
+        answers.add("three", [])
+    with AnswerFile(tmp_path / "answers") as answers:
+        assert ["one" in answers, "two" in answers, "three" in answers] == [True, False, True]
+
+
+def test_answers_that_do_not_fit_on_the_disk_are_an_error():
+    with pytest.raises(RTDError, match="full: cannot be written"), AnswerFile(Path("/dev/full")) as answers:
+        answers.add("one", [])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rtd_adapters.lincir import LinCIR
 
 from rtd_plugin.clip.tokens import END, START, Prompt, encode_text, pad
 from rtd_plugin.training.batches import fill_rows, make_batch
@@ -42,6 +43,18 @@ def test_a_batch_fits_a_short_context(adapter, triplets, tokenise_batch, context
     for tokens in (batch.references, batch.targets, batch.queries):
         assert tokens.shape[1] == context_length
         assert (tokens[:, -1] == END).all()
+
+
+@pytest.mark.parametrize("template", ["a photo of $ that {condition}", "$ $ $ and {condition}"])
+def test_a_long_condition_leaves_room_for_several_pseudo_tokens(tower, tokenise_batch, template):
+    class Method(LinCIR):
+        prompt = Prompt(template)
+
+    triplets = [Triplet("a dog", "very " * 100, "a cat"), Triplet("a dog", "red", "a cat")]
+    batch = make_batch(tokenise_batch(triplets, Method.prompt), Method(), 77, pseudo_tokens=3)
+    assert batch.queries.shape[1] == (75 if "photo" in template else 77)
+    assert batch.queries.max(dim=1).values.tolist() == [END, END]
+    assert tower.encode(batch.queries, torch.randn(2, 3, tower.width)).isfinite().all()
 
 
 @settings(max_examples=60, deadline=None)

@@ -56,6 +56,34 @@ def test_resuming_from_any_checkpoint_is_bit_for_bit(train_run, metrics, same_we
     assert [line["step"] for line in metrics("whole")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("file", ["tower.safetensors", "optimizer.pt", "progress.json"])
+def test_a_truncated_checkpoint_is_resumed_from_the_one_before_it(
+    train_run, metrics, same_weights, tmp_path, caplog, file
+):
+    overrides = ("checkpoints={every: 1, keep: 9}", "steps=3")
+    weights, _ = train_run("run", *overrides)
+    folder = tmp_path / "run" / "checkpoints"
+    lines = metrics()
+    for step in (2, 3):
+        path = folder / f"step-{step:06d}" / file
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert same_weights(train_run("run", *overrides)[0], weights)
+    assert metrics() == lines
+    warnings = [record.message for record in caplog.records if "resuming" in record.message]
+    for warning, step in zip(warnings, (3, 2), strict=True):
+        assert warning.startswith(f"{folder}/step-{step:06d}/{file}: ")
+        assert warning.endswith(f"resuming from the checkpoint before it, {folder}/step-{step - 1:06d}.")
+    assert CheckpointStore(tmp_path / "run", 9).read_progress(3).step == 3
+
+
+def test_a_run_whose_checkpoints_are_all_broken_does_not_begin_again(train_run, tmp_path):
+    train_run("run", "checkpoints={every: 1, keep: 2}", "steps=3")
+    for path in tmp_path.glob("run/checkpoints/*/optimizer.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(RTDError, match=r"step-000002/optimizer\.pt: .*, and no earlier checkpoint: begin again"):
+        train_run("run", "checkpoints={every: 1, keep: 2}", "steps=3")
+
+
 def test_a_finished_run_is_not_trained_again_and_can_be_made_longer(train_run, metrics, same_weights):
     weights, _ = train_run()
     again, step = train_run()

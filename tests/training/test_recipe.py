@@ -11,6 +11,7 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.training.run import resume_recipe, write_recipe
 from rtd_plugin.training.yaml_lines import name_files
+from rtd_plugin.workflows.catalogue import load_recipe
 
 TEXT = """\
 # comments count as lines
@@ -321,26 +322,44 @@ def test_broken_tables_of_backbones(write_folder, table, message):
 
 
 def test_name_files(tmp_path):
-    for name in ("openai", "lincir", "LLM.json", "é: #.pt"):
+    for name in ("openai", "lincir", "LLM.json", "é: #.pt", "last.ckpt", "before", "val"):
         (tmp_path / name).touch()
     text = """\
 adapter: lincir  # a name, not the file beside it
 projection: 'é: #.pt'
+backbone: {pretrained: openai, checkpoint: "last.ckpt#ema"}
+validation: {benchmark: cirr, split: val}
 steps: 5
 tracker:
-triplets: [{source: json, path: &file LLM.json}, {source: json, path: *file}, {path: LLM.jsonl}]
+triplets: [{source: json, path: &file LLM.json}, {columns: {reference: before}, path: *file}, {path: LLM.jsonl}]
 """
     named = name_files(text, tmp_path)
     assert yaml.safe_load(named) == {
         "adapter": "lincir",
         "projection": str(tmp_path / "é: #.pt"),
+        "backbone": {"pretrained": "openai", "checkpoint": str(tmp_path / "last.ckpt#ema")},
+        "validation": {"benchmark": "cirr", "split": "val"},
         "steps": 5,
         "tracker": None,
         "triplets": [
             {"source": "json", "path": str(tmp_path / "LLM.json")},
-            {"source": "json", "path": str(tmp_path / "LLM.json")},
+            {"columns": {"reference": "before"}, "path": str(tmp_path / "LLM.json")},
             {"path": "LLM.jsonl"},
         ],
     }
     assert "adapter: lincir  # a name, not the file beside it\n" in named
     assert name_files(named, tmp_path / "elsewhere") == named
+
+
+@pytest.mark.parametrize("name", plugins.list_recipes())
+def test_a_printed_recipe_is_the_same_recipe_anywhere(name, tmp_path, monkeypatch):
+    """`rtd-plugin recipes NAME > my.yaml` is where the documentation begins."""
+    (tmp_path / "my recipes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    text, values = load_recipe(name)
+    Path("my recipes/my.yaml").write_text(text)
+    overrides = ["projection=phi.pt", "triplets.0.path=triplets.json"] if values["projection"] is None else []
+    expected = read_recipe(plugins.find_recipe(name), overrides)
+    assert read_recipe(Path("my recipes/my.yaml"), overrides) == expected
+    assert load_recipe("my recipes/my.yaml") == (text, values)
+    assert bool(overrides) or (expected.projection.is_file() and expected.backbone.checkpoint.is_file())

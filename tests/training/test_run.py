@@ -3,6 +3,7 @@
 import pytest
 from token_triplets import read_store
 
+from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets import source_cache as known
 from rtd_plugin.triplets.sources import JsonTriplets
 
@@ -43,3 +44,12 @@ def test_a_second_start_finds_what_the_first_recorded(make_run, tmp_path, monkey
     assert first.skipped == 1
     assert again.triplets.key == first.triplets.key
     assert read_store(again.triplets) == read_store(first.triplets)
+
+
+def test_models_are_checked_before_triplets_are_read(make_run, monkeypatch):
+    """A checkpoint of another size was refused after all triplets had been tokenised."""
+    monkeypatch.setattr("rtd_plugin.training.run.open_source", None)
+    with pytest.raises(
+        RTDError, match=r"layers? of width .*; ViT-L-14 has 12 layers of width 768 .*: set backbone\.model"
+    ):
+        make_run("run", "backbone.model=ViT-L-14")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,10 +25,11 @@ class AnswerFile:
         self.path = path
         self._answers: dict[str, list[list[str]]] = {}
         try:
-            if path.is_file():
-                self._read()
+            is_cut_off = path.is_file() and self._read()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
+            if is_cut_off:  # the next answer would be lost with that line
+                self._file.write("\n")
         except OSError as error:
             raise self._explain(error) from error
 
@@ -37,7 +39,8 @@ class AnswerFile:
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was reported when it was added
+            self._file.close()
 
     def __contains__(self, caption: str) -> bool:
         return _hash_caption(caption) in self._answers
@@ -63,13 +66,16 @@ class AnswerFile:
         except OSError as error:
             raise self._explain(error) from error
 
-    def _read(self) -> None:
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+    def _read(self) -> bool:
+        """Read the answers of an earlier build; return whether a crash cut off the last line."""
+        content = self.path.read_text(encoding="utf-8", errors="replace")
+        for line in content.splitlines():
             try:
                 key, rows = json.loads(line)
                 self._answers[key] = [[str(text) for text in row] for row in rows]
             except (ValueError, TypeError):  # a line that a crash cut off
                 continue
+        return bool(content) and not content.endswith("\n")
 
     def _explain(self, error: OSError) -> RTDError:
         return RTDError(f"{self.path}: cannot be written ({error.strerror or error})")

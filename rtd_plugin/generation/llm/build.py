@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -150,7 +151,8 @@ def build(
         )
     result.triplets = _write(captions, column, answers, output)
     if not result.left:
-        answers.path.unlink(missing_ok=True)
+        with suppress(OSError):  # the triplets are written; answers that stay do no harm
+            answers.path.unlink(missing_ok=True)
     return result
 
 

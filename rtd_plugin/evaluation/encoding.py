@@ -1,0 +1,68 @@
+"""Encode texts and composed queries in batches: the one code that evaluation and search share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rtd_plugin.clip.tokens import find_room, pad
+from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract.adapter import Adapter
+
+BATCH = 256  # texts or references at a time
+
+
+def compose(tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, ...]], pseudo_tokens: Tensor) -> Tensor:
+    """Encode composed queries: the method's prompt with conditions and pseudo token.
+
+    Two conditions make one prompt or, if the method uses both orders, two, whose normalised features are averaged.
+
+    Args:
+        tower: encodes them on its device.
+        adapter: the method, for its prompts.
+        conditions: one of each query, or two of each query.
+        pseudo_tokens: (Q, W) or (Q, n, W).
+
+    Returns:
+        (Q, D) float32 features, not normalised.
+    """
+    placeholder = adapter.prompt.placeholder_id
+    if len(conditions[0]) == 1:
+        prompts = [adapter.prompt.encode(condition=condition) for (condition,) in conditions]
+        return encode_texts(tower, prompts, pseudo_tokens, placeholder)
+    features = encode_texts(tower, [adapter.encode_two(*each) for each in conditions], pseudo_tokens, placeholder)
+    if adapter.both_orders:
+        prompts = [adapter.encode_two(second, first) for first, second in conditions]
+        swapped = encode_texts(tower, prompts, pseudo_tokens, placeholder)
+        features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
+    return features
+
+
+@torch.no_grad()
+def project(projection: nn.Module, references: Tensor, device: torch.device) -> Tensor:
+    """Return pseudo tokens (Q, W) or (Q, n, W), float32 on the device, of references' features (Q, D)."""
+    distinct, rows = references.unique(dim=0, return_inverse=True)
+    projection = projection.to(device)
+    return torch.cat([projection(batch.to(device)) for batch in distinct.split(BATCH)])[rows.to(device)].float()
+
+
+@torch.no_grad()
+def encode_texts(
+    tower: TextTower, texts: Sequence[list[int]], pseudo_tokens: Tensor | None = None, placeholder: int = 259
+) -> Tensor:
+    """Encode token ids without start and end on the tower's device, with a pseudo token for each text.
+
+    Returns:
+        (N, D) float32 features, not normalised.
+    """
+    pseudo_count = pseudo_tokens.shape[1] if pseudo_tokens is not None and pseudo_tokens.ndim == 3 else 1
+    room = find_room(texts[0], placeholder, pseudo_count, tower.context_length)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths need little padding
+    features = torch.empty(len(texts), tower.features, device=tower.device)
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        tokens = pad([texts[row] for row in rows], room).to(tower.device)
+        batch = None if pseudo_tokens is None else pseudo_tokens[rows]
+        features[rows] = tower.encode(tokens, batch, placeholder).float()
+    return features

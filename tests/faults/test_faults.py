@@ -1,0 +1,51 @@
+"""The short form of each program of this folder."""
+
+import pytest
+import soak
+from full_disk import fail_everywhere
+from injection import is_supported
+from kills import kill_everywhere
+from trials import Check, run_trials
+
+needs_injection = pytest.mark.skipif(not is_supported(), reason="injects faults on Linux on x86-64 with gcc only")
+
+
+def run_one(check: Check, *names: str) -> int:
+    """Run a few trials of scenarios; return how many calls were disturbed."""
+    reports = run_trials(check, names, jobs=1)
+    assert [problem for report in reports for problem in report.problems] == []
+    assert all(report.calls > 2 and report.outcomes.total() for report in reports)
+    return sum(report.outcomes.total() for report in reports)
+
+
+@needs_injection
+def test_a_command_that_was_killed_can_be_repeated():
+    assert run_one(lambda trial: kill_everywhere(trial, every=9, second=2), "patch-again", "export-openai") > 9
+
+
+@needs_injection
+def test_a_command_on_a_failing_disk_leaves_nothing_half_written():
+    assert run_one(lambda trial: fail_everywhere(trial, every=9), "patch-again", "export-openai") > 9
+
+
+@needs_injection
+@pytest.mark.slow
+def test_other_commands_survive_kills():
+    names = ("train", "train-resume", "evaluate", "triplets-rules", "triplets-llm", "search")
+    assert run_one(lambda trial: kill_everywhere(trial, every=40, second=1), *names) > 20
+
+
+@needs_injection
+@pytest.mark.slow
+def test_other_commands_survive_a_failing_disk():
+    names = ("train", "evaluate", "triplets-rules", "triplets-llm", "search")
+    assert run_one(lambda trial: fail_everywhere(trial, every=40), *names) > 20
+
+
+@pytest.mark.slow
+def test_a_long_run_opens_no_files(tmp_path):
+    windows = soak.soak(steps=40, batch_size=4, every=10, folder=tmp_path / "run")
+    growth = soak.compute_growth(windows)
+    assert [window.step for window in windows] == [10, 20, 30, 40]
+    assert growth["open_files"] == growth["threads"] == 0
+    assert growth["objects"] <= soak.BOUNDS["objects"]
