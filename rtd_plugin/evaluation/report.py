@@ -17,6 +17,7 @@ from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metr
 from rtd_plugin.evaluation.metrics import hits_at
 from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
 from rtd_plugin.files import write_text
+from rtd_plugin.paths import name_projection
 
 SHOWN = 5  # images of each ranking
 QUERIES = 6  # in each section of queries
@@ -43,7 +44,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     context = {
         "heading": " ".join(filter(None, (figures["benchmark"], figures["split"]))),
         "figures": figures,
-        "projection": Path(figures["projection"]).name,
+        "projection": name_projection(figures["projection"]),
         "tables": tables,
         "plot": _plot_recall(comparison) if tables else None,
         "bars": _compare_groups(comparison, tables) if len(tables) > 1 else None,

@@ -22,7 +22,7 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
-from rtd_plugin.paths import CommandLineText, RecipePath
+from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
 from rtd_plugin.validation import describe_error
@@ -35,7 +35,7 @@ class BackboneOptions(TypedDict, total=False):
 
     Attributes:
         adapter: name of the method.
-        projection: the method's projection checkpoint.
+        projection: the method's projection checkpoint; several files by the adapter's names of them.
         model: the backbone's architecture in open_clip.
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
@@ -47,7 +47,7 @@ class BackboneOptions(TypedDict, total=False):
     """
 
     adapter: str | None
-    projection: str | Path | None
+    projection: str | Path | Mapping[str, str | Path] | None
     model: str | None
     pretrained: str | None
     checkpoint: str | Path | None
@@ -73,7 +73,7 @@ class _Sources(BaseModel):
 
     adapter: str
     backbone: Backbone
-    projection: RecipePath
+    projection: ProjectionFiles
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Models:
 
     adapter: Adapter
     backbone: Backbone
-    projection_file: Path
+    projection_file: Path | dict[str, Path]
     projection: nn.Module
     tower: TextTower
     tuned: Mapping[Path, Callable[[], TextTower]]
@@ -102,7 +102,11 @@ class Models:
         return {
             "adapter": self.adapter.name,
             "backbone": self.backbone.name,
-            "projection": str(self.projection_file),
+            "projection": (
+                {name: str(path) for name, path in self.projection_file.items()}
+                if isinstance(self.projection_file, dict)
+                else str(self.projection_file)
+            ),
             "preprocess": self.images.preprocessing,
         }
 
@@ -110,7 +114,7 @@ class Models:
 def load_models(
     *,
     adapter: str | None = None,
-    projection: str | Path | None = None,
+    projection: str | Path | Mapping[str, str | Path] | None = None,
     model: str | None = None,
     pretrained: str | None = None,
     checkpoint: str | Path | None = None,
@@ -140,7 +144,10 @@ def load_models(
     backbone = {key: CommandLineText(value) for key, value in backbone.items() if value is not None}
     values |= {"backbone": backbone} if backbone else {}
     values |= {"adapter": adapter} if adapter is not None else {}
-    values |= {"projection": CommandLineText(projection)} if projection is not None else {}
+    if isinstance(projection, Mapping):
+        values["projection"] = {name: CommandLineText(path) for name, path in projection.items()}
+    elif projection is not None:
+        values["projection"] = CommandLineText(projection)
     sources = _check_sources(values, recipe_file)
 
     method = plugins.find_adapter(sources.adapter)

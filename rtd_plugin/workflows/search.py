@@ -12,7 +12,7 @@ from rtd_plugin.evaluation.comparison import list_encoders
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
-from rtd_plugin.paths import CommandLineText
+from rtd_plugin.paths import CommandLineText, name_projection
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.search.galleries import FolderGallery
 from rtd_plugin.search.image_folder import ImageFolder
@@ -154,7 +154,7 @@ def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> Non
         "results": results,
         "folder": str(folder.data),
         "reference": make_thumbnail(open_image(reference), folder.find_name(reference) or str(reference.resolve())),
-        "projection": Path(results["projection"]).name,
+        "projection": name_projection(results["projection"]),
         "rankings": rankings,
     }
     write_text(page, render("search.html", context))
