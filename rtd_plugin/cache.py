@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rtd_plugin.files import WriteError, write_atomically, write_text
+from rtd_plugin.regular_files import open_regular, read_text
 
 INDEX = "index.json"
 CHECKED_BYTES = 2**29  # of larger entries only the sizes are checked on opening: checksums read 0.7 GB a second
@@ -110,7 +111,7 @@ def write_record(path: Path, value: Any) -> None:
 def read_record(path: Path) -> Any:
     """Return the value that `write_record` wrote, or None if the file is missing or damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
         return record["value"] if record["crc32"] == _checksum_json(record["value"]) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -123,7 +124,7 @@ def _checksum_json(value: Any) -> int:
 def _describe(path: Path) -> list[int]:
     """Return a file's size and checksum."""
     checksum = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             checksum = zlib.crc32(block, checksum)
     return [path.stat().st_size, checksum]

@@ -15,6 +15,7 @@ from torch.serialization import safe_globals
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import first_line, hash_file, read_json
+from rtd_plugin.regular_files import open_regular
 from rtd_plugin.torchscript import ForeignObjectError, read_torchscript
 
 
@@ -110,7 +111,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # about old pickle protocols, which a user cannot change
             if is_jit_archive(path):
                 return read_torchscript(path)
-            with path.open("rb") as file:  # of a path, torch would believe the suffix
+            with open_regular(path) as file:  # of a path, torch would believe the suffix
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can fail in torch's reader in any way
         refused = isinstance(error, pickle.UnpicklingError) and _has_objects(path, error)
@@ -130,7 +131,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 def _is_safetensors(path: Path) -> bool:
     """Return whether a file begins as safetensors does, with the length of a JSON object, or is one by its name."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(9)
     if start[:2] in (b"PK", b"\x80\x02"):  # a file of torch.save, whatever its name
         return False
@@ -168,5 +169,5 @@ HARMLESS: list[Any] = [
 
 def _has_objects(path: Path, error: pickle.UnpicklingError) -> bool:
     """Return whether torch refused the objects in a valid pickle; other files are not pickles at all."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return "GLOBAL" in str(error) or file.read(1) == pickle.PROTO

@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rtd_plugin.printable import make_printable
+from rtd_plugin.printable import make_message
 
 
 class RTDError(Exception):
     """Something failed: the message says what, where and what to do. Exit code 1.
 
-    As a string it is safe to print: messages quote file names, files and servers, and whatever catches the error, a
-    host's own code included, may print it.
+    As a string it is short and safe to print: messages quote file names, files and servers, and whatever catches the
+    error, a host's own code included, may print it.
     """
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return make_printable(super().__str__())
+        return make_message(super().__str__())
 
 
 class UsageError(RTDError):
@@ -37,3 +37,14 @@ def require_extra(extra: str, purpose: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise RTDError(f"{purpose} needs {error.name}: install it with `pip install 'rtd-plugin[{extra}]'`") from error
+
+
+@contextmanager
+def locate_errors(file: object) -> Iterator[None]:
+    """Put a file's name before the message of an `RTDError` that does not begin with it."""
+    try:
+        yield
+    except RTDError as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise type(error)(f"{file}: {error}") from error

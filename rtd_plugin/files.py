@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular, read_text
 
 DRAFT_MARK = ".rtd-"  # in the name of the folder that something is written in, before eight random characters
 DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in that folder
@@ -138,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RTDError: the file cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RTDError(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(content, dict):
@@ -153,7 +154,7 @@ def hash_file(path: Path) -> str:
         OSError: it cannot be read.
     """
     content = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             content.update(block)
     return content.hexdigest()

@@ -12,6 +12,7 @@ import urllib.parse
 
 KEY_VARIABLES = ("RTD_PLUGIN_API_KEY", "OPENAI_API_KEY")
 REDACTED = "[redacted]"
+LONGEST_MESSAGE = 2000  # characters of an error, a warning or a line of a log
 SHORTEST_SECRET = 6  # characters; redacting shorter ones would hide words of ordinary messages
 
 # C0 and C1 controls but tab and newline, DEL, line and paragraph separators, bidirectional embeddings, overrides and
@@ -70,6 +71,18 @@ def make_printable(text: str) -> str:
     Newlines and tabs stay. Idempotent.
     """
     return _UNSAFE.sub(_escape, redact(text))
+
+
+def make_message(text: str) -> str:
+    """Return a text as `make_printable` does, with the middle left out if it is longer than `LONGEST_MESSAGE`.
+
+    Idempotent.
+    """
+    text = make_printable(text)  # before cutting: half a secret would not be recognised
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    start, end = text[: LONGEST_MESSAGE - 500], text[-400:]
+    return f"{start} … ({len(text) - len(start) - len(end):,} characters left out) … {end}"
 
 
 def count_noun(count: int, noun: str) -> str:

@@ -25,13 +25,13 @@ from rtd_plugin.clip.tokens import pad
 from rtd_plugin.contract import ProjectionInputs, plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation import encoding
+from rtd_plugin.evaluation.benchmarks.folder import Folder
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.patching.function_replacement import find_function
 from rtd_plugin.patching.host_model import copy_text_tower
 from rtd_plugin.search.searcher import Searcher
 from rtd_plugin.testing import check_adapter
 from rtd_plugin.testing.fixtures import randomise
-from rtd_plugin.workflows.evaluate import make_benchmark
 from rtd_plugin.workflows.loading import load_models
 from rtd_plugin.workflows.patch import diagnose, patch
 
@@ -263,7 +263,7 @@ def test_evaluation_and_search_project_each_query_with_its_text(installed, backb
         ("one", [adapter.prompt.encode(condition="is red")]),
         ("two", [adapter.encode_two("is red", "has legs"), adapter.encode_two("has legs", "is red")]),
     ):
-        bench = make_benchmark("folder", pictures / folder, None, ())
+        bench = Folder(data=pictures / folder)
         retrieval = Retrieval(bench, adapter, models.images, models.projection, models.tower)
         with torch.no_grad():
             features = retrieval.rank_composed(models.tower)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
-from rtd_plugin.printable import dump_json, make_printable, read_api_key
+from rtd_plugin.printable import dump_json, make_message, make_printable, read_api_key
 from rtd_plugin.progress import Advance, ignore_progress
 
 PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
@@ -75,7 +75,7 @@ def print_failure(error: click.ClickException) -> None:
     """Print what click says of an error, with its hint at the usage."""
     shown = io.StringIO()
     error.show(shown)
-    print_text(shown.getvalue(), stderr=True)
+    print_text(make_message(shown.getvalue().rstrip()) + "\n", stderr=True)
 
 
 def show(result: Mapping[str, Any], as_json: bool, show_table: Callable[[Mapping[str, Any]], None]) -> None:
@@ -98,7 +98,7 @@ def clean_messages() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
     logging.setLogRecordFactory(_PrintableRecord)
-    warnings.formatwarning = lambda *values, **options: make_printable(format_warning(*values, **options))
+    warnings.formatwarning = lambda *values, **options: make_message(format_warning(*values, **options))
     log, handler = logging.getLogger("rtd_plugin"), _PlainLines()
     level = log.level
     log.addHandler(handler)
@@ -114,7 +114,7 @@ def clean_messages() -> Iterator[None]:
 
 class _PrintableRecord(logging.LogRecord):
     def getMessage(self) -> str:
-        return make_printable(super().getMessage())
+        return make_message(super().getMessage())
 
 
 class _PlainLines(logging.Handler):

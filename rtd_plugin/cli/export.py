@@ -6,7 +6,7 @@ import click
 
 from rtd_plugin.cli.console import announce_loading, print_lines, show
 
-LAYOUTS = ("openai", "huggingface", "rtd")  # as in clip.layouts, which imports torch
+LAYOUTS = ("openai", "huggingface", "rtd", "onnx")
 
 
 @click.command()
@@ -19,18 +19,24 @@ def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
 
     openai is the layout of OpenAI's clip and of open_clip; huggingface that of CLIPTextModelWithProjection; rtd the
     checkpoints of the authors' code. A FILE ending in .safetensors is written as such, any other with torch.save. With
-    huggingface, a FILE without an ending is a folder for from_pretrained.
+    huggingface, a FILE without an ending is a folder for from_pretrained. onnx writes two graphs that run without torch
+    into the folder FILE: the composed query and the projection.
 
     \b
     Examples:
       rtd-plugin export runs/lincir-miniature --layout huggingface text_encoder
       rtd-plugin export runs/lincir-miniature --layout openai text_encoder.pt
+      rtd-plugin export runs/lincir-miniature --layout onnx graphs
     """
     announce_loading()
     # Imports torch, which `--help` does not wait for.
     from rtd_plugin.workflows.export import export_text_encoder
+    from rtd_plugin.workflows.onnx import export_onnx
 
-    export_text_encoder(run, layout, file)
+    if layout == "onnx":
+        export_onnx(run, file)
+    else:
+        export_text_encoder(run, layout, file)
     show(
         {"file": str(file), "layout": layout},
         as_json,

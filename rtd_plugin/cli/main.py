@@ -1,6 +1,7 @@
 """The command `rtd-plugin`. Each command is a module of this package, or a plugin's, imported when it is used."""
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -70,6 +71,10 @@ class CommandLine(ExtensibleGroup):
 def _convert(error: Exception) -> click.ClickException:
     if isinstance(error, RTDError):
         return click.ClickException(str(error))
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | bytes):
+        return click.ClickException(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return click.ClickException("not enough memory: use smaller batches or files, or a machine with more of it")
     # Not foreseen: the sentence can only say where to look.
     return click.ClickException(f"unexpected {type(error).__name__}: {error} (rtd-plugin --debug … shows where)")
 

@@ -37,8 +37,8 @@ COLUMNS = click.option(
 def _parse_projection(
     context: click.Context, option: click.Parameter, values: Sequence[str]
 ) -> str | dict[str, str] | None:
-    if len(values) < 2 and ("=" not in "".join(values) or Path("".join(values)).exists()):
-        return values[0] if values else None
+    if not values or "=" not in values[-1] or Path(values[-1]).exists():
+        return values[-1] if values else None  # as with any option, the last one counts
     return _parse_pairs("--projection", "NAME=FILE, such as checkpoint=phi.pt", values)
 
 

@@ -16,6 +16,12 @@ from rtd_plugin.cli.options import FILE, model_options
 @click.argument("condition")
 @click.option("--images", type=FILE, required=True, help="The folder to search, with its subfolders.")
 @click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images lead to.")
+@click.option(
+    "--skip-unreadable/--no-skip-unreadable",
+    default=True,
+    show_default=True,
+    help="Leave out images that cannot be read, and say so.",
+)
 @model_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to show.")
 @click.option("--page", type=FILE, help="Write a page with pictures to this file.")

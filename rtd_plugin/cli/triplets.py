@@ -14,6 +14,8 @@ from rtd_plugin.cli.options import COLUMNS, FILE, JSON
 from rtd_plugin.printable import count_noun
 
 SHOWN = 20  # problems listed without --all
+NEW_FIRST = 85.0  # percent of conditions that name the new first or alone; more are worth a remark
+FEW = 100  # records, of which shares say little
 
 
 @click.group(cls=ExtensibleGroup)
@@ -29,13 +31,12 @@ def command() -> None:
 @command.command()
 @click.argument("file", type=FILE)
 @COLUMNS
+@click.option("--adapter", help="The method to train, into whose prompt conditions have to fit.")
 @click.option("--fix", type=FILE, help="Write a copy without the problems: JSON lines.")
 @click.option("--all", "show_all", is_flag=True, help=f"List every problem, not only the first {SHOWN}.")
 @JSON
 @click.pass_context
-def check(
-    context: click.Context, file: Path, columns: dict[str, str], fix: Path | None, show_all: bool, as_json: bool
-) -> None:
+def check(context: click.Context, file: Path, fix: Path | None, show_all: bool, as_json: bool, **options: Any) -> None:
     """List what is wrong with the triplets of FILE: JSON in any shape of the source `json`, CSV or Parquet.
 
     The exit code is 1 if there is a problem. In the copy that --fix writes, placeholder characters are removed from the
@@ -50,10 +51,10 @@ def check(
 
     result = check_triplets(
         file,
-        columns=columns,
         fix=fix,
         max_listed=None if show_all or as_json else SHOWN,
         progress=partial(progress, shown=not as_json),
+        **options,
     )
     show(result, as_json, _show)
     if result["sound"] < result["records"] or not result["records"]:
@@ -75,6 +76,11 @@ def _show(result: Mapping[str, Any]) -> None:
     share = result["non_english_percent"]
     table.add_row("not English", "unknown" if share is None else f"{share} %")
     out().print(table)
+    orders = result["order_percent"]
+    shares = ", ".join(f"{order} {share} %" for order, share in orders.items() if share)
+    print_lines(f"What conditions name, of what changes: {shares or 'nothing'}.")
+    if orders["new first"] + orders["new alone"] > NEW_FIRST and result["records"] > FEW:
+        print_lines("Few name the old first: an encoder may learn to take what comes first.")
     if fixed := result.get("fixed"):
         print_lines(
             f"Wrote {count_noun(fixed['written'], 'triplet')} to {fixed['file']}: {fixed['repaired']:,} repaired, "

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from rtd_plugin.clip.layouts import check_finite
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.weight_files import FILE_NAME
-from rtd_plugin.errors import RTDError
+from rtd_plugin.clip.weight_files import find_weights
+from rtd_plugin.errors import RTDError, locate_errors
 from rtd_plugin.files import write_atomically
 
 FORMAT = 1
@@ -58,10 +58,8 @@ def save_text_encoder(path: Path, tower: TextTower, info: TextEncoderInfo) -> No
         RTDError: a weight is not finite, or the file cannot be written.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in tower.state_dict().items()}
-    try:
+    with locate_errors(f"{path}: not written"):
         check_finite(weights)
-    except RTDError as error:
-        raise RTDError(f"{path}: not written: {error}") from error
     metadata = {name: json.dumps(value) for name, value in info.model_dump().items()}
     with write_atomically(path) as draft:
         save_file(weights, draft, metadata=metadata)
@@ -79,22 +77,6 @@ def _sort_metadata(path: Path) -> None:
             raise RuntimeError(f"a safetensors header of {length} bytes grew to {len(content)}")
         file.seek(8)
         file.write(content.ljust(length))  # the format pads with spaces
-
-
-def find_text_encoder(run_or_file: str | Path) -> Path:
-    """Return the text encoder's file, given that file or its run folder.
-
-    Raises:
-        RTDError: the file is missing.
-    """
-    path = Path(run_or_file)
-    if path.is_dir():
-        if not (path / FILE_NAME).is_file():
-            raise RTDError(f"{path}: no {FILE_NAME} in this folder: not a run, or one that has not finished")
-        return path / FILE_NAME
-    if not path.is_file():
-        raise RTDError(f"{path}: no such file or folder")
-    return path
 
 
 def read_info(path: Path) -> TextEncoderInfo:
@@ -140,11 +122,8 @@ def load_text_encoder(
         >>> tower.encode(tokens, pseudo_tokens).shape  # doctest: +SKIP
         torch.Size([8, 768])
     """
-    path = find_text_encoder(run_or_file)
+    path = find_weights(Path(run_or_file))
     info = read_info(path)
-    weights = load_file(path)
-    try:
-        tower = TextTower.from_state_dict(weights, activation=info.activation, heads=info.heads)
-    except RTDError as error:
-        raise RTDError(f"{path}: {error}") from error
+    with locate_errors(path):
+        tower = TextTower.from_state_dict(load_file(path), activation=info.activation, heads=info.heads)
     return tower.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 from pydantic import ConfigDict
@@ -17,8 +17,8 @@ from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, select
 from rtd_plugin.clip.openclip_files import list_architectures, read_architecture
 from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.weight_files import find_weights, name_choice
-from rtd_plugin.errors import RTDError
+from rtd_plugin.clip.weight_files import find_weights, warn_of_choice
+from rtd_plugin.errors import RTDError, locate_errors
 from rtd_plugin.files import read_json
 from rtd_plugin.paths import ModelName, RecipePath
 
@@ -118,21 +118,17 @@ class Backbone:
                 tower, or those of another architecture than `model`.
         """
         source = self._find_weights()
-        config, state = self._find_config(source), read_checkpoint(source)
-        try:
-            name_choice(source, state)
-        except RTDError as error:
-            raise RTDError(f"{source}: {error}") from error
-        settings = _find_text_settings(config, self._find_tag(), state, source)
-        try:
+        config, checkpoint = self._find_config(source), read_checkpoint(source)
+        with locate_errors(source):
+            warn_of_choice(source, checkpoint)
+            state = select_clip(checkpoint)
+            activation, heads = _find_text_settings(config, self._find_tag(), state, source)
             if config is not None:
-                _check_sizes(read_sizes(state), settings, config, self.name)
-            tower = TextTower.from_state_dict(state, activation=settings.activation, heads=settings.heads).float()
-        except RTDError as error:
-            raise RTDError(f"{source}: {error}") from error
-        vocabulary = len(tower.token_embedding.weight)
-        if vocabulary <= END:
-            raise RTDError(f"{source}: {vocabulary} token embeddings, but CLIP's tokenizer has {END + 1} tokens")
+                _check_sizes(read_sizes(state), heads, config, self.name)
+            tower = TextTower.from_state_dict(state, activation=activation, heads=heads).float()
+            vocabulary = len(tower.token_embedding.weight)
+            if vocabulary <= END:
+                raise RTDError(f"{vocabulary} token embeddings, but CLIP's tokenizer has {END + 1} tokens")
         return tower
 
     def load_image_encoder(self) -> ImageEncoder:
@@ -142,23 +138,23 @@ class Backbone:
             RTDError: as `load_text_tower`, or the checkpoint lacks an image tower.
         """
         source = self._find_weights()
-        config, state = self._find_config(source), select_clip(read_checkpoint(source))
-        weights = convert_image_weights(state)
-        if config is None or "vision_cfg" not in config or not weights:
-            raise RTDError(
-                f"{source}: image features need an open_clip architecture (backbone.model) and an image tower in "
-                "OpenAI's, open_clip's or Hugging Face's layout"
-            )
-        settings = _find_text_settings(config, self._find_tag(), state, source)
-        visual = _build_image_tower(config, settings.activation == "quick_gelu", source)
-        try:
+        config, checkpoint = self._find_config(source), read_checkpoint(source)
+        with locate_errors(source):
+            state = select_clip(checkpoint)
+            weights = convert_image_weights(state)
+            if config is None or "vision_cfg" not in config or not weights:
+                raise RTDError(
+                    "image features need an open_clip architecture (backbone.model) and an image tower in "
+                    "OpenAI's, open_clip's or Hugging Face's layout"
+                )
+            activation, _ = _find_text_settings(config, self._find_tag(), state, source)
+            visual = _build_image_tower(config, activation == "quick_gelu")
             check_finite(weights)
-            visual.load_state_dict(weights)
-        except RTDError as error:
-            raise RTDError(f"{source}: {error}") from error
-        except RuntimeError as error:
-            problem = str(error).strip().split("\n")[1 if "\n" in str(error) else 0].strip()
-            raise RTDError(f"{source}: not the image tower of {self.name}: {problem}") from error
+            try:
+                visual.load_state_dict(weights)
+            except RuntimeError as error:
+                problem = str(error).strip().split("\n")[1 if "\n" in str(error) else 0].strip()
+                raise RTDError(f"not the image tower of {self.name}: {problem}") from error
         from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
         preprocessing = merge_preprocess_dict(PreprocessCfg(), self._find_tag() or {})
@@ -192,8 +188,6 @@ class Backbone:
     def _find_weights(self) -> Path:
         """Return the file of the weights, which may have to be downloaded."""
         if self.checkpoint is not None:
-            if not split_key(self.checkpoint)[0].exists():
-                raise RTDError(f"{self.checkpoint}: no such file or folder (backbone.checkpoint)")
             return find_weights(self.checkpoint)
         tag = self._find_tag()
         if tag is None or self.model is None:
@@ -213,13 +207,6 @@ class Backbone:
             ) from error
 
 
-class _TextSettings(NamedTuple):
-    """Settings of a text tower that its weights do not tell; heads None for one per 64 channels."""
-
-    activation: str
-    heads: int | None
-
-
 def _find_architecture(model: str) -> str:
     """Return open_clip's name of an architecture, which may be given in OpenAI's spelling, `ViT-L/14`."""
     name = model if model.endswith(".json") else model.replace("/", "-")
@@ -229,7 +216,7 @@ def _find_architecture(model: str) -> str:
     return name
 
 
-def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool, source: Path) -> nn.Module:
+def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool) -> nn.Module:
     vision = dict(config["vision_cfg"])
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False  # keeps timm from downloading weights that are replaced below
@@ -239,26 +226,31 @@ def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool, source: Path
     try:
         return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=quick_gelu).visual
     except (TypeError, RuntimeError) as error:
-        raise RTDError(f"{source}: open_clip cannot build the configured model ({error})") from error
+        raise RTDError(f"open_clip cannot build the configured model ({error})") from error
 
 
 def _find_text_settings(
     config: Mapping[str, Any] | None, tag: Mapping[str, Any] | None, state: Mapping[str, Any], source: Path
-) -> _TextSettings:
+) -> tuple[str, int | None]:
+    """Return activation and heads of a text tower, which its weights do not tell; heads None for one per 64 channels.
+
+    Raises:
+        RTDError: they are not known, or the text tower is not CLIP's.
+    """
     if text := find_text_config(source, state):
-        return _TextSettings(text.activation, text.heads)
+        return text.activation, text.heads
     # Only OpenAI publishes TorchScript archives, and state dicts with the resolution; all have this activation.
     by_openai = "input_resolution" in state or is_jit_archive(split_key(source)[0])
     if config is None:
         if by_openai:
-            return _TextSettings("quick_gelu", None)
+            return "quick_gelu", None
         raise RTDError(
-            f"{source}: the weights alone do not tell their activation and heads: set backbone.model to the open_clip "
+            "the weights alone do not tell their activation and heads: set backbone.model to the open_clip "
             "architecture (and backbone.pretrained to the tag they were published under, if any)"
         )
     _check_text_tower(config, source)
     quick_gelu = by_openai or config.get("quick_gelu", False) or (tag or {}).get("quick_gelu", False)
-    return _TextSettings("quick_gelu" if quick_gelu else "gelu", _heads(config))
+    return "quick_gelu" if quick_gelu else "gelu", _heads(config)
 
 
 def _heads(config: Mapping[str, Any]) -> int:
@@ -275,15 +267,15 @@ def _check_text_tower(config: Mapping[str, Any], name: str | Path) -> None:
         )
 
 
-def _check_sizes(sizes: TowerSizes | None, settings: _TextSettings, config: Mapping[str, Any], name: str) -> None:
+def _check_sizes(sizes: TowerSizes | None, heads: int | None, config: Mapping[str, Any], name: str) -> None:
     """Refuse weights of another architecture than the configured one: with wrong heads they would load silently."""
     text = config["text_cfg"]
     expected = TowerSizes(text.get("layers", 12), text.get("width", 512), config["embed_dim"])  # open_clip's defaults
     advice = "set backbone.model to the architecture of the checkpoint"
     if sizes is not None and sizes != expected:
         raise RTDError(f"{sizes}; {name} has {expected}: {advice}")
-    if settings.heads not in (None, _heads(config)):
-        raise RTDError(f"{settings.heads} attention heads; {name} has {_heads(config)}: {advice}")
+    if heads not in (None, _heads(config)):
+        raise RTDError(f"{heads} attention heads; {name} has {_heads(config)}: {advice}")
 
 
 def _read_openclip_config(file: Path) -> dict[str, Any]:

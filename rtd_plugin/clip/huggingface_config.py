@@ -80,9 +80,7 @@ def find_text_config(file: Path, state: Mapping[str, Any]) -> TextConfig | None:
         return None
     text, sizes = read_text_config(config), read_sizes(state)
     if sizes is not None and (sizes.layers, sizes.width) != (text.layers, text.width):
-        raise RTDError(
-            f"{file}: {sizes.layers} layers of width {sizes.width}; {config} has {text.layers} of {text.width}"
-        )
+        raise RTDError(f"{sizes.layers} layers of width {sizes.width}; {config} has {text.layers} of {text.width}")
     return text
 
 

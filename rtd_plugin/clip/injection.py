@@ -42,7 +42,7 @@ def check_pseudo_tokens(pseudo_tokens: Tensor, texts: int, width: int) -> Tensor
         RTDError: they have another shape.
     """
     fits = pseudo_tokens.ndim == 2 or (pseudo_tokens.ndim == 3 and pseudo_tokens.shape[1] > 0)
-    if not fits or (len(pseudo_tokens), pseudo_tokens.shape[-1]) != (texts, width):
+    if not fits or (pseudo_tokens.shape[0], pseudo_tokens.shape[-1]) != (texts, width):
         raise RTDError(
             f"pseudo tokens have shape {tuple(pseudo_tokens.shape)}, but {texts} texts at width {width} "
             f"need ({texts}, {width}) or ({texts}, n, {width})"
@@ -68,23 +68,21 @@ def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor)
     n = pseudo_tokens.shape[1]
     if n == 1:
         return torch.where(placeholders.unsqueeze(-1), pseudo_tokens, x), ends
-    counts = placeholders.sum(dim=1)  # (B,)
-    has_placeholder = counts > 0
-    if (counts == n * has_placeholder).all():
-        # The k-th placeholder of a row takes the row's k-th pseudo token.
-        order = (placeholders.cumsum(dim=1) - 1).clamp(min=0)  # (B, L)
-        replacements = pseudo_tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        return torch.where(placeholders.unsqueeze(-1), replacements, x), ends
-    if (counts == has_placeholder).all():
-        at = placeholders.int().argmax(dim=1).where(has_placeholder, x.shape[1]).unsqueeze(1)  # (B, 1), L for none
-        positions = torch.arange(x.shape[1] + n - 1, device=x.device).unsqueeze(0)  # (1, L + n - 1)
-        source = torch.where(positions < at + n, positions.minimum(at), positions - (n - 1))  # (B, L + n - 1)
-        source = source.clamp(max=x.shape[1] - 1)
-        x = x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        inside = (positions >= at) & (positions < at + n)
-        order = (positions - at).clamp(0, n - 1)
-        replacements = pseudo_tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        return torch.where(inside.unsqueeze(-1), replacements, x), ends + (n - 1) * has_placeholder
-    raise RTDError(
-        f"{n} pseudo tokens a text need 1 or {n} placeholders in each text, found {sorted(set(counts.tolist()))}"
-    )
+    counts = placeholders.sum(dim=1, keepdim=True)  # (B, 1)
+    moved = (counts == 1) * (n - 1)  # (B, 1): how far right of its single placeholder a text moves
+    length = x.shape[1] + n - 1
+    if not torch.compiler.is_compiling():  # an exported graph cannot depend on data: it has the longer length
+        has_placeholder = counts > 0
+        if not ((counts == has_placeholder).all() or (counts == n * has_placeholder).all()):
+            found = sorted(set(counts.flatten().tolist()))
+            raise RTDError(f"{n} pseudo tokens a text need 1 or {n} placeholders in each text, found {found}")
+        length = x.shape[1] + (n - 1) * bool((counts == 1).any())
+    at = placeholders.int().argmax(dim=1, keepdim=True)  # (B, 1): the first placeholder, 0 for none
+    positions = torch.arange(length, device=x.device).unsqueeze(0)  # (1, length)
+    source = torch.where(positions < at, positions, (positions - moved).maximum(at)).clamp(max=x.shape[1] - 1)
+    placeholders = placeholders.gather(1, source)  # a single one is there n times
+    # The k-th placeholder of a row takes the row's k-th pseudo token.
+    order = (placeholders.cumsum(dim=1) - 1).clamp(0, n - 1)  # (B, length)
+    replacements = pseudo_tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+    x = x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+    return torch.where(placeholders.unsqueeze(-1), replacements, x), ends + moved.squeeze(1)

@@ -127,7 +127,7 @@ class TextTower(nn.Module):
     @property
     def context_length(self) -> int:
         """Longest sequence, start and end token included."""
-        return len(self.positional_embedding)
+        return self.positional_embedding.shape[0]
 
     @property
     def features(self) -> int:
@@ -178,7 +178,7 @@ class TextTower(nn.Module):
         if pseudo_tokens is not None and subjects is not None:
             pseudo_tokens = pseudo_tokens[subjects]
         x, ends = self._transform(tokens, pseudo_tokens, placeholder, cut=True)
-        x = x[torch.arange(len(x), device=x.device), ends]  # (B, W)
+        x = x[torch.arange(x.shape[0], device=x.device), ends]  # (B, W)
         return self.ln_final(x) @ self.text_projection
 
     forward = encode
@@ -197,7 +197,7 @@ class TextTower(nn.Module):
         """
         x, ends = self._transform(tokens, pseudo_tokens, placeholder, cut=False)
         x = self.ln_final(x)  # (B, L, W)
-        return x[torch.arange(len(x), device=x.device), ends] @ self.text_projection, x
+        return x[torch.arange(x.shape[0], device=x.device), ends] @ self.text_projection, x
 
     def _transform(
         self, tokens: Tensor, pseudo_tokens: Tensor | None, placeholder: int | Tensor, cut: bool
@@ -207,12 +207,12 @@ class TextTower(nn.Module):
             raise RTDError(f"tokens have shape {tuple(tokens.shape)}, but a batch of texts needs (B, L)")
         ends = tokens.argmax(dim=1)  # (B,)
         length = tokens.shape[1]
-        if cut and len(tokens) and not torch.compiler.is_compiling():  # an exported graph cannot depend on data
+        if cut and not torch.compiler.is_compiling() and len(tokens):  # an exported graph cannot depend on data
             length = int(ends.max()) + 1
         x = self.token_embedding(tokens[:, :length])  # (B, L, W)
         if pseudo_tokens is not None:
             placeholders = find_placeholders(tokens, placeholder, ends)[:, :length]
-            pseudo_tokens = check_pseudo_tokens(pseudo_tokens, len(x), self.width)
+            pseudo_tokens = check_pseudo_tokens(pseudo_tokens, x.shape[0], self.width)
             x, ends = inject(x, placeholders, pseudo_tokens.to(x.dtype), ends)
         if x.shape[1] > self.context_length:
             raise RTDError(f"a text needs {x.shape[1]} positions, but the text tower has {self.context_length}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, name_choice
-from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, warn_of_choice
+from rtd_plugin.errors import RTDError, UsageError, locate_errors
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tower import TextTower
@@ -77,16 +77,12 @@ def read_weights(path: Path) -> TunedWeights:
     from rtd_plugin.clip.tower import TextTower
 
     file, key = split_key(find_weights(path))
-    if not file.exists():
-        raise RTDError(f"{path}: no such file or folder")
     weights = TunedWeights(str(file.resolve()), hash_checkpoint(file), key=key)
-    try:
+    with locate_errors(file):
         state = weights.read()
-        name_choice(file, state)
+        warn_of_choice(file, state)
         weights = replace(weights, **_read_recorded(file, state))
         TextTower.from_state_dict(state, activation=weights.activation, heads=weights.heads)
-    except RTDError as error:
-        raise RTDError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from error
     return weights
 
 

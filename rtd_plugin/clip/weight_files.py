@@ -18,16 +18,20 @@ NAMES = (
 
 
 def find_weights(path: Path) -> Path:
-    """Return the file of the weights in a folder, or the index of several files; what is not a folder as it is.
+    """Return the file of the weights in a folder, or the index of several files; a file, or `FILE#KEY`, as it is.
 
     Args:
         path: a run's folder, or one in Hugging Face's or open_clip's format, where a variant may be in the names
             (`model.fp16.safetensors`).
 
     Raises:
-        RTDError: the folder has no weights, or an adapter's alone.
+        RTDError: the file is missing, or the folder has no weights, or an adapter's alone.
     """
+    from rtd_plugin.checkpoint_files import split_key  # imports torch
+
     if not path.is_dir():
+        if not split_key(path)[0].is_file():
+            raise RTDError(f"{path}: no such file or folder")
         return path
     for name in NAMES:
         stem, _, suffix = name.rpartition(".")
@@ -39,13 +43,13 @@ def find_weights(path: Path) -> Path:
     raise RTDError(f"{path}: no finished run and no weights in this folder: expected one of {', '.join(NAMES)}")
 
 
-def name_choice(path: Path, state: Mapping[str, Any]) -> None:
+def warn_of_choice(path: Path, state: Mapping[str, Any]) -> None:
     """Say which text encoder is read from a file with several, such as weights and their averages (EMA).
 
     Raises:
         RTDError: it has none.
     """
-    from rtd_plugin.clip.layouts import find_towers
+    from rtd_plugin.clip.layouts import find_towers  # imports torch
 
     keys = [prefix.rstrip(".") or "the top level" for prefix in find_towers(state)]
     if len(keys) > 1:

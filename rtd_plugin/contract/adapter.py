@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import KnownFault, Shim
-from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.errors import RTDError, UsageError, locate_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -176,12 +176,8 @@ def build_trained(
     from rtd_plugin.clip.layouts import check_finite
 
     mismatch = f"{source}: not a projection of {adapter.name}"
-    try:
+    with locate_errors(source):
         state = adapter.projection_state(checkpoint)
-        if isinstance(state, Mapping):
-            check_finite({key: value for key, value in state.items() if isinstance(value, Tensor)})
-    except RTDError as error:
-        raise RTDError(f"{source}: {error}") from error
     if not isinstance(state, Mapping):
         raise RTDError(f"{mismatch}: its weights are a {type(state).__name__}, not a state dict")
     for key, value in state.items():
@@ -199,5 +195,7 @@ def build_trained(
                 f"{source}: {key} has shape {tuple(state[key].shape)}, but a backbone with features of size {features} "
                 f"and token embeddings of width {token_width} needs {tuple(weight.shape)}: was it trained for another?"
             )
+    with locate_errors(source):
+        check_finite(state)
     projection.load_state_dict(state)
     return projection.float().eval().requires_grad_(False)

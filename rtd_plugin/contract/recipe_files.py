@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import read_text
 
 BACKBONES_FILE = "backbones.json"  # {"vit-l-14": {"model": "ViT-L-14", "pretrained": "openai"}, …}
 
@@ -50,7 +51,7 @@ def list_recipe_files(folder: Path) -> Iterator[RecipeFile]:
 def _read_backbones(path: Path) -> dict[str, dict[str, str]]:
     # Checked without pydantic, which takes longer to import than recipes take to list.
     try:
-        backbones = json.loads(path.read_text(encoding="utf-8"))
+        backbones = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RTDError(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(backbones, dict):

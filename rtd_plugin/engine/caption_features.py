@@ -9,8 +9,6 @@ same to the last bit, a batch's captions are computed all together or not at all
 of the file's name.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -21,11 +19,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 from torch import Tensor
 
-from rtd_plugin.cache import cache_folder
-from rtd_plugin.errors import RTDError
+from rtd_plugin.cache import cache_folder, hash_key, lock
 from rtd_plugin.files import write_atomically
 from rtd_plugin.training.frozen import DTYPES
 from rtd_plugin.training.run import Run
@@ -46,24 +42,20 @@ class CaptionFeatures:
         dtype: of the features.
 
     Raises:
-        RTDError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, captions: int, features: int, dtype: torch.dtype):
         self.path, self._features, self._dtype = path, features, dtype
         self._size = CHECKSUM + features * dtype.itemsize  # of a row
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.parent / ".lock"):
-                if not path.exists():
-                    rows = min(captions, _free_space(path.parent) // self._size)
-                    with write_atomically(path) as draft, draft.open("wb") as file:
-                        file.truncate(rows * self._size)
-                os.utime(path)
-            self._file = os.open(path, os.O_RDWR)
-            weakref.finalize(self, os.close, self._file)
-        except OSError as error:
-            raise RTDError(f"{path.parent}: cannot be written ({error.strerror}): set RTD_PLUGIN_CACHE") from error
+        with lock(path.parent / ".lock"):
+            if not path.exists():
+                rows = min(captions, _free_space(path.parent) // self._size)
+                with write_atomically(path) as draft, draft.open("wb") as file:
+                    file.truncate(rows * self._size)
+            os.utime(path)
+        self._file = os.open(path, os.O_RDWR)
+        weakref.finalize(self, os.close, self._file)
         self.rows = path.stat().st_size // self._size
         self._writes = True
 
@@ -116,10 +108,9 @@ def open_caption_features(run: Run, accelerator: Accelerator) -> CaptionFeatures
     recipe, dtype = run.recipe, DTYPES[run.recipe.precision]
     batches = [recipe.seed, recipe.shuffle, recipe.batch_size, accelerator.num_processes]
     device = [torch.__version__, accelerator.device.type, torch.get_num_threads(), str(dtype), run.base_digest]
-    name = hashlib.sha256(json.dumps([FORMAT, run.triplets.key, *batches, *device]).encode()).hexdigest()[:32]
-    return CaptionFeatures(
-        cache_folder() / "frozen" / f"{name}.features", run.triplets.texts, run.tower.features, dtype
-    )
+    name = hash_key([FORMAT, run.triplets.key, *batches, *device])
+    path = cache_folder() / "frozen" / f"{name}.features"
+    return CaptionFeatures(path, run.triplets.texts, run.tower.features, dtype)
 
 
 def _checksum(values: bytes) -> bytes:

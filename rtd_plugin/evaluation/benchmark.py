@@ -47,6 +47,8 @@ class Benchmark(BaseModel, ABC):
         averages_groups: whether metrics over all queries are the means of the groups' metrics, for example if groups
             are categories with separate galleries.
         recall_at, subset_recall_at, map_at: the depths k of the metrics that are reported.
+        skip_unreadable: whether images that are missing or cannot be read are left out, with the queries that need
+            them, and said; otherwise they are an error.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -58,6 +60,8 @@ class Benchmark(BaseModel, ABC):
     recall_at: ClassVar[tuple[int, ...]] = (1, 5, 10)
     subset_recall_at: ClassVar[tuple[int, ...]] = ()
     map_at: ClassVar[tuple[int, ...]] = ()
+
+    skip_unreadable: bool = False
 
     @abstractmethod
     def queries(self) -> Sequence[Query]:
@@ -85,6 +89,14 @@ class Benchmark(BaseModel, ABC):
     def remarks(self) -> Sequence[str]:
         """Return what readers of the results must know, such as that this is not the whole published split."""
         return ()
+
+    def title(self) -> str:
+        """Return a heading for the results."""
+        return self.name
+
+    def source(self) -> str:
+        """Return where the files come from, for messages about missing ones."""
+        return self.home
 
     def submissions(self, rankings: Sequence["RankedNames"]) -> Mapping[str, Any]:
         """Return files for the server that knows the targets: the JSON content of each, by file name.

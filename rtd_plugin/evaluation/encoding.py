@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tokens import find_room, pad
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
+from rtd_plugin.errors import RTDError
 
 BATCH = 256  # texts or references at a time
 BATCH_WITH_PATCHES = 64  # references with their patch tokens, half a megabyte each, at a time
@@ -16,6 +17,16 @@ BATCH_WITH_PATCHES = 64  # references with their patch tokens, half a megabyte e
 
 Project = Callable[[Sequence[list[int]]], Tensor]
 """Gives the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end."""
+
+
+def check_text(text: str) -> None:
+    """Check that a text can be encoded.
+
+    Raises:
+        RTDError: it has half a surrogate pair, or bytes of the command line that are not UTF-8.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RTDError(f"the text {text!r} has half a surrogate pair, or bytes that are not UTF-8")
 
 
 def compose(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rtd_plugin.cache import lock
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import WriteError, write_atomically
+from rtd_plugin.regular_files import check_regular
 
 SHARD = 512  # vectors in a file
 FORMAT = 1
@@ -173,6 +174,7 @@ class FeatureCache:
         if path in self._shards or not path.exists():
             return
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 self._add(path, [row.tobytes() for row in file.get_tensor("keys").numpy()], None)
         except (SafetensorError, OSError):

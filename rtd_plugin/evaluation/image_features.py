@@ -2,9 +2,8 @@
 
 import re
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -41,7 +40,7 @@ class UnreadableImages(RTDError):
         problem = f"the image {name} cannot be read ({reason})"
         if count > 1:
             problem = f"{count} images cannot be read: {name_images(reasons)} ({name}: {reason})"
-        source = f"; they are from {benchmark.home}" if benchmark.home else ""
+        source = f"; they are from {benchmark.source()}" if benchmark.home else ""
         super().__init__(f"{benchmark.name}: {problem}{source}")
 
 
@@ -68,26 +67,12 @@ def pad_to_ratio(image: Image.Image) -> Image.Image:
     return ImageOps.expand(image, (across, down, across, down), fill=0)
 
 
-def select_preprocessing(encoder: ImageEncoder, preprocessing: Preprocessing) -> ImageEncoder:
-    """Return an encoder that prepares images as CLIP does ("clip"), or pads long ones first ("targetpad").
-
-    Raises:
-        UsageError: there is no such preprocessing.
-    """
-    if preprocessing not in get_args(Preprocessing):
-        raise UsageError(f"preprocess: {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
-    if preprocessing == "clip":
-        return encoder
-    clip = encoder.preprocess
-    return replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image)))
-
-
 class ImageFeatures:
     """Computes features of images, unless they are in the cache.
 
     Args:
         encoder: CLIP's image tower.
-        preprocessing: how images are prepared for it.
+        preprocessing: how images are prepared for it: as CLIP does ("clip"), or long ones padded first ("targetpad").
         device: where it computes.
         folder: where features are kept; None to keep none.
         workers: threads that read images.
@@ -104,10 +89,14 @@ class ImageFeatures:
         folder: Path | None = None,
         workers: int = 4,
     ):
+        if preprocessing not in get_args(Preprocessing):
+            raise UsageError(f"preprocess: {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of them
-        self._encoder = select_preprocessing(encoder, preprocessing)
+        clip = encoder.preprocess
+        is_padded = preprocessing == "targetpad"
+        self._encoder = replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image))) if is_padded else encoder
         self._workers = workers
         self._cache = FeatureCache(None)
         if folder is not None:
@@ -143,14 +132,33 @@ class ImageFeatures:
             return vectors
 
         try:
-            # Pillow warns of images that `open_image` refuses. Filters are not thread-safe: set it around the threads.
+            # Pillow warns of images that `open_image` refuses, and of broken metadata. Filters are not thread-safe: set
+            # it around the threads.
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.filterwarnings("ignore", module=r"PIL\.")
                 return cache.fetch(keys, compute)
         except RTDError:
             if broken:
-                raise UnreadableImages(benchmark, _describe(broken)) from next(iter(broken.values()))
+                in_order = {name: broken[name] for name in names if name in broken}
+                raise UnreadableImages(benchmark, _describe(in_order)) from next(iter(in_order.values()))
             raise
+
+    def encode_readable(
+        self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress
+    ) -> tuple[Tensor, dict[str, str]]:
+        """Return the features of the images that can be read, and what is wrong with the others, by name.
+
+        Raises:
+            UnreadableImages: the benchmark does not skip unreadable images, or there are no others.
+        """
+        unreadable: dict[str, str] = {}
+        while True:  # missing images are found first, then broken ones
+            try:
+                return self.encode(benchmark, [name for name in names if name not in unreadable], advance), unreadable
+            except UnreadableImages as error:
+                unreadable |= error.reasons
+                if not benchmark.skip_unreadable or len(unreadable) == len(set(names)):
+                    raise
 
     @torch.no_grad()
     def encode_patches(self, benchmark: Benchmark, names: Sequence[str]) -> Tensor:
@@ -180,26 +188,19 @@ class ImageFeatures:
     ) -> Iterator[tuple[Sequence[int], Mapping[int, Tensor]]]:
         """Yield batches of indices, each with the images that could be read, while the next batch is being read."""
 
-        def read(index: int) -> Tensor:
-            return self._encoder.preprocess(benchmark.image(names[index]))
+        def read(index: int) -> Tensor | None:
+            try:
+                return self._encoder.preprocess(benchmark.image(names[index]))
+            except Exception as error:  # Pillow and benchmarks of other packages may raise anything
+                broken[names[index]] = error
+                return None
 
-        def collect(batch: Mapping[int, Future[Tensor]]) -> tuple[Sequence[int], Mapping[int, Tensor]]:
-            images = {}
-            for index, future in batch.items():
-                try:
-                    images[index] = future.result()
-                except Exception as error:  # Pillow and benchmarks of other packages may raise anything
-                    broken[names[index]] = error
-            return list(batch), images
-
+        batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
         with ThreadPoolExecutor(self._workers) as pool:
-            ahead: deque[Mapping[int, Future[Tensor]]] = deque()
-            for start in range(0, len(indices), BATCH):
-                ahead.append({index: pool.submit(read, index) for index in indices[start : start + BATCH]})
-                if len(ahead) > 1:
-                    yield collect(ahead.popleft())
-            while ahead:
-                yield collect(ahead.popleft())
+            ahead = pool.map(read, batches[0])
+            for batch, following in zip(batches, (*batches[1:], ()), strict=True):
+                images, ahead = ahead, pool.map(read, following)
+                yield batch, {index: image for index, image in zip(batch, images, strict=True) if image is not None}
 
 
 def _read_stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]:

@@ -1,13 +1,12 @@
 """Opening untrusted image files: regular files, in a closed list of formats, of a bounded size."""
 
-import os
-import stat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular
 
 # Pillow decodes these in this process; for EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -24,15 +23,13 @@ def open_image(path: Path) -> Image.Image:
     than `MAX_PIXELS` pixels, or with sides of a ratio above `MAX_RATIO`, is refused before any pixel is decoded.
 
     Returns:
-        The image in the mode in which it is stored.
+        The image in the mode in which it is stored; 16-bit greys, which Pillow would cut off at 255, in 8 bits.
 
     Raises:
         RTDError: the file is missing, not regular, of another format, broken, or too large.
     """
     try:
-        _require_regular(path, path.stat().st_mode)
-        with _open_without_waiting(path) as file:
-            _require_regular(path, os.fstat(file.fileno()).st_mode)  # the path may name another file by now
+        with open_regular(path) as file:
             return _decode(path, file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RTDError(f"{path}: more than {MAX_PIXELS:,} pixels: save a smaller copy") from error
@@ -71,15 +68,27 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     with opened as image:
         check_size(path, image.size)
         image.load()
+        return _reduce_depth(path, image)
+
+
+def _reduce_depth(path: Path, image: Image.Image) -> Image.Image:
+    """Return an image in a mode that Pillow converts to RGB without loss of its greys."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # from 0 to 65535
+        return image.convert("I").point(lambda grey: grey * (1 / 257)).convert("L")
+    if image.mode in ("I", "F", "La"):
+        raise RTDError(
+            f"{path}: pixels in Pillow's mode {image.mode}, of no known range: save it with 8 bits a channel"
+        )
+    return image
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF orientation says; the same object if it need not be, or has broken EXIF data.
+
+    Benchmarks do not turn images, like the hosts.
+    """
+    try:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        return ImageOps.exif_transpose(image) if is_turned else image
+    except Exception:  # Pillow fails in many ways on broken EXIF data
         return image
-
-
-def _open_without_waiting(path: Path) -> BinaryIO:
-    """Open a file without blocking if a named pipe has replaced it."""
-    return cast(BinaryIO, open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
-
-
-def _require_regular(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        file_type = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise RTDError(f"{path}: {file_type}, not a picture's file: replace it by the picture or take it out")

@@ -14,8 +14,7 @@ from PIL import Image
 from rtd_plugin.evaluation.charts import draw_recall_plot
 from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
-from rtd_plugin.evaluation.metrics import hits_at
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, hits_at
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import name_projection
 
@@ -33,7 +32,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
         path: the file.
         comparison: the results.
         figures: `comparison.to_dict()` and what else the page shows: `adapter`, `backbone`, `projection`,
-            `preprocess`, `remarks`.
+            `preprocess`, `date`, `remarks`.
         seed: chooses the queries that are shown.
 
     Raises:
@@ -42,7 +41,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     tables = tabulate_comparison(figures)
     selection, sections = _select_queries(comparison, random.Random(seed))
     context = {
-        "heading": " ".join(filter(None, (figures["benchmark"], figures["split"]))),
+        "heading": " ".join(filter(None, (figures["title"], figures["split"]))),
         "figures": figures,
         "projection": name_projection(figures["projection"]),
         "tables": tables,
@@ -62,7 +61,8 @@ def render(template: str, context: Mapping[str, Any], package: str = "rtd_plugin
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template(template).render(**context, version=version("rtd-plugin"))
+    page = environment.get_template(template).render(**context, version=version("rtd-plugin"))
+    return page.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
 
 
 def make_thumbnail(image: Image.Image, name: str) -> dict[str, str]:

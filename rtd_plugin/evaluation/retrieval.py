@@ -1,8 +1,9 @@
 """Retrieval on a benchmark: images are encoded once, and then ranked for any number of text encoders."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -14,15 +15,16 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
-from rtd_plugin.evaluation.encoding import compose, encode_texts, make_project
-from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.evaluation.metrics import average_precision_at, hits_at
-from rtd_plugin.evaluation.per_query_metrics import PerQueryMetrics
+from rtd_plugin.evaluation.encoding import check_text, compose, encode_texts, make_project
+from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
 from rtd_plugin.progress import Advance, ignore_progress
 
 DEPTH = 50  # of the rankings that submissions and reports show
 SUBSET_DEPTH = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Retrieval:
     Attributes:
         queries: Q of them.
         names: of the N images in the gallery.
+        unreadable: why images were left out, by name.
+        remarks: a sentence about them, if there are any.
         references: (Q, D) features of the reference images, not normalised.
         pseudo_tokens: (Q, W) or (Q, n, W), or what gives them for prompts.
 
@@ -111,10 +115,13 @@ class Retrieval:
         self.device = images.device
         self.queries = benchmark.queries()
         self.names = benchmark.gallery()
+        self.remarks: list[str] = []
         check_queries(benchmark, self.queries, self.names)
-        outside = sorted({query.reference for query in self.queries} - set(self.names))
-        features = images.encode(benchmark, [*self.names, *outside], advance)
-        index_of = {name: index for index, name in enumerate((*self.names, *outside))}
+        names = list(dict.fromkeys((*self.names, *(query.reference for query in self.queries))))
+        features, self.unreadable = images.encode_readable(benchmark, names, advance)
+        if self.unreadable:
+            self._leave_out()
+        index_of = {name: row for row, name in enumerate(name for name in names if name not in self.unreadable)}
 
         @cache  # many queries share their candidates
         def find(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -135,6 +142,42 @@ class Retrieval:
             lambda rows: images.encode_patches(benchmark, [self.queries[row].reference for row in rows]),
         )
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name; another one if images of a published benchmark were left out."""
+        skips_by_default = type(self.benchmark).model_fields["skip_unreadable"].default
+        return self.benchmark.name + ("-incomplete" if self.unreadable and not skips_by_default else "")
+
+    @property
+    def title(self) -> str:
+        """A heading for the results: what the benchmark calls itself, unless it is incomplete."""
+        return self.benchmark.title() if self.name == self.benchmark.name else self.name
+
+    def _leave_out(self) -> None:
+        """Leave out unreadable images, and the queries whose reference or first target is among them."""
+
+        @cache  # many queries share their candidates
+        def keep(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if name not in self.unreadable)
+
+        queries, images = len(self.queries), len(self.names)
+        self.names = keep(tuple(self.names))
+        self.queries = [
+            replace(query, targets=keep(query.targets), candidates=keep(query.candidates), subset=keep(query.subset))
+            for query in self.queries
+            if not {query.reference, *query.targets[:1]} & self.unreadable.keys()
+        ]
+        lost = queries - len(self.queries)
+        name, reason = next(iter(self.unreadable.items()))
+        remark = (
+            f"{self.name}: {len(self.unreadable)} of {images} images cannot be read and are left out, with {lost} of "
+            f"{queries} queries: {name_images(self.unreadable)} ({name}: {reason})"
+        )
+        if not self.queries:
+            raise RTDError(remark)
+        _log.warning("%s.", remark)
+        self.remarks = [remark]
 
     def rank_by_image(self) -> RetrievalResult:
         """Rank with the reference image as the query."""
@@ -193,6 +236,8 @@ def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequenc
     counts = {len(query.conditions) for query in queries}
     check(counts in ({1}, {2}), "each query needs one condition, or each two")
     for query in queries:
+        for text in (*query.conditions, query.target_caption):
+            check_text(text)
         for images in (query.targets, query.subset, query.candidates):
             lost = outside(images)
             check(not lost, f"{min(lost, default='')}, a query's target or candidate, is not in the gallery")

@@ -15,7 +15,7 @@ from rtd_plugin.printable import count_noun
 
 CAPTIONS = click.argument("captions", type=FILE)
 OUTPUT = click.option("--output", type=FILE, required=True, help="The file to write: JSON lines.")
-COLUMN = click.option("--column", help="The column or key with the captions, in CSV, Parquet or JSON lines.")
+COLUMN = click.option("--column", help="The column or key with the captions; in a table without names its number.")
 SEED = click.option("--seed", default=0, show_default=True, help="Of all random choices.")
 
 
@@ -23,8 +23,9 @@ SEED = click.option("--seed", default=0, show_default=True, help="Of all random 
 def command() -> None:
     """Build text triplets from captions.
 
-    CAPTIONS is a text file with a caption a line (or image#index, a tab and a caption, as Flickr8k has them: captions
-    of one image show which words name one thing); with --column, CSV, Parquet or JSON lines.
+    CAPTIONS is a text file with a caption a line; a table (tabs, commas, semicolons or bars; Parquet); or JSON, also
+    that of COCO. The column with the captions is told by its name or content, or named with --column. So are the names
+    of images, as Flickr8k has them: captions of one image show which words name one thing.
 
     \b
     Example:
@@ -59,7 +60,7 @@ def rules(**options: Any) -> None:
     \b
     Examples:
       rtd-plugin triplets build rules captions.txt --output triplets.jsonl
-      rtd-plugin triplets build rules products.csv --column title --output triplets.jsonl --workers 8
+      rtd-plugin triplets build rules products.csv --column name --output triplets.jsonl --workers 8
       rtd-plugin triplets build rules captions.txt --output triplets.jsonl --backbone ViT-L-14 --pretrained openai
     """
     _build("rules", **options)

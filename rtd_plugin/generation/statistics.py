@@ -4,28 +4,23 @@ import difflib
 import itertools
 import math
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular
 from rtd_plugin.triplets.records import Fault, find_fault, read_lines, read_records
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
+from rtd_plugin.triplets.wording import split_words
 
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # The keys of conditions in CIRR and FashionIQ, CIRCO, GeneCIS, and in triplet files.
 CONDITION_KEYS = ("caption", "captions", "relative_caption", "condition", *JSON_COLUMNS[1])
 TABLE_ROWS = 25
 SAMPLE = 200  # conditions whose nearest real one is found
 MAX_REAL = 20_000  # real conditions that are searched
-
-
-def split_words(text: str) -> list[str]:
-    """Return a text's words in lower case."""
-    return WORD.findall(text.lower())
 
 
 def read_conditions(path: Path) -> list[str]:
@@ -45,7 +40,7 @@ def read_conditions(path: Path) -> list[str]:
                 texts += value if isinstance(value, list) else [value]
     else:
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 texts += [
                     line.decode("utf-8", "replace") for _, line in read_lines(file) if not isinstance(line, Fault)
                 ]

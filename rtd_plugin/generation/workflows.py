@@ -36,11 +36,10 @@ def build_triplets(
     A build that was stopped goes on where it was when it is started again.
 
     Args:
-        captions: text with a caption a line, or lines `image#index<TAB>caption`; with `column`, JSON lines, CSV or
-            Parquet.
+        captions: a file as `generation.captions.read_captions` takes it: text, a table or JSON.
         output: the file to write.
         method: "rules", for English captions, or "llm", a language model on a server.
-        column: the column or key that has the captions.
+        column: the column or key that has the captions; None: told by the names and the first records.
         per_caption: triplets of one caption; by default at most 5 by rules, and 2 asked for from a language model.
         seed: of all random choices.
         workers: processes for rules (by default one per processor; the result does not depend on it), concurrent

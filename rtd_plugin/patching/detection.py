@@ -11,6 +11,7 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import Shim
 from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.regular_files import open_regular
 
 LARGEST_SOURCE = 2**22  # bytes of a source file that is read
 DEPTH = 2  # levels of folders below the given one in which a host is looked for
@@ -163,9 +164,7 @@ def parse_source(file: Path) -> ast.Module:
 
 def _read_source(file: Path) -> bytes:
     try:
-        if not file.is_file():
-            raise RTDError(f"{file}: not a regular file")
-        with file.open("rb") as source:
+        with open_regular(file) as source:
             text = source.read(LARGEST_SOURCE + 1)
     except OSError as error:
         raise RTDError(f"{file}: cannot be read ({error.strerror})") from error

@@ -11,7 +11,7 @@ from rtd_plugin.checkpoint_files import hash_checkpoint
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import check_base
 from rtd_plugin.contract.composition import Composition, compose
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, locate_errors
 from rtd_plugin.patching.host_model import (
     copy_text_tower,
     describe_model,
@@ -75,12 +75,10 @@ class HostEncoder:
         if hash_checkpoint(path) != weights.digest:
             raise RTDError(f"{path}: has changed since the host was patched: patch it again")
         activation, heads = read_settings(model)
-        try:
+        with locate_errors(path):
             return TextTower.from_state_dict(
                 state, activation=weights.activation or activation, heads=weights.heads or heads
             )
-        except RTDError as error:
-            raise RTDError(f"{path}: {error}") from error
 
     def _read_base(self, model: nn.Module, tuned: TextTower) -> TextTower | None:
         """Return the host's text tower, compared with the base of the tuned one; None if unreadable and not needed."""

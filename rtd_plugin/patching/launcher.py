@@ -13,6 +13,7 @@ from types import FrameType
 from rtd_plugin.errors import RTDError
 from rtd_plugin.patching.manifest import SITE, Manifest, check_python_path
 from rtd_plugin.patching.usage_log import VARIABLE, append, create_file, read_events, summarise
+from rtd_plugin.regular_files import open_regular
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")
 MODULE = "rtd_plugin.patching.bootstrap"
@@ -90,7 +91,7 @@ def _find_interpreter(program: Path) -> str | None:
     if PYTHON.fullmatch(program.name):
         return str(program)
     try:
-        with program.open("rb") as file:
+        with open_regular(program) as file:
             first = file.readline(4096).decode(errors="replace")
     except OSError:
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
+from rtd_plugin.regular_files import read_text
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -84,7 +85,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """
     path = Path(folder) / MANIFEST_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         if (written_in := values.pop("format")) != FORMAT:
             raise RTDError(
                 f"{path}: written by rtd-plugin {values.get('version')} in format {written_in}, but this version reads "

@@ -121,7 +121,7 @@ def summarise(events: Iterable[Event], host: str) -> str:
         events: of the process and its children.
         host: root of the patched host.
     """
-    from rtd_plugin.printable import make_printable
+    from rtd_plugin.printable import make_message
 
     events = list(events)
     counts: Counter[str] = Counter()
@@ -151,7 +151,7 @@ def summarise(events: Iterable[Event], host: str) -> str:
         line += f"; repaired: {', '.join(notes[REPAIRED])}"
     if notes[HIDDEN]:
         line += f"; the host hid an error: {'; '.join(notes[HIDDEN])}"
-    return make_printable(f"rtd-plugin: {line}")
+    return make_message(f"rtd-plugin: {line}")
 
 
 def _list_notes(events: Iterable[Event], wanted: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtd_plugin.evaluation.image_features import ImageFeatures
+from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.evaluation.ranking import Gallery
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.search.image_folder import ImageFolder
@@ -39,19 +39,32 @@ class FolderGallery:
         images: encodes them, but for those that its cache has.
         advance: called while it does.
 
+    Attributes:
+        unreadable: why images were left out, by name.
+
     Raises:
-        RTDError: there are no images, or some cannot be read.
+        RTDError: there are no images, or some cannot be read and are not to be skipped.
     """
 
     def __init__(self, folder: ImageFolder, images: ImageFeatures, advance: Advance = ignore_progress):
         self.folder = folder
-        self.names = list(folder.gallery())
         self._device = images.device
-        features = images.encode(folder, self.names, advance)
+        features, self.unreadable = images.encode_readable(folder, folder.gallery(), advance)
+        self.names = [name for name in folder.gallery() if name not in self.unreadable]
         self._gallery = Gallery(F.normalize(features, dim=-1).to(self._device))
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def remarks(self) -> list[str]:
+        """Return what readers of the results must know: images that were left out or turned."""
+        remarks = list(self.folder.remarks())
+        if self.unreadable:
+            name, reason = next(iter(self.unreadable.items()))
+            total = len(self.names) + len(self.unreadable)
+            left_out = f"{len(self.unreadable)} of {total} images cannot be read and are left out"
+            remarks.insert(0, f"{left_out}: {name_images(self.unreadable)} ({name}: {reason})")
+        return remarks
 
     def find_name(self, file: Path) -> str | None:
         """Return the name of an image file in this gallery; None if it lies elsewhere."""

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from rtd_plugin.evaluation.benchmark import Query
-from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
-from rtd_plugin.evaluation.benchmarks.folder import list_images
+from rtd_plugin.evaluation.benchmarks.folder import OwnImages
 
 
-class ImageFolder(FileBenchmark):
+class ImageFolder(OwnImages):
     """The images in a folder and its subfolders; an image's name is its path in the folder."""
 
     name: ClassVar[str] = "search"
@@ -18,12 +17,6 @@ class ImageFolder(FileBenchmark):
 
     def queries(self) -> Sequence[Query]:
         return []
-
-    def gallery(self) -> Sequence[str]:
-        return list_images(self.data)
-
-    def path(self, name: str) -> Path:
-        return self.data / name
 
     def find_name(self, file: Path) -> str | None:
         """Return the name of an image file; None if it lies elsewhere."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.pictures import check_size, open_image
+from rtd_plugin.evaluation.pictures import check_size, open_image, turn_upright
 
 OneImage: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
@@ -40,8 +40,8 @@ class Pictures(Benchmark):
         picture = self.pictures[name]
         if isinstance(picture, Image.Image):
             check_size(name, picture.size)
-            return picture
-        return open_image(Path(picture))
+            return turn_upright(picture)
+        return turn_upright(open_image(Path(picture)))
 
 
 def list_images(images: Any) -> tuple[list[Any], bool]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.encoding import compose, make_project
+from rtd_plugin.evaluation.encoding import check_text, compose, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.search.galleries import FolderGallery, Match
 from rtd_plugin.search.queries import Images, Pictures, check_references, list_images
@@ -97,6 +97,8 @@ class Searcher:
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, Sequence) or not texts or not all(isinstance(each, str) for each in texts):
             raise UsageError("text: needs a condition, or a list of conditions")
+        for each in texts:
+            check_text(each)
         if len(listed) != len(texts) and 1 not in (len(listed), len(texts)):
             raise UsageError(f"{len(listed)} images and {len(texts)} texts: pass as many of both, or one of either")
         references = self._encode(listed)

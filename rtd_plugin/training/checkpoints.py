@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rtd_plugin.checkpoint_files import read_checkpoint
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically
+from rtd_plugin.regular_files import read_bytes
 
 
 class Best(BaseModel):
@@ -118,7 +119,7 @@ class CheckpointStore:
         """
         path = self.path(step) / "progress.json"
         try:
-            return RunProgress.model_validate_json(path.read_bytes())
+            return RunProgress.model_validate_json(read_bytes(path))
         except (OSError, ValidationError) as error:
             raise BrokenCheckpoint(f"{path}: missing or broken") from error
 

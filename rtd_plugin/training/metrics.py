@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_text
+from rtd_plugin.regular_files import read_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -88,7 +89,7 @@ def select_metric(metrics: Metrics, name: str) -> float:
 
 
 def _read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return read_text(path, errors="replace").splitlines() if path.exists() else []
 
 
 def _parse_step(line: str) -> float:

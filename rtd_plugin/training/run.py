@@ -10,9 +10,10 @@ import yaml
 from torch import Tensor, nn
 
 from rtd_plugin.checkpoint_files import hash_checkpoint
-from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
+from rtd_plugin.clip.artifact import TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.errors import UsageError
@@ -26,7 +27,16 @@ from rtd_plugin.triplets.token_store import TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
 # On resuming; the order of the data does not change with them.
-MAY_CHANGE = ("steps", "optimizer", "precision", "checkpoints", "validation", "evaluation", "tracker")
+MAY_CHANGE = (
+    "steps",
+    "optimizer",
+    "precision",
+    "gradient_precision",
+    "checkpoints",
+    "validation",
+    "evaluation",
+    "tracker",
+)
 
 
 @dataclass(frozen=True)

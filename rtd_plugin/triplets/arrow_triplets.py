@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import check_regular
 from rtd_plugin.triplets.triplet import Triplet, Triplets
 
 MAX_ROWS_IN_MEMORY = 1 << 16
@@ -92,27 +93,27 @@ class ParquetTriplets:
 
     Args:
         path: the file.
-        columns: the names of reference, condition and target.
+        columns: the names of reference, condition and target; None for all columns of texts, or of lists of texts.
         check: returns what is wrong with a row's three values, "" if nothing is.
 
     Raises:
         RTDError: the file is not Parquet or lacks a column; when a row is read, `check` finds a fault in it.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], check: Callable[[Sequence[object]], str]) -> None:
-        self.path, self.columns, self._check = path, list(columns), check
+    def __init__(self, path: Path, columns: Sequence[str] | None, check: Callable[[Sequence[object]], str]) -> None:
+        self.path, self._check = path, check
         try:
+            check_regular(path)
             self._file = pq.ParquetFile(path, memory_map=True)
         except (OSError, pa.ArrowException) as error:
-            problem = "a folder" if path.is_dir() else str(error).split(": ")[-1].split(". ")[0]
+            problem = str(getattr(error, "strerror", None) or error).split(": ")[-1].split(". ")[0]
             raise RTDError(f"{path}: not a readable Parquet file ({problem})") from error
-        names = self._file.schema_arrow.names
-        for column in self.columns:
-            if column not in names:
-                raise RTDError(f"{path}: has no column {column!r}, only {', '.join(names)}: set `columns`")
-            dtype = self._file.schema_arrow.field(column).type
-            value_type = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
-            if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
+        schema = self._file.schema_arrow
+        self.columns = [field.name for field in schema if _holds_texts(field.type)] if columns is None else [*columns]
+        for column in columns or ():
+            if column not in schema.names:
+                raise RTDError(f"{path}: has no column {column!r}, only {', '.join(schema.names)}: set `columns`")
+            if pa.types.is_list(dtype := schema.field(column).type) or not _holds_texts(dtype):
                 raise RTDError(f"{path}: the column {column!r} holds {dtype}, not text: set `columns`")
 
     def __len__(self) -> int:
@@ -153,3 +154,9 @@ class ParquetTriplets:
 
     def __iter__(self) -> Iterator[Triplet]:
         return (self._to_triplet(row, values) for row, values in enumerate(self.rows(), 1))
+
+
+def _holds_texts(dtype: pa.DataType) -> bool:
+    if pa.types.is_dictionary(dtype) or pa.types.is_list(dtype):
+        dtype = dtype.value_type
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)

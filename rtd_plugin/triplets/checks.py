@@ -8,20 +8,24 @@ from typing import Any, NamedTuple
 
 from rtd_plugin.triplets.records import Column, Fault, Record, find_fault, get_text
 from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.wording import find_contradiction, find_torn_compound, is_unchanged
 
 PLACEHOLDERS = "$*"  # of the shipped adapters' prompts
 CONTEXT = 77  # tokens of CLIP's context, start and end included
+MAX_TOKENS = CONTEXT - 2  # of a text
 PROBLEMS = {
     "broken": "the record cannot be read",
     "missing": "a text is missing",
     "not text": "a text is not a string",
     "encoding": "a text is not UTF-8",
     "empty": "a text is empty",
-    "too long": f"a text has more than {CONTEXT} tokens",
+    "too long": f"a text has too many tokens for CLIP's context of {CONTEXT}",
     "placeholder": "a text holds a placeholder character",
     "formula": "a spreadsheet would evaluate a text as a formula",
-    "unchanged": "the target equals the reference",
+    "unchanged": "the target equals the reference but for articles",
     "repeats target": "the condition repeats the target",
+    "contradiction": "the target has what the condition wants to be gone",
+    "torn compound": "the condition names only the last word of a compound in the target",
     "duplicate": "the triplet occurs earlier",
 }
 # What spreadsheet programs evaluate: any operand after `=`; after `+`, `-` and `@` only what refers beyond the cell, so
@@ -66,31 +70,40 @@ class CheckedRecord(NamedTuple):
     problems: list[Problem]
 
 
-def find_problems(triplet: Triplet) -> list[Problem]:
-    """Find what is wrong with a triplet, other triplets aside."""
+def find_problems(triplet: Triplet, max_condition: int = MAX_TOKENS) -> list[Problem]:
+    """Find what is wrong with a triplet, other triplets aside.
+
+    Args:
+        max_condition: tokens of a condition that fit into a method's prompt.
+    """
     problems = []
     for name, text in zip(Triplet._fields, triplet, strict=True):
-        if (excess := _count_tokens(text) - CONTEXT) and excess > 0:
+        fits = max_condition if name == "condition" else MAX_TOKENS
+        if (excess := _count_tokens(text, fits) - fits) > 0:
             problems.append(Problem("too long", f"{name} by {excess}"))
         if letters := [letter for letter in PLACEHOLDERS if letter in text]:
             problems.append(Problem("placeholder", f"{name} holds {' and '.join(letters)}"))
         if _FORMULA.match(text):
             problems.append(Problem("formula", name))
-    reference, condition, target = map(normalise, triplet)
-    if reference == target:
-        problems.append(Problem("unchanged", ""))
-    elif target and f" {target} " in f" {condition} ":
+    condition, target = map(normalise, triplet[1:])
+    if is_unchanged(triplet):
+        return [*problems, Problem("unchanged", "")]
+    if target and f" {target} " in f" {condition} ":
         problems.append(Problem("repeats target", ""))
+    if words := find_contradiction(triplet):
+        problems.append(Problem("contradiction", words))
+    if compound := find_torn_compound(triplet):
+        problems.append(Problem("torn compound", compound))
     return problems
 
 
-def _count_tokens(text: str) -> int:
-    """Return the tokens of a text with start and end, or 0 for one too short to matter."""
-    if len(text) < CONTEXT - 1:  # each token has at least one letter
+def _count_tokens(text: str, fits: int) -> int:
+    """Return the tokens of a text, or 0 if so few letters cannot have more than fit."""
+    if len(text) <= fits:
         return 0
     from rtd_plugin.clip.tokens import clean_caption, encode_text  # imports torch, which `--help` does not need
 
-    return len(encode_text(clean_caption(text))) + 2
+    return len(encode_text(clean_caption(text)))
 
 
 def normalise(text: str) -> str:
@@ -103,17 +116,20 @@ def hash_triplet(triplet: Sequence[str]) -> bytes:
     return hashlib.blake2b("\0".join(map(normalise, triplet)).encode(), digest_size=12).digest()
 
 
-def check_records(records: Iterable[Record], columns: Sequence[Column]) -> Iterator[CheckedRecord]:
+def check_records(
+    records: Iterable[Record], columns: Sequence[Column], max_condition: int = MAX_TOKENS
+) -> Iterator[CheckedRecord]:
     """Check records in order; a duplicate of an earlier one is a problem.
 
     Args:
         columns: of reference, condition and target.
+        max_condition: as of `find_problems`.
     """
     seen: set[bytes] = set()
     for location, record in records:
         triplet, problems = _read(record, columns)
         if triplet is not None:
-            problems = find_problems(triplet)
+            problems = find_problems(triplet, max_condition)
             key = hash_triplet(triplet)
             if key in seen:
                 problems.append(Problem("duplicate", ""))

@@ -6,14 +6,20 @@ A record is a pair of its location in the file and its value: a mapping, or a `F
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import open_regular
 
 MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
 MAX_JSON_BYTES = 10**9  # of a JSON file other than JSON lines, which is read whole
+SHOWN_KEYS = 8  # of a record, in a message
+DELIMITERS = (",", ";", "\t", "|")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can spell NUL and half a surrogate pair; UTF-8 lacks the latter
 
@@ -36,8 +42,8 @@ def read_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | Fault]]:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
             yield line_number, Fault(f"longer than {MAX_LINE_BYTES:,} bytes")
-        elif line := line.rstrip():
-            yield line_number, line
+        elif line.strip():
+            yield line_number, line.rstrip(b"\r\n")
 
 
 def read_records(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
@@ -51,35 +57,63 @@ def read_records(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
     if suffix == ".parquet":
         return read_parquet(path, names)
     try:
-        file = path.open("rb")
-        file.peek(1)  # some systems open a folder, but none reads one
+        file = open_regular(path)
     except OSError as error:
         raise RTDError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     if suffix in (".csv", ".tsv"):
-        return _read_to_end(file, path, read_csv(file, "\t" if suffix == ".tsv" else ","))
-    return _read_to_end(file, path, read_json(file, names))
+        return read_to_end(file, path, read_csv(file, names))
+    return read_to_end(file, path, read_json(file, partial(_split_json, columns=columns)))
 
 
-def _read_to_end(file: BinaryIO, path: Path, records: Iterator[Record]) -> Iterator[Record]:
+def read_to_end(file: BinaryIO, path: Path, records: Iterator[Record]) -> Iterator[Record]:
+    """Yield records of a file and close it.
+
+    Raises:
+        RTDError: the file cannot be read, or is not what its reader expects.
+    """
     with file:
         try:
             yield from records
         except OSError as error:
             raise RTDError(f"cannot read {path}: {error.strerror or error}; check the path") from error
         except ValueError as fault:
-            raise RTDError(f"{path} is not a file of triplets: {fault}; repair it or name another") from fault
+            raise RTDError(f"{path}: {fault}; repair it or name another") from fault
 
 
-def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
+def read_csv(file: BinaryIO, names: Sequence[str] = ()) -> Iterator[Record]:
     """Yield the rows of a CSV file as mappings with the keys of its first row.
 
+    Cells are separated by commas, semicolons, tabs or bars: by what is most frequent in the first row.
+
     Raises:
-        ValueError: the first row is missing or broken.
+        ValueError: the first row is missing, broken, or lacks one of `names`.
     """
+    lines = read_lines(file)
+    first = list(islice(lines, 1))
+    rows = read_rows(chain(first, lines), find_delimiter(*(line for _, line in first)))
+    header = next((row for _, row in rows), None)
+    if header is None:
+        raise ValueError("the first row with the column names is missing")
+    if isinstance(header, Fault):
+        raise header
+    for name in names:
+        if name not in header:
+            raise ValueError(f"it has no column {name!r}, only {', '.join(map(repr, header))}: name its columns")
+    for count, (line, row) in enumerate(rows, 1):
+        yield f"record {count:,}{line}", name_cells(row, header)
+
+
+def find_delimiter(line: bytes | Fault = b"") -> str:
+    """Return what separates the cells of a table, given its first line."""
+    return max(DELIMITERS, key=line.decode(errors="replace").count) if isinstance(line, bytes) else DELIMITERS[0]
+
+
+def read_rows(lines: Iterable[tuple[int, bytes | Fault]], delimiter: str) -> Iterator[tuple[str, list[str] | Fault]]:
+    """Yield the rows of a table, a Fault for each broken one, with " (line n)" after a line that is too long, or ""."""
     faults: list[tuple[int, Fault]] = []
 
     def decode_lines() -> Iterator[str]:
-        for line_number, line in read_lines(file):
+        for line_number, line in lines:
             if isinstance(line, Fault):
                 faults.append((line_number, line))
             else:
@@ -87,47 +121,37 @@ def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
 
     csv.field_size_limit(MAX_LINE_BYTES)
     rows = csv.reader(decode_lines(), delimiter=delimiter, strict=True)
-    header: Sequence[str] | None = None
-    count = 0
     while True:
         try:
-            row: Sequence[str] | Fault | None = next(rows, None)
+            row: list[str] | Fault | None = next(rows, None)
         except csv.Error as error:
             row = Fault(f"broken CSV: {error}")
         while faults:
             line_number, fault = faults.pop(0)
-            count += 1
-            yield f"record {count:,} (line {line_number:,})", fault
+            yield f" (line {line_number:,})", fault
         if row is None:
-            break
-        if header is None:
-            if isinstance(row, Fault):
-                raise row
-            header = row
-            continue
-        count += 1
-        location = f"record {count:,}"
-        if isinstance(row, Fault):
-            yield location, row
-        elif len(row) != len(header):
-            yield location, Fault(f"{len(row)} fields where the first row has {len(header)}")
-        else:
-            yield location, dict(zip(header, row, strict=True))
-    if header is None:
-        raise ValueError("the first row with the column names is missing")
+            return
+        yield "", row
 
 
-def read_parquet(path: Path, names: Sequence[str]) -> Iterator[Record]:
-    """Yield the rows of a Parquet file."""
+def name_cells(row: Sequence[str] | Fault, names: Sequence[str]) -> object:
+    """Return a row as a record, a Fault if it has more or fewer cells than there are names."""
+    if isinstance(row, Fault) or len(row) == len(names):
+        return row if isinstance(row, Fault) else dict(zip(names, row, strict=True))
+    return Fault(f"{len(row)} fields where the first row has {len(names)}")
+
+
+def read_parquet(path: Path, names: Sequence[str] | None) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, with the columns `names`, or all that hold text."""
     from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
 
     table = ParquetTriplets(path, names, lambda values: "")
     for row, values in enumerate(table.rows(), 1):
-        yield f"row {row:,}", dict(zip(names, values, strict=True))
+        yield f"row {row:,}", dict(zip(table.columns, values, strict=True))
 
 
-def read_json(file: BinaryIO, names: Sequence[str]) -> Iterator[Record]:
-    """Yield the records of a JSON file: one a line, an array, or one object of lists with the keys `names`.
+def read_json(file: BinaryIO, split: Callable[[object], Sequence[object]]) -> Iterator[Record]:
+    """Yield the records of a JSON file: one a line, or those that `split` finds in the value of the whole file.
 
     Raises:
         ValueError: the file is not JSON, or not of a known shape.
@@ -145,7 +169,7 @@ def read_json(file: BinaryIO, names: Sequence[str]) -> Iterator[Record]:
         )
     file.seek(0)
     if content := file.read().rstrip():
-        for count, record in enumerate(_split_json(parse_json(content), names), 1):
+        for count, record in enumerate(split(parse_json(content)), 1):
             yield f"record {count:,}", record
 
 
@@ -160,12 +184,13 @@ def _has_json_lines(file: BinaryIO) -> bool:
     return isinstance(first, bytes) and isinstance(_parse_line(first), dict)
 
 
-def _split_json(value: object, names: Sequence[str]) -> list[object]:
-    """Return the records of a whole JSON file."""
+def _split_json(value: object, columns: Sequence[Column]) -> list[object]:
+    """Return the records of a whole JSON file: an array, or an object of lists."""
     if isinstance(value, list):
         return value
     if not isinstance(value, dict):
         raise ValueError("neither an object nor an array of records")
+    names = [next((name for name in column if isinstance(value.get(name), list)), column[0]) for column in columns]
     if not any(isinstance(value.get(name), list) for name in names):
         return [value]  # JSON lines with a single record
     for name in names:
@@ -200,6 +225,8 @@ def parse_json(content: bytes) -> object:
         raise ValueError(f"broken JSON: {error.msg} ({line}column {error.colno:,})") from error
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
+    except ValueError as error:  # Python converts no integer of more digits
+        raise ValueError(f"an integer of more than {sys.get_int_max_str_digits():,} digits") from error
 
 
 def get_text(record: object, column: Column) -> str:
@@ -216,7 +243,8 @@ def get_text(record: object, column: Column) -> str:
         if name in record:
             break
     else:
-        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing")
+        keys = f" (it has {', '.join(map(str, islice(record, SHOWN_KEYS)))})" if record else ""
+        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{keys}")
     if fault := find_fault(record[name]):
         raise Fault(f"`{name}` is {fault}")
     return record[name]

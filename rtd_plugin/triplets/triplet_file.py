@@ -9,8 +9,12 @@ from rtd_plugin.triplets.records import Column
 from rtd_plugin.triplets.triplet import Triplet
 
 KEYS = ("reference_caption", "conditioning_caption", "target_caption")  # of the file that RTD's authors distribute
-# Any of them, or InstructPix2Pix's keys.
-JSON_COLUMNS: tuple[Column, ...] = ((KEYS[0], "caption", "input"), (KEYS[1], "edit"), (KEYS[2], "output"))
+# Those of the authors, of InstructPix2Pix on its site and on Hugging Face, and of UltraEdit.
+JSON_COLUMNS: tuple[Column, ...] = (
+    (KEYS[0], "caption", "input", "original_prompt", "source_caption"),
+    (KEYS[1], "edit", "edit_prompt"),
+    (KEYS[2], "output", "edited_prompt"),
+)
 TABLE_COLUMNS: tuple[Column, ...] = tuple((name,) for name in Triplet._fields)
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 

@@ -7,13 +7,14 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from rtd_plugin.contract import plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import PRE_TRAINED, Comparison, compare
 from rtd_plugin.evaluation.comparison_table import tabulate_comparison as tabulate_comparison
@@ -21,6 +22,7 @@ from rtd_plugin.evaluation.report import write_report
 from rtd_plugin.evaluation.retrieval import Retrieval, check_queries
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
+from rtd_plugin.printable import dump_json
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.training.recipe import parse_override
 from rtd_plugin.validation import describe_error
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 EVALUATIONS = Path("evaluations")
-RESULTS_FILE, REPORT_FILE, SUBMISSIONS = "results.json", "report.html", "submissions"
+RESULTS_FILE, RANKS_FILE, REPORT_FILE, SUBMISSIONS = "results.json", "ranks.jsonl", "report.html", "submissions"
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ def evaluate(
     split: str | None = None,
     options: Mapping[str, Any] | Sequence[str] = (),
     *,
+    skip_unreadable: bool | None = None,
     output: str | Path | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -49,13 +52,17 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Evaluate the pre-trained text encoder and tuned ones, as `rtd-plugin evaluate` does.
 
-    Writes `results.json`, `report.html` and, if the split's targets are secret, files for its server.
+    Writes `results.json`, `report.html`, and `ranks.jsonl` with the rank of each query's target or, if the split's
+    targets are secret, files for its server.
 
     Args:
         benchmark: name of a benchmark.
         data: the benchmark's folder.
         split: by default the one with targets.
         options: the benchmark's other options by name, or as `KEY=VALUE` with the value in YAML.
+        skip_unreadable: whether images that cannot be read are left out, with the queries that need them, instead of
+            being an error; by default for one's own images only. Results of a published benchmark that lacks images
+            have the name BENCHMARK-incomplete.
         output: folder for the results; by default a new one in `evaluations`.
         seed: chooses the queries that the report shows.
         progress: shows how far the work is, see `rtd_plugin.progress`.
@@ -77,7 +84,7 @@ def evaluate(
         ```
     """
     start = time.monotonic()
-    bench = make_benchmark(benchmark, data, split, options)
+    bench = make_benchmark(benchmark, data, split, options, skip_unreadable)
     if output is not None and (Path(output) / RESULTS_FILE).exists():
         raise UsageError(f"{output}: already holds results: pass another --output")
     check_queries(bench, bench.queries(), bench.gallery())  # before models are loaded or even downloaded
@@ -88,18 +95,29 @@ def evaluate(
         retrieval = Retrieval(bench, models.adapter, models.images, models.projection, models.tower, advance)
     if not is_first_process:
         return None
+    if retrieval.unreadable and not retrieval.queries[0].targets:
+        raise RTDError(f"{bench.name}: its server needs rankings of all images, and some cannot be read")
     remarks = list(bench.remarks())
     for remark in remarks:
         _log.warning("%s.", remark)
     with progress("Querying") as advance:
         comparison = compare(retrieval, models.tower, models.tuned, advance)
-    figures = {**comparison.to_dict(), **models.to_dict(), "remarks": remarks}
+    figures = {
+        **comparison.to_dict(),
+        **models.to_dict(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "remarks": [*retrieval.remarks, *remarks],
+    }
     submissions = _make_submissions(comparison)
-    name = "-".join(filter(None, (bench.name, figures["split"])))
+    name = "-".join(filter(None, (figures["benchmark"], figures["split"])))
     folder = make_folder(Path(output) if output is not None else None, EVALUATIONS, name)
     for file, content in submissions.items():
         write_text(folder / file, json.dumps(content, separators=(",", ":")))
-    write_report(folder / REPORT_FILE, comparison, figures, seed)
+    if retrieval.queries[0].targets:
+        ranks = comparison.list_ranks()
+        write_text(folder / RANKS_FILE, "".join(f"{json.dumps(query)}\n" for query in ranks))
+        for row in figures["results"]:
+            row["ranks"] = [query["ranks"][row["name"]] for query in ranks]
     results = {
         **figures,
         "output": str(folder),
@@ -107,12 +125,17 @@ def evaluate(
         "submissions": list(submissions),
         "seconds": round(time.monotonic() - start, 1),
     }
-    write_text(folder / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / RESULTS_FILE, dump_json(results) + "\n")  # names of files need not be UTF-8
+    write_report(folder / REPORT_FILE, comparison, figures, seed)
     return results
 
 
 def make_benchmark(
-    name: str, data: str | Path | None, split: str | None, options: Mapping[str, Any] | Sequence[str]
+    name: str,
+    data: str | Path | None,
+    split: str | None,
+    options: Mapping[str, Any] | Sequence[str],
+    skip_unreadable: bool | None,
 ) -> Benchmark:
     """Return a benchmark with its options; arguments as in `evaluate`.
 
@@ -124,6 +147,8 @@ def make_benchmark(
     for key, value in (("data", data), ("split", split)):
         if value is not None:
             values[key] = CommandLineText(value)
+    if skip_unreadable is not None:
+        values["skip_unreadable"] = skip_unreadable
     try:
         return benchmark.model_validate(values)
     except ValidationError as error:

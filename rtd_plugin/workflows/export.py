@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from rtd_plugin.clip.artifact import find_text_encoder, load_text_encoder
+from rtd_plugin.clip.artifact import load_text_encoder
 from rtd_plugin.clip.huggingface_config import CONFIG_FILE, build_text_config
 from rtd_plugin.clip.layouts import write_state_dict
+from rtd_plugin.clip.weight_files import find_weights
 from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_atomically, write_text
 
@@ -29,7 +30,7 @@ def export_text_encoder(run: Path, layout: str, file: Path) -> None:
     """
     if layout == "rtd" and file.suffix == ".safetensors":
         raise UsageError(f"{file}: the authors' code reads files of torch.save only: end the name in .pt")
-    if file.resolve() == find_text_encoder(run).resolve():
+    if file.resolve() == find_weights(run).resolve():
         raise UsageError(f"{file}: is the run's own text encoder: export to another file")
     tower = load_text_encoder(run)
     state = write_state_dict(tower.state_dict(), layout)

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import read_text
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.pid"
 
@@ -74,6 +75,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def _describe_holder(holder: Path) -> str:
     try:
-        return f" (pid {int(holder.read_text())})"
+        return f" (pid {int(read_text(holder))})"
     except (OSError, ValueError):
         return ""

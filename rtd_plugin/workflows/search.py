@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.comparison import list_encoders
-from rtd_plugin.evaluation.pictures import open_image
+from rtd_plugin.evaluation.encoding import check_text
+from rtd_plugin.evaluation.pictures import open_image, turn_upright
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText, name_projection
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MOST = 50  # images that a search returns
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -56,7 +60,7 @@ def load(
         UsageError: an option is missing or wrong.
     """
     models = load_models(weights=[run] if run is not None else [], **options)
-    gallery = _encode_folder(models, images, image_roots, progress) if images is not None else None
+    gallery = _encode_folder(models, _make_folder(images, image_roots), progress) if images is not None else None
     towers = [load_tower() for load_tower in models.tuned.values()]
     return _build_searcher(models, towers[0] if towers else models.tower, gallery)
 
@@ -67,6 +71,7 @@ def search(
     images: str | Path,
     *,
     image_roots: Sequence[str | Path] = (),
+    skip_unreadable: bool = True,
     top: int = 10,
     page: str | Path | None = None,
     progress: Progress = no_progress,
@@ -79,6 +84,7 @@ def search(
         condition: the change, in words.
         images: the folder to search, with its subfolders.
         image_roots: folders that links in `images` may lead to.
+        skip_unreadable: whether images that cannot be read are left out, instead of being an error.
         top: how many images to return, 1 to 50.
         page: file to write a page with pictures to.
         progress: shows how far the work is, see `rtd_plugin.progress`.
@@ -94,8 +100,10 @@ def search(
     """
     if not 1 <= top <= MOST:
         raise UsageError(f"top: {top} is not from 1 to {MOST}")
+    check_text(condition)
+    folder = _make_folder(images, image_roots, skip_unreadable)
     models = load_models(**model_options)
-    gallery = _encode_folder(models, images, image_roots, progress)
+    gallery = _encode_folder(models, folder, progress)
     reference = _build_searcher(models, models.tower, gallery).encode_images(image, normalize=False)
     rows = []
     for path, name, label, load_tower in list_encoders(models.tower, models.tuned):
@@ -113,6 +121,8 @@ def search(
         "reference": str(image),
         "condition": condition,
         "gallery": len(gallery),
+        "unreadable": gallery.unreadable,
+        "remarks": gallery.remarks(),
         "page": str(page) if page is not None else None,
         "results": rows,
         **models.to_dict(),
@@ -122,13 +132,21 @@ def search(
     return results
 
 
-def _encode_folder(
-    models: Models, images: str | Path, image_roots: Sequence[str | Path], progress: Progress
-) -> FolderGallery:
+def _make_folder(images: str | Path, image_roots: Sequence[str | Path], skip_unreadable: bool = True) -> ImageFolder:
+    """Return a folder of images, after listing them, so that a wrong one is found before models are loaded."""
     roots = tuple(map(CommandLineText, image_roots))
-    folder = ImageFolder.model_validate({"data": CommandLineText(images), "image_roots": roots})
+    values = {"data": CommandLineText(images), "image_roots": roots, "skip_unreadable": skip_unreadable}
+    folder = ImageFolder.model_validate(values)
+    folder.gallery()
+    return folder
+
+
+def _encode_folder(models: Models, folder: ImageFolder, progress: Progress) -> FolderGallery:
     with progress("Encoding images") as advance:
-        return FolderGallery(folder, models.images, advance)
+        gallery = FolderGallery(folder, models.images, advance)
+    for remark in gallery.remarks():
+        _log.warning("%s.", remark)
+    return gallery
 
 
 def _build_searcher(models: Models, tower: TextTower, gallery: FolderGallery | None) -> Searcher:
@@ -153,7 +171,9 @@ def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> Non
     context = {
         "results": results,
         "folder": str(folder.data),
-        "reference": make_thumbnail(open_image(reference), folder.find_name(reference) or str(reference.resolve())),
+        "reference": make_thumbnail(
+            turn_upright(open_image(reference)), folder.find_name(reference) or str(reference.resolve())
+        ),
         "projection": name_projection(results["projection"]),
         "rankings": rankings,
     }

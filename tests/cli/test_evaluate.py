@@ -1,6 +1,8 @@
 """`rtd-plugin evaluate`, on small benchmarks in their own formats."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -59,7 +61,6 @@ def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
     result = evaluate(name, "--weights", finished_run)
     before, after = result["results"]
     assert (before["weights"], after["weights"]) == (None, str(finished_run))
-    assert list(result)[:3] == ["benchmark", "split", "data"]
     assert result["split"] == (None if name in ("folder", "genecis") else "val")
     for row in (before, after, *result["baselines"]):
         assert list(row["metrics"][name]) == list(row["intervals"][name]) == METRICS[name]
@@ -72,7 +73,17 @@ def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
     output = Path(result["output"])
     assert output == Path("evaluations", f"{name}-val" if result["split"] else name)
     assert json.loads((output / "results.json").read_text()) == result
-    assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["ranks.jsonl", "report.html", "results.json"]
+    queries = [json.loads(line) for line in (output / "ranks.jsonl").read_text().splitlines()]
+    for row in (before, after):
+        assert [query["ranks"][row["name"]] for query in queries] == row["ranks"]
+        if name in ("cirr", "folder"):
+            recall = 100 * sum(rank <= 5 for rank in row["ranks"]) / len(queries)
+            assert recall == pytest.approx(row["metrics"][name]["recall_at_5"])
+        if name == "cirr":
+            recall = 100 * sum(query["subset_ranks"][row["name"]] == 1 for query in queries) / len(queries)
+            assert recall == pytest.approx(row["metrics"][name]["subset_recall_at_1"])
+    assert queries[0].keys() >= {"reference", "conditions", "targets"}
     if name in ("fashioniq", "genecis"):
         groups = [value["recall_at_1" if name == "genecis" else "recall_at_10"] for value in groups_of(before, name)]
         mean = before["metrics"][name]["recall_at_1" if name == "genecis" else "recall_at_10"]
@@ -112,8 +123,14 @@ def test_python_returns_what_the_command_line_writes(evaluate, finished_run, fil
     for results in (printed, returned, stored := json.loads(Path("returned/results.json").read_text())):
         results.pop("seconds")
         results.pop("output")
+        results.pop("date")
     assert json.dumps(returned) == json.dumps(printed) == json.dumps(stored)
-    assert Path("returned/report.html").read_text() == Path("printed/report.html").read_text()
+    assert read_report("returned") == read_report("printed")
+
+
+def read_report(folder):
+    """The page without the date."""
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", (Path(folder) / "report.html").read_text())
 
 
 def test_options_in_python_are_values(evaluate, files, tmp_path):
@@ -322,6 +339,76 @@ def test_an_incomplete_benchmark_is_refused(evaluate, write_dataset, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+def break_images(folder):
+    """Break three images of FashionIQ as in everybody's copy: a target, a reference, and one of the gallery alone."""
+    (folder / "images/B009.jpg").unlink()
+    (folder / "images/B009.jpg").symlink_to("/nowhere/B009.jpg")
+    (folder / "images/B101.jpg").write_bytes(b"")
+    (folder / "images/B020.jpg").write_bytes((folder / "images/B020.jpg").read_bytes()[:200])
+
+
+def test_what_is_left_of_a_published_benchmark_has_another_name(evaluate, rtd, setup, write_dataset, tmp_path):
+    """Only if asked for; then without the queries whose reference or target is missing, and it is said."""
+    write_dataset("fashioniq", tmp_path / "fashioniq")
+    break_images(tmp_path / "fashioniq")
+    refused = evaluate("fashioniq", fails=True)
+    assert refused.exit_code == 1
+    assert "fashioniq: the image B009 cannot be read" in refused.stderr
+    done = rtd("evaluate", *setup, "--benchmark", "fashioniq", "--data", "fashioniq", "--skip-unreadable", "--json")
+    result = json.loads(done.stdout)
+    said = "fashioniq-incomplete: 3 of 90 images cannot be read and are left out, with 2 of 18 queries: B009, "
+    assert said in done.stderr
+    assert any(said in remark for remark in result["remarks"])
+    assert sorted(result["unreadable"]) == ["B009", "B020", "B101"]
+    assert (result["benchmark"], result["queries"], result["gallery"]) == ("fashioniq-incomplete", 16, 87)
+    assert list(result["results"][0]["metrics"]) == ["fashioniq-incomplete"]
+    assert Path(result["output"]).name == "fashioniq-incomplete-val"
+    report = (Path(result["output"]) / "report.html").read_text()
+    assert "<h1>fashioniq-incomplete val</h1>" in report
+    assert said in report
+
+
+def test_ranks_without_unreadable_images_equal_those_of_a_smaller_folder(evaluate, tmp_path):
+    """Of one's own images they are left out unless switched off, here a picture of no query and a further target."""
+    whole = evaluate("folder")
+    (tmp_path / "folder/5.png").unlink()
+    (tmp_path / "folder/more/1.jpg").unlink()
+    file = tmp_path / "folder/queries.csv"
+    queries = file.read_text()
+    file.write_text(queries.replace(";more/1.jpg", ""))
+    smaller = evaluate("folder")
+    assert smaller["unreadable"] == {}
+    file.write_text(queries)
+    (tmp_path / "folder/5.png").write_bytes(b"")
+    (tmp_path / "folder/more/1.jpg").symlink_to("gone.jpg")
+    result = evaluate("folder")
+    assert list(result["unreadable"]) == ["more/1.jpg", "5.png"]
+    assert (result["benchmark"], result["queries"], result["gallery"]) == ("folder", 2, 10)
+    assert result["results"][0]["metrics"] == smaller["results"][0]["metrics"] != whole["results"][0]["metrics"]
+    assert "cannot be read" in evaluate("folder", "--no-skip-unreadable", fails=True).stderr
+
+
+def test_nothing_is_left_out_of_a_submission(evaluate, write_dataset, tmp_path):
+    write_dataset("circo", tmp_path / "circo")
+    (tmp_path / "circo/COCO2017_unlabeled/unlabeled2017/000000000105.jpg").unlink()
+    done = evaluate("circo", "--split", "test", "--skip-unreadable", fails=True)
+    assert done.exit_code == 1
+    assert "circo: its server needs rankings of all images, and some cannot be read" in done.stderr
+    assert not (tmp_path / "evaluations").exists()
+
+
+def test_texts_and_names_that_are_not_utf_8(evaluate, write_dataset, tmp_path):
+    """A text is refused before any work; the name of a file is written with an escape."""
+    write_dataset("folder", tmp_path / "folder")
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "folder/5.png").rename(tmp_path / "folder" / name)
+    (tmp_path / "folder" / os.fsdecode(b"br\xfcken.png")).touch()
+    result = evaluate("folder")
+    assert json.loads((Path(result["output"]) / "results.json").read_text()) == result
+    assert list(result["unreadable"]) == [os.fsdecode(b"br\xfcken.png")]
+    assert "caf\\udce9.png" in (Path(result["output"]) / "report.html").read_text()
+
+
 def without(folder, name):
     file = folder / "cirr/image_splits/split.rc2.val.json"
     names = json.loads(file.read_text())
@@ -410,6 +497,19 @@ def test_the_report_is_one_valid_page(evaluate, finished_run, name):
     assert text.count('class="hit"') <= len(page.images)
 
 
+def test_the_reports_heading_data_run_and_date(evaluate, finished_run, tmp_path):
+    """A folder of one's own is called by its name."""
+    result = evaluate("folder", "--weights", finished_run)
+    text = (Path(result["output"]) / "report.html").read_text()
+    assert "<h1>folder</h1>" in text
+    assert f"Data: {tmp_path / 'folder'}. Tuned: {finished_run}." in text
+    assert result["date"][:10] in text
+    (tmp_path / "folder").rename(tmp_path / "shoes")
+    result = evaluate("folder", "--data", "shoes")
+    assert "<h1>shoes</h1>" in (Path(result["output"]) / "report.html").read_text()
+    assert result["benchmark"] == "folder"
+
+
 def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
     file = tmp_path / "cirr/cirr/captions/cap.rc2.val.json"
@@ -424,9 +524,7 @@ def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
 
 def test_the_seed_chooses_the_queries(evaluate, monkeypatch):
     monkeypatch.setattr("rtd_plugin.evaluation.report.QUERIES", 2)
-    pages = [
-        (Path(evaluate("cirr", "--seed", seed)["output"]) / "report.html").read_text() for seed in (0, 0, *range(1, 5))
-    ]
+    pages = [read_report(evaluate("cirr", "--seed", seed)["output"]) for seed in (0, 0, *range(1, 5))]
     assert pages[0] == pages[1]
     assert len(set(pages)) > 1
 

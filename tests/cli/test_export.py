@@ -100,7 +100,7 @@ def test_an_existing_file_is_replaced(rtd, finished_run, tmp_path):
     ("run", "args", "code", "says"),
     [
         ("none", ["openai", "text.pt"], 1, "none: no such file or folder"),
-        (".", ["openai", "text.pt"], 1, "no text_encoder.safetensors in this folder"),
+        (".", ["openai", "text.pt"], 1, "no finished run and no weights in this folder"),
         ("bad", ["openai", "text.pt"], 1, "bad: not a safetensors file"),
         ("RUN", ["rtd", "text.safetensors"], 2, "files of torch.save only: end the name in .pt"),
         ("RUN", ["openai", "full"], 1, "full: cannot be written (it is a folder"),

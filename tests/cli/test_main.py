@@ -1,6 +1,8 @@
 """The command line itself: help, exit codes, --json, --debug."""
 
+import errno
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,8 @@ def test_wrong_usage_is_exit_2(rtd, args):
     [
         (RTDError("the disk is full"), 1, "Error: the disk is full\n"),
         (UsageError("no such recipe"), 2, "Error: no such recipe\n"),
+        (OSError(errno.ENOSPC, "No space left on device", b"\xff"), 1, "Error: \\udcff: No space left on device\n"),
+        (MemoryError(), 1, "Error: not enough memory: use smaller batches or files, or a machine with more of it\n"),
         (KeyError("x"), 1, "Error: unexpected KeyError: 'x' (rtd-plugin --debug … shows where)\n"),
         (KeyboardInterrupt(), 1, "\nAborted!\n"),
         (click.exceptions.Exit(3), 3, ""),
@@ -83,6 +87,28 @@ def test_errors_are_a_sentence_and_an_exit_code(rtd, failing, error, code, says)
     failing(error)
     done = rtd("adapters")
     assert (done.exit_code, done.stdout, done.stderr) == (code, "", says)
+
+
+@pytest.mark.parametrize("error", [RTDError, UsageError, KeyError, click.UsageError])
+def test_a_long_error_is_shortened(rtd, failing, error):
+    """It may quote a file; both ends tell what is wrong."""
+    failing(error("first" + 10**5 * "x\n" + "last"))
+    shown = rtd("adapters").stderr
+    assert len(shown) < 2100
+    assert "first" in shown
+    assert "characters left out) … " in shown
+    assert "last" in shown
+
+
+def test_a_long_warning_is_shortened(rtd, monkeypatch):
+    @click.command()
+    def command():
+        logging.getLogger("rtd_plugin").warning("x" * 10**5)
+
+    monkeypatch.setattr(main, "get_command", lambda ctx, name: command)
+    shown = rtd("adapters").stderr
+    assert "xxx" in shown
+    assert len(shown) < 2100
 
 
 def test_debug_shows_the_traceback(rtd, failing):

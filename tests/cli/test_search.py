@@ -72,3 +72,39 @@ def test_missing_files_and_wrong_options_are_refused(search, options, image, say
     done = search(*options, image=image)
     assert done.exit_code in (1, 2)
     assert says in done.stderr
+
+
+def test_unreadable_pictures_are_left_out_and_said(search, tmp_path):
+    (tmp_path / "gallery/0.png").write_bytes(b"")
+    (tmp_path / "gallery/3.png").unlink()
+    (tmp_path / "gallery/3.png").symlink_to("/nowhere/3.png")
+    Image.new("RGB", (20, 30)).save(
+        tmp_path / "gallery/phone.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    )
+    done = search("--top", 50, "--page", "found.html", "--json")
+    result = read(done)
+    assert len(result["results"][0]["images"]) == 10
+    assert sorted(result["unreadable"]) == ["0.png", "3.png"]
+    said = "2 of 13 images cannot be read and are left out: 3.png, 0.png"
+    turned = "1 picture turned as the EXIF orientation says: phone.jpg"
+    page = (tmp_path / "found.html").read_text()
+    for remark in (said, turned):
+        assert remark in done.stderr
+        assert remark in page
+    refused = search("--no-skip-unreadable")
+    assert refused.exit_code == 1
+    assert "search: the image 3.png cannot be read" in refused.stderr
+
+
+def test_an_unreadable_reference_is_an_error(search, tmp_path):
+    (tmp_path / "gallery/2.png").write_bytes(b"")
+    done = search()
+    assert done.exit_code == 1
+    assert "2.png cannot be read" in done.stderr
+
+
+def test_a_condition_that_is_not_text_is_refused_before_any_work(search, monkeypatch):
+    monkeypatch.setattr("rtd_plugin.workflows.search.load_models", None)
+    done = search(condition="is \udce9 red")
+    assert done.exit_code == 1
+    assert "half a surrogate pair, or bytes that are not UTF-8" in done.stderr

@@ -3,7 +3,11 @@
 import json
 
 import pytest
+from rtd_adapters.lincir import LinCIR
+from torch import nn
 
+from rtd_plugin.contract import hookimpl
+from rtd_plugin.contract.plugins import use_plugins
 from rtd_plugin.errors import UsageError
 from rtd_plugin.generation.workflows import build_triplets, describe_triplets
 
@@ -128,6 +132,41 @@ def test_check_of_a_table(rtd, tmp_path):
     columns = ("--column", "reference=before", "--column", "condition=edit", "--column", "target=after")
     result = json.loads(rtd("triplets", "check", "t.csv", *columns, "--json").stdout)
     assert result["problems"] == {"empty": 1, "formula": 1}
+
+
+@pytest.mark.parametrize(("edit", "said"), [("a cat instead of a dog", True), ("replace the dog with a cat", False)])
+def test_check_says_how_many_conditions_name_the_old_first(rtd, triplets, edit, said):
+    rows = [{"caption": f"a dog, number {n}", "edit": edit, "output": f"a cat, number {n}"} for n in range(101)]
+    path = triplets(*rows)
+    order = "new first" if said else "old first"
+    assert json.loads(rtd("triplets", "check", path, "--json").stdout)["order_percent"][order] == 100
+    shown = rtd("triplets", "check", path).stdout
+    assert f"What conditions name, of what changes: {order} 100.0 %." in shown
+    assert ("may learn to take what comes first" in shown) == said
+
+
+class Several(LinCIR):
+    name = "several"
+
+    def build_projection(self, state, features, token_width):
+        return nn.Unflatten(1, (4, features // 4))
+
+
+class Plugin:
+    @hookimpl
+    def rtd_adapters(self):
+        return [Several()]
+
+
+@pytest.mark.parametrize(("words", "excess"), [(67, 0), (68, 1)])
+def test_check_knows_how_much_of_a_condition_fits_into_the_methods_prompt(rtd, triplets, words, excess):
+    """LinCIR's prompt has 5 tokens; beside it, start, end and 3 more pseudo tokens, 67 are left."""
+    path = triplets({"caption": "a dog", "edit": "red " * words, "output": "a cat"})
+    with use_plugins(Plugin()):
+        result = json.loads(rtd("triplets", "check", path, "--adapter", "several", "--json").stdout)
+    assert [problem["detail"] for problem in result["list"]] == [f"condition by {excess}"] * bool(excess)
+    assert rtd("triplets", "check", path, "--adapter", "lincir").exit_code == 0
+    assert rtd("triplets", "check", path, "--adapter", "nonsense").exit_code == 2
 
 
 def test_an_empty_file_is_a_problem(rtd, triplets):

@@ -347,7 +347,7 @@ def test_weights_that_are_not_finite_are_refused(architecture, clip_model, tmp_p
 
 
 def test_missing_and_broken_files_are_reported(architecture, tmp_path):
-    with pytest.raises(RTDError, match=r"none: no such file or folder \(backbone\.checkpoint\)"):
+    with pytest.raises(RTDError, match="none: no such file or folder"):
         Backbone(checkpoint=tmp_path / "none").load_text_tower()
     (tmp_path / "empty").mkdir()
     with pytest.raises(RTDError, match="no weights in this folder: expected one of text_encoder"):

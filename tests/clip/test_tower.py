@@ -337,3 +337,29 @@ def test_the_tower_keeps_the_dtype_and_owns_its_weights(reference):
     mixed = {key: weight if "ln_" in key else weight.half() for key, weight in reference.model.state_dict().items()}
     assert {weight.dtype for weight in TextTower.from_state_dict(mixed, heads=2).parameters()} == {torch.float32}
     assert all(weight.requires_grad for weight in tower.parameters())
+
+
+@pytest.mark.parametrize(("count", "placeholders"), [(1, 1), (3, 1), (3, 3)])
+def test_torch_can_export_composed_queries(tower, make_tokens, count, placeholders):
+    """For any batch and length: no branch depends on data."""
+
+    class Query(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = tower
+
+        def forward(self, tokens, pseudo_tokens):
+            return self.tower.encode(tokens, pseudo_tokens, placeholder=5)
+
+    def make_inputs(lengths):
+        end = len(tower.token_embedding.weight) - 1
+        rows = [[end - 1, *[5] * placeholders, *range(6, 6 + length), end] for length in lengths]
+        tokens = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
+        return tokens, torch.randn(len(rows), count, tower.width)
+
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=6, max=tower.context_length - count + 1)
+    shapes = {"tokens": {0: batch, 1: length}, "pseudo_tokens": {0: batch}}
+    exported = torch.export.export(Query(), make_inputs([1, 4]), dynamic_shapes=shapes).module()
+    for lengths in ([7], [9, 2, 12, 5, 1]):
+        inputs = make_inputs(lengths)
+        torch.testing.assert_close(exported(*inputs), tower.encode(*inputs, placeholder=5), atol=1e-5, rtol=1e-5)

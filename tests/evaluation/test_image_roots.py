@@ -137,21 +137,18 @@ def test_a_searched_folder_has_no_links_that_lead_out(folder, tmp_path):
     check_refused(ImageFolder(data=str(data)), "link.jpg", secret)
 
 
-def test_results_and_recipes_omit_empty_roots(folder):
-    """Recipes that were saved without the option stay equal to those that are saved with it."""
-    data = folder("cirr")
-    for benchmark in (open_benchmark("cirr", data), open_benchmark("search", folder("search"))):
-        assert "image_roots" not in benchmark.model_dump(mode="json")
-        assert benchmark == type(benchmark).model_validate(benchmark.model_dump(mode="json"))
-    named = open_benchmark("cirr", data, image_roots=[str(data)]).model_dump(mode="json")
-    assert named == {"data": str(data), "image_roots": [str(data)], "split": "val"}
-
-
 def test_a_name_that_no_file_can_have_is_refused(folder):
     data = folder("cirr")
     image = rename_first("cirr", data, "dev/\0.png")
     with pytest.raises(RTDError, match=r"not a name of a file \(.*\): correct the annotations"):
         open_benchmark("cirr", data).stamp(image)
+
+
+def test_a_dangling_link_is_missing_and_not_refused(folder, tmp_path):
+    data = folder("folder")
+    (data / "gone.jpg").symlink_to(tmp_path / "elsewhere/gone.jpg")
+    with pytest.raises(FileNotFoundError):
+        open_benchmark("folder", data).stamp("gone.jpg")
 
 
 def test_a_link_to_itself_is_an_error(folder):

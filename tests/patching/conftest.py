@@ -13,10 +13,11 @@ import torch
 from clip.model import CLIP
 
 from rtd_plugin import __version__
-from rtd_plugin.clip.artifact import FILE_NAME, TextEncoderInfo, save_text_encoder
+from rtd_plugin.clip.artifact import TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
+from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.contract import plugins
 from rtd_plugin.patching import active_patch
 from rtd_plugin.patching.detection import find_host

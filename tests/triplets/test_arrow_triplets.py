@@ -166,6 +166,27 @@ def test_a_broken_row_of_csv_stops_or_is_skipped(write_csv, row, says):
     assert (list(kept.triplets), kept.skipped) == (TRIPLETS, 1)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_spreadsheets_separator_is_told_by_the_first_row(tmp_path, separator, name):
+    rows = [Triplet._fields, ("a, red; dog", "is | blue", "a\u2028blue dog"), ("b", "c", "d")]
+    with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    assert list(CsvTriplets(path=tmp_path / name).load().triplets) == rows[1:]
+
+
+def test_columns_that_csv_lacks_are_named_with_those_that_it_has(tmp_path):
+    (tmp_path / "t.csv").write_text("before;edit;after\na;b;c\n")
+    with pytest.raises(RTDError, match="has no column 'reference', only 'before', 'edit', 'after': name its columns"):
+        CsvTriplets(path=tmp_path / "t.csv", skip_invalid=True).load()
+
+
+def test_an_empty_last_cell_of_a_tab_separated_row_is_a_cell(tmp_path):
+    (tmp_path / "t.tsv").write_text("reference\tcondition\ttarget\na\tb\t\n")
+    with pytest.raises(RTDError, match="record 1: `target` is empty"):
+        CsvTriplets(path=tmp_path / "t.tsv").load()
+
+
 def test_csv_that_is_not_utf8(tmp_path):
     (tmp_path / "l.csv").write_bytes(b"reference,condition,target\na,b,c\ncaf\xe9,b,c\n")
     with pytest.raises(RTDError, match="record 2: `reference` is not UTF-8"):

@@ -20,6 +20,9 @@ LONG = " ".join(["dog"] * 80)
     [
         (GOOD, []),
         (GOOD._replace(target="A red dog runs ."), [("unchanged", "")]),
+        (GOOD._replace(target="The red dog runs"), [("unchanged", "")]),
+        (Triplet("a dog, a red hat", "no hat", "a dog, a blue hat"), [("contradiction", "hat")]),
+        (GOOD._replace(target="a light blue dog runs"), [("torn compound", "light blue")]),
         (GOOD._replace(condition="I want a blue dog, it runs"), []),
         (GOOD._replace(condition="show: A blue dog runs."), [("repeats target", "")]),
         (GOOD._replace(condition="has a blue dog, runs in it"), [("repeats target", "")]),

@@ -11,6 +11,7 @@ import pytest
 from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets.sources import JsonTriplets
 from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.triplet_file import JSON_COLUMNS
 
 TRIPLETS = [
     Triplet("A dog on grass", "make it <PERSON>'s cat", "A cat on grass"),
@@ -76,6 +77,18 @@ def test_a_single_record_is_a_set_of_one(write, indent):
     assert list(write(json.dumps(PIX2PIX[1], indent=indent)).load().triplets) == TRIPLETS[1:2]
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [("original_prompt", "edit_prompt", "edited_prompt"), ("source_caption", "edit_prompt", "target_caption")],
+    ids=["InstructPix2Pix on Hugging Face", "UltraEdit"],
+)
+def test_keys_of_known_data_sets_are_read(write, keys):
+    records = [dict(zip(keys, triplet, strict=True)) for triplet in TRIPLETS]
+    lists = {key: [record[key] for record in records] for key in keys}
+    for content in (lines(records), json.dumps(records), json.dumps(lists)):
+        assert list(write(content).load().triplets) == TRIPLETS
+
+
 def test_columns_name_other_keys(write):
     keys = ("original_caption", "edit_prompt", "edited_caption")
     records = [dict(zip(keys, triplet, strict=True)) for triplet in TRIPLETS]
@@ -100,8 +113,10 @@ def test_the_digest_depends_on_content_and_order(write):
 
 FAULTS = {
     '{"caption": "a", "edit": "b", "outp': "broken JSON: Unterminated string starting at (column 31)",
-    '{"edit": "b", "output": "c"}': "`reference_caption` or `caption` or `input` is missing",
-    '{"caption": "a", "output": "c"}': "`conditioning_caption` or `edit` is missing",
+    '{"edit": "b", "output": "c"}': f"{' or '.join(f'`{key}`' for key in JSON_COLUMNS[0])} is missing "
+    "(it has edit, output)",
+    '{"caption": "a", "output": "c"}': f"{' or '.join(f'`{key}`' for key in JSON_COLUMNS[1])} is missing "
+    "(it has caption, output)",
     '{"caption": "a", "edit": null, "output": "c"}': "`edit` is null",
     '{"caption": "a", "edit": 3, "output": "c"}': "`edit` is not text",
     '{"caption": ["a"], "edit": "b", "output": "c"}': "`caption` is not text",
@@ -114,6 +129,7 @@ FAULTS = {
     '["a", "b", "c"]': "not an object",
     "a, b, c": "broken JSON: Expecting value (column 1)",
     "[" * 100_000: "JSON nested too deeply",
+    '{"caption": %s}' % ("1" * 5000): "an integer of more than 4,300 digits",
     b'{"caption": "caf\xe9", "edit": "b", "output": "c"}': "byte 17 is not UTF-8",
 }
 
@@ -169,20 +185,21 @@ UNREADABLE = {
     " \n\t\n": "holds no triplets",
     "[]": "holds no triplets",
     json.dumps({key: [] for key in COLUMNS}): "holds no triplets",
-    json.dumps(COLUMNS)[:-20]: "is not a file of triplets: broken JSON",
+    json.dumps(COLUMNS)[:-20]: "triplets.txt: broken JSON",
     json.dumps(COLUMNS, indent=1)[:-20]: "broken JSON: Unterminated string starting at (line 14, column 3)",
-    json.dumps(RECORDS)[:-1]: "is not a file of triplets: broken JSON",
-    json.dumps(COLUMNS).encode("utf-16"): "is not a file of triplets: byte 1 is not UTF-8",
-    json.dumps(COLUMNS).replace("dog", "d\0g"): "is not a file of triplets: broken JSON: Invalid control character",
-    "[" * 100_000: "is not a file of triplets: JSON nested too deeply",
-    '"text"': "is not a file of triplets: neither an object nor an array of records",
+    json.dumps(RECORDS)[:-1]: "triplets.txt: broken JSON",
+    json.dumps(COLUMNS).encode("utf-16"): "triplets.txt: byte 1 is not UTF-8",
+    json.dumps(COLUMNS).replace("dog", "d\0g"): "triplets.txt: broken JSON: Invalid control character",
+    "[" * 100_000: "triplets.txt: JSON nested too deeply",
+    '"text"': "triplets.txt: neither an object nor an array of records",
     json.dumps({**COLUMNS, "target_caption": ["a"]}): (
         "its lists differ in length (`reference_caption` 3, `conditioning_caption` 3, `target_caption` 1)"
     ),
     json.dumps({**COLUMNS, "target_caption": "a"}): "`target_caption` is not a list",
     json.dumps({"reference_caption": ["a"], "target_caption": ["a"]}): "`conditioning_caption` is not a list",
-    '{"caption": "a"}\n{"edit": "b"}\n': "record 1 (line 1): `conditioning_caption` or `edit` is missing",
-    "\0" * 100: "is not a file of triplets: broken JSON",
+    '{"caption": "a"}\n{"edit": "b"}\n': "record 1 (line 1): `conditioning_caption` or "
+    "`edit` or `edit_prompt` is missing (it has caption)",
+    "\0" * 100: "triplets.txt: broken JSON",
 }
 
 

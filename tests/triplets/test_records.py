@@ -99,30 +99,6 @@ def test_a_folder_in_a_file_s_place(tmp_path, name):
         list(read_captions(tmp_path / name) if name.endswith("txt") else read_records(tmp_path / name, JSON_COLUMNS))
 
 
-def test_captions_with_and_without_images(tmp_path):
-    path = tmp_path / "c.tsv"
-    path.write_bytes(
-        b"\xef\xbb\xbf1.jpg#0\ta dog .\n1.jpg#1\tthe dog\n\n2.jpg#0\t caf\xe9\n2.jpg#1\t $ \n3.jpg\tx\0y\n a cat \n"
-    )
-    found = list(read_captions(path))
-    assert [c for c in found if isinstance(c, Caption)] == [
-        ("a dog .", "1.jpg"), ("the dog", "1.jpg"), ("a cat", None)
-    ]  # fmt: skip
-    assert [str(c) for c in found if isinstance(c, Fault)] == [
-        "line 4: byte 13 is not UTF-8",
-        "line 5: the caption is empty",
-        "line 6: the caption is not text",
-    ]
-
-
-def test_captions_in_a_column(tmp_path):
-    path = tmp_path / "c.csv"
-    path.write_text("title,price\na dress,3\n,4\n")
-    assert [str(c) for c in read_captions(path, "title")] == [str(Caption("a dress")), "record 2: `title` is empty"]
-    with pytest.raises(RTDError, match="--column is missing"):
-        list(read_captions(path))
-
-
 def test_captions_of_one_image_are_not_split():
     captions = [Caption(str(n), image) for n, image in enumerate("aaabbbbcd")]
     assert [len(chunk) for chunk in split_captions(captions, 2)] == [3, 4, 2]

@@ -1,6 +1,5 @@
 """CIRR: Image Retrieval on Real-life Images with Pre-trained Vision-and-Language Models (Liu et al., ICCV 2021)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query, RankedNames
-from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, check_submission
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Id, Record, check_submission, find_file
+from rtd_plugin.paths import RecipePath
 
 RECALL, SUBSET = 50, 3  # images of each query in the submissions
-LARGEST = 5_000_000  # bytes that the server accepts
 
 
 class _Group(Record):
@@ -19,7 +18,7 @@ class _Group(Record):
 
 
 class _Pair(Record):
-    pairid: int
+    pairid: Id
     reference: str
     caption: str
     img_set: _Group
@@ -30,10 +29,12 @@ class CIRR(FileBenchmark):
     """Photos of everyday life, in groups of six similar ones.
 
     `data` has `cirr/captions/cap.rc2.SPLIT.json`, `cirr/image_splits/split.rc2.SPLIT.json`, and the images at the paths
-    in the latter. The reference is left out of each ranking; subset recall is among the other five of its group.
+    in the latter, or at these paths in `img_raw/`, or without the paths' folders. The reference is left out of each
+    ranking; subset recall is among the other five of its group.
 
     Attributes:
         split: "val", or "test1", whose targets are secret (server: https://cirr.cecs.anu.edu.au).
+        images: folder of the images, if not in `data`.
     """
 
     name: ClassVar[str] = "cirr"
@@ -44,6 +45,7 @@ class CIRR(FileBenchmark):
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"val": (4181, 2297), "test1": (4148, 2315)}
 
     split: Literal["val", "test1"] = "val"
+    images: RecipePath | None = None
 
     @cached_property
     def _paths(self) -> dict[str, str]:
@@ -79,23 +81,23 @@ class CIRR(FileBenchmark):
     def path(self, name: str) -> Path:
         if name not in self._paths:
             raise FileNotFoundError(f"no image with this name in split.rc2.{self.split}.json")
-        return self.data / self._paths[name]
+        path = Path(self._paths[name])
+        folders = [self.images] if self.images else [self.data, self.data / "img_raw"]
+        return find_file([folder / each for folder in folders for each in (path, path.name)])
 
-    def remarks(self) -> Sequence[str]:
-        return self.compare_counts(self.split, len(self._pairs), len(self._paths))
+    def allowed_roots(self) -> Sequence[Path]:
+        return (*super().allowed_roots(), *filter(None, (self.images,)))
+
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        return {self.split: (len(self._pairs), len(self._paths))}
 
     def submissions(self, rankings: Sequence[RankedNames]) -> Mapping[str, Any]:
         """Return `recall.json` and `recall_subset.json`, in the format of the test server."""
-        files = {}
-        for metric, length in {"recall": RECALL, "recall_subset": SUBSET}.items():
-            ranked = {each.query.id: (each.names if metric == "recall" else each.subset)[:length] for each in rankings}
-            ids = [each.query.id for each in rankings]
-            check_submission(ranked, ids, set(self._paths), length, "CIRR")
-            if any(each.query.reference in ranked[each.query.id] for each in rankings):
-                raise RTDError(
-                    "the server of CIRR would refuse a ranking with the reference image; nothing was written"
-                )
-            files[f"{metric}.json"] = {"version": "rc2", "metric": metric, **ranked}
-            if (size := len(json.dumps(files[f"{metric}.json"], separators=(",", ":")))) > LARGEST:
-                raise RTDError(f"the server of CIRR accepts {LARGEST} bytes, not {size}; nothing was written")
-        return files
+        recall = {each.query.id: each.names[:RECALL] for each in rankings}
+        subset = {each.query.id: each.subset[:SUBSET] for each in rankings}
+        check_submission(recall, len(rankings), RECALL, "CIRR")
+        check_submission(subset, len(rankings), SUBSET, "CIRR")
+        return {
+            f"{metric}.json": {"version": "rc2", "metric": metric, **ranked}
+            for metric, ranked in {"recall": recall, "recall_subset": subset}.items()
+        }

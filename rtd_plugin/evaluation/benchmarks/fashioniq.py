@@ -1,16 +1,19 @@
 """FashionIQ: A New Dataset Towards Retrieving Images by Natural Language Feedback (Wu et al., CVPR 2021)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record
+from rtd_plugin.evaluation.pictures import image_suffixes
+from rtd_plugin.paths import RecipePath
 
-CATEGORIES = ("dress", "shirt", "toptee")
+Category = Literal["dress", "shirt", "toptee"]
 
 
 class _Pair(Record):
@@ -23,11 +26,15 @@ class FashionIQ(FileBenchmark):
     """Clothes in three categories with separate galleries; each query has two conditions.
 
     `data` has `captions/cap.CATEGORY.val.json` (or `json/…`), `image_splits/split.CATEGORY.val.json`, and
-    `images/ID.jpg` (or `.png`). The reference stays in the ranking. The metrics of all queries are
-    the means of the categories' metrics.
+    `images/ID.jpg` (or another suffix of a picture, each image its own). The reference stays in the ranking. The
+    metrics of all queries are the means of the categories' metrics.
 
     Attributes:
         split: "val".
+        categories: the categories that are evaluated.
+        protocol: "original", where a category's gallery is its image split, or "val", where it is only the images of
+            its queries, as in some papers.
+        images: folder of the images, if not in `data`.
     """
 
     name: ClassVar[str] = "fashioniq"
@@ -41,14 +48,21 @@ class FashionIQ(FileBenchmark):
     }
 
     split: Literal["val"] = "val"
+    categories: tuple[Category, ...] = Field(get_args(Category), min_length=1)
+    protocol: Literal["original", "val"] = "original"
+    images: RecipePath | None = None
 
     @cached_property
     def _galleries(self) -> dict[str, tuple[str, ...]]:
         file = f"split.{{}}.{self.split}.json"
-        return {
-            category: tuple(self.read(self.data / "image_splits" / file.format(category), list[str], category))
-            for category in CATEGORIES
-        }
+        galleries: dict[str, tuple[str, ...]] = {}
+        for category, pairs in self._pairs.items():
+            names: list[str] = self.read(self.data / "image_splits" / file.format(category), list[str], category)
+            if self.protocol == "val":
+                queried = {name for pair in pairs for name in (pair.candidate, pair.target)}
+                names = [name for name in names if name in queried]
+            galleries[category] = tuple(names)
+        return galleries
 
     @cached_property
     def _pairs(self) -> dict[str, list[_Pair]]:
@@ -56,13 +70,22 @@ class FashionIQ(FileBenchmark):
         file = f"cap.{{}}.{self.split}.json"
         return {
             category: self.read(self.data / folder / file.format(category), list[_Pair], category)
-            for category in CATEGORIES
+            for category in self.categories
         }
 
     @cached_property
-    def _suffix(self) -> str:
-        first = self._galleries[CATEGORIES[0]][0]
-        return ".png" if (self.data / "images" / f"{first}.png").is_file() else ".jpg"
+    def _files(self) -> dict[str, str]:
+        """The file of each image: of several with different suffixes, the first by name."""
+        files: dict[str, str] = {}
+        with suppress(OSError):
+            for file in sorted(self._folder.iterdir()):
+                if file.suffix.lower() in image_suffixes():
+                    files.setdefault(file.stem, file.name)
+        return files
+
+    @property
+    def _folder(self) -> Path:
+        return self.images or self.data / "images"
 
     def queries(self) -> Sequence[Query]:
         return [
@@ -82,11 +105,19 @@ class FashionIQ(FileBenchmark):
         return list(dict.fromkeys(name for names in self._galleries.values() for name in names))
 
     def path(self, name: str) -> Path:
-        return self.data / "images" / f"{name}{self._suffix}"
+        return self._folder / self._files.get(name, f"{name}.jpg")
+
+    def allowed_roots(self) -> Sequence[Path]:
+        return (*super().allowed_roots(), *filter(None, (self.images,)))
+
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        return {category: (len(pairs), len(self._galleries[category])) for category, pairs in self._pairs.items()}
 
     def remarks(self) -> Sequence[str]:
+        if self.protocol == "original":
+            return super().remarks()
+        sizes = ", ".join(f"{category} {images}" for category, (_, images) in self.counts().items())
         return [
-            remark
-            for category, names in self._galleries.items()
-            for remark in self.compare_counts(category, len(self._pairs[category]), len(names))
+            f"the gallery of each category is only the images of its queries ({sizes}): comparable with papers that "
+            "use this protocol, not with others"
         ]

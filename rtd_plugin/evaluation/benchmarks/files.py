@@ -5,25 +5,22 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from PIL import Image
-from pydantic import (
-    BaseModel,
-    SerializerFunctionWrapHandler,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.regular_files import read_bytes
 from rtd_plugin.validation import describe_error
 
+LISTED = 8  # entries of a folder that a message lists
+
 Content = TypeVar("Content")
+Id = Annotated[int, Field(ge=0, lt=2**63)]  # of an image or a query
 
 
 class FileBenchmark(Benchmark):
@@ -51,18 +48,12 @@ class FileBenchmark(Benchmark):
     def _wrap_string(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @model_serializer(mode="wrap")
-    def _omit_empty_roots(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes that were saved before the option existed stay equal to those that are saved now.
-        values = serialize(self)
-        return values if self.image_roots else {key: value for key, value in values.items() if key != "image_roots"}
-
     @abstractmethod
     def path(self, name: str) -> Path:
         """Return the file of an image; the file need not exist."""
 
     def image(self, name: str) -> Image.Image:
-        """Read an image as it is stored and close its file.
+        """Read an image and close its file.
 
         Raises:
             RTDError: its file lies outside the benchmark, or cannot be read.
@@ -84,6 +75,7 @@ class FileBenchmark(Benchmark):
         """Return the file of an image with links resolved.
 
         Raises:
+            OSError: it is a link to nothing outside the benchmark.
             RTDError: it is neither in `data` nor in one of `image_roots`.
         """
         path = self.path(name)
@@ -92,13 +84,23 @@ class FileBenchmark(Benchmark):
             resolved = Path(os.path.realpath(path))
         except ValueError as error:
             raise RTDError(f"{str(path)!r}: not a name of a file ({error}): correct the annotations") from error
-        if not any(resolved.is_relative_to(root) for root in self._resolved_roots):
-            option = self.image_roots_option.format(resolved.parent)
-            raise RTDError(
-                f"{path}: leads out of {self.data}, to {resolved}: if you trust it, name its folder or a parent with "
-                f"{option}"
-            )
+        if not self.is_allowed(resolved):
+            if path.is_symlink():
+                path.stat()
+            raise self.refuse(path, resolved)
         return resolved
+
+    def is_allowed(self, resolved: Path) -> bool:
+        """Return whether a file or folder, links resolved, lies in one of `allowed_roots`."""
+        return any(resolved.is_relative_to(root) for root in self._resolved_roots)
+
+    def refuse(self, path: Path, resolved: Path) -> RTDError:
+        """Return the error for a path that leads to a file or folder outside `allowed_roots`."""
+        option = self.image_roots_option.format(resolved if resolved.is_dir() else resolved.parent)
+        return RTDError(
+            f"{path}: leads out of {self.data}, to {resolved}: if you trust it, name its folder or a parent with "
+            f"{option}"
+        )
 
     def allowed_roots(self) -> Sequence[Path]:
         """Return the folders, or single files, that the user named: all others are refused as pictures."""
@@ -107,6 +109,10 @@ class FileBenchmark(Benchmark):
     @cached_property
     def _resolved_roots(self) -> tuple[Path, ...]:
         return tuple(Path(os.path.realpath(root)) for root in self.allowed_roots())
+
+    def source(self) -> str:
+        """Return where the files come from, and what there is instead of those that are missing."""
+        return "; ".join([self.home, *(f"{root} has {_list_folder(root)}" for root in self.allowed_roots())])
 
     def read(self, path: Path, content_type: type[Content] | Any, split: str = "") -> Content:
         """Return the content of a JSON file of the benchmark, as objects of a type that pydantic knows.
@@ -124,9 +130,9 @@ class FileBenchmark(Benchmark):
             if split in self.published:
                 queries, images = self.published[split]
                 counts = f" ({split} has {queries} queries, {images} images)"
-            raise RTDError(f"{self.name}: {path} is missing{counts}; the files are from {self.home}")
+            raise RTDError(f"{self.name}: {path} is missing{counts}; the files are from {self.source()}")
         try:
-            return TypeAdapter(content_type).validate_json(path.read_bytes())
+            return TypeAdapter(content_type).validate_json(read_bytes(path))
         except OSError as error:
             raise RTDError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:
@@ -137,51 +143,55 @@ class FileBenchmark(Benchmark):
                 f"the files are from {self.home}"
             ) from error
 
-    def compare_counts(self, split: str, queries: int, images: int) -> Sequence[str]:
-        """Return a remark if a split's numbers of queries and images are not the published ones."""
-        if split not in self.published or self.published[split] == (queries, images):
-            return ()
-        published = "{} queries and {} images".format(*self.published[split])
-        return (
-            f"{self.name} {split} has {queries} queries and {images} images here, but {published} as published: "
-            "results are not comparable with published ones",
-        )
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """Return the numbers of queries and of gallery images of what is evaluated, with the keys of `published`."""
+        return {}
+
+    def remarks(self) -> Sequence[str]:
+        """Return a remark for each split whose numbers of queries and images are not the published ones."""
+        return [
+            f"{self.name} {split} has {queries} queries and {images} images here, but {self.published[split][0]} "
+            f"queries and {self.published[split][1]} images as published: results are not comparable with published "
+            "ones"
+            for split, (queries, images) in self.counts().items()
+            if self.published.get(split, (queries, images)) != (queries, images)
+        ]
 
 
 class Record(BaseModel):
     """An entry of an annotation file; other fields are ignored."""
 
 
-def check_submission(
-    rankings: Mapping[str, Sequence[Any]], queries: Sequence[str], images: set[Any], length: int, server: str
-) -> Mapping[str, Sequence[Any]]:
-    """Return rankings by query id, after checking that a server will accept them.
+def find_file(paths: Sequence[Path]) -> Path:
+    """Return the first of some paths that exists, or the first."""
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _list_folder(folder: Path) -> str:
+    try:
+        entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        return f"nothing ({error.strerror})"
+    return (", ".join(entries[:LISTED]) + (", …" if len(entries) > LISTED else "")) or "nothing"
+
+
+def check_submission(rankings: Mapping[str, Sequence[Any]], queries: int, length: int, server: str) -> None:
+    """Check that a server will accept the rankings of a split.
 
     Args:
         rankings: query id to ranked images.
-        queries: ids of all queries.
-        images: the gallery.
-        length: images in each ranking.
+        queries: how many there are.
+        length: images that each ranking needs.
         server: its name in messages.
 
     Raises:
-        RTDError: a query is missing, duplicate or unknown, or a ranking is too short, or has an image twice or one that
-            is not in the gallery.
+        RTDError: two queries have the same id, or a ranking is too short.
     """
-
-    def refuse(problem: str) -> RTDError:
-        return RTDError(f"the server of {server} would refuse the submission: {problem}; nothing was written")
-
-    if len(set(queries)) != len(queries):
-        raise refuse(f"{len(queries)} queries have {len(set(queries))} different ids")
-    if rankings.keys() != set(queries):
-        example = min(rankings.keys() ^ set(queries))
-        raise refuse(f"its queries are not those of the split, such as {example}")
+    problem = None
+    if len(rankings) != queries:
+        problem = f"{queries} queries have {len(rankings)} different ids"
     for query, ranked in rankings.items():
         if len(ranked) != length:
-            raise refuse(f"query {query} has {len(ranked)} images and needs {length}")
-        if len(set(ranked)) != length:
-            raise refuse(f"query {query} has an image twice")
-        if not images.issuperset(ranked):
-            raise refuse(f"query {query} has an image that is not in the gallery")
-    return rankings
+            problem = problem or f"query {query} has {len(ranked)} images and needs {length}"
+    if problem:
+        raise RTDError(f"the server of {server} would refuse the submission: {problem}; nothing was written")

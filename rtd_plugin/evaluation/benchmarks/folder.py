@@ -1,84 +1,49 @@
 """A folder of images with a file of queries."""
 
 import csv
-import json
+import io
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
-from rtd_plugin.evaluation.pictures import image_suffixes
+from rtd_plugin.evaluation.image_features import name_images
+from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.printable import count_noun
+from rtd_plugin.regular_files import read_text
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
-SEPARATOR = ";"  # between several targets or groups in a cell
+SEPARATOR = ";"  # between several images or groups in a cell
+REQUIRED = ("reference", "condition", "target")
+LISTS = ("target", "gallery", "subset", "group")
+OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}  # of pictures, beside those that Pillow knows
 
 
-class _Query(BaseModel):
-    """A line of the file of queries; in a CSV file, one cell holds several targets or groups."""
+class OwnImages(FileBenchmark):
+    """The images in a folder and its subfolders, also linked ones; each is turned as its EXIF orientation says.
 
-    model_config = ConfigDict(extra="forbid")
-
-    reference: str = Field(min_length=1)
-    condition: tuple[str, ...] = Field(min_length=1, max_length=2)
-    target: tuple[str, ...] = Field(min_length=1)
-    group: tuple[str, ...] = ()
-
-    @field_validator("condition", mode="before")
-    @classmethod
-    def _wrap_string(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("target", "group", mode="before")
-    @classmethod
-    def _split_cell(cls, value: Any) -> Any:
-        return tuple(filter(None, map(str.strip, value.split(SEPARATOR)))) if isinstance(value, str) else value
-
-
-class Folder(FileBenchmark):
-    """The images in a folder and its subfolders, and a file of queries.
-
-    An image's name is its path in the folder. The file is CSV with a header, or JSON lines; each query has
-    `reference`, `condition` and `target` (one or several), and may have `group`. The reference is left out of each
-    ranking.
+    An image's name is its path in the folder. The reference is left out of each ranking.
 
     Attributes:
-        queries_file: by default `queries.csv` or `queries.jsonl` in the folder.
+        skip_unreadable: as in `Benchmark`; on unless switched off.
     """
 
-    name: ClassVar[str] = "folder"
     home: ClassVar[str] = "you"
     excludes_reference: ClassVar[bool] = True
-    recall_at: ClassVar[tuple[int, ...]] = (1, 5, 10, 50)
-    map_at: ClassVar[tuple[int, ...]] = (5, 10)
 
-    queries_file: RecipePath | None = None
+    skip_unreadable: bool = True
 
-    def queries(self) -> Sequence[Query]:
-        file = self._find_file()
-        queries = []
-        for line, values in _read_lines(file):
-            try:
-                query = _Query.model_validate(values)
-            except ValidationError as error:
-                problem = describe_error(error)
-                raise RTDError(
-                    f"{file}, line {line}: {problem.key}: {problem.sentence}; a query has reference, condition, "
-                    "target and perhaps group"
-                ) from error
-            for name in (query.reference, *query.target):
-                if name not in self._names:
-                    raise RTDError(f"{file}, line {line}: no image {name} in {self.data}")
-            queries.append(
-                Query(reference=query.reference, conditions=query.condition, targets=query.target, groups=query.group)
-            )
-        return queries
+    _turned: set[str] = PrivateAttr(default_factory=set)
 
     def gallery(self) -> Sequence[str]:
         return list(self._names)
@@ -86,9 +51,166 @@ class Folder(FileBenchmark):
     def path(self, name: str) -> Path:
         return self.data / name
 
+    def image(self, name: str) -> Image.Image:
+        stored = super().image(name)
+        image = turn_upright(stored)
+        if image is not stored:
+            self._turned.add(name)
+        return image
+
+    def stamp(self, name: str) -> str | None:
+        return f"{super().stamp(name)} upright"
+
+    def remarks(self) -> Sequence[str]:
+        remarks = []
+        if self._turned:
+            pictures = count_noun(len(self._turned), "picture")
+            remarks.append(f"{pictures} turned as the EXIF orientation says: {name_images(sorted(self._turned))}")
+        if self._others:
+            suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self._others.items()))
+            remarks.append(f"{count_noun(self._others.total(), 'file')} in formats that are not read: {suffixes}")
+        return remarks
+
     @cached_property
     def _names(self) -> dict[str, None]:
-        return dict.fromkeys(list_images(self.data))
+        if not self.data.is_dir():
+            raise RTDError(f"{self.data}: no such folder of images")
+        suffixes = image_suffixes()
+        names = sorted(path.as_posix() for path in self._files if path.suffix.lower() in suffixes)
+        if not names:
+            raise RTDError(f"{self.data}: no image in this folder")
+        return dict.fromkeys(names)
+
+    @cached_property
+    def _others(self) -> Counter[str]:
+        """How many files have each suffix of a picture that is not read."""
+        suffixes = (Image.registered_extensions().keys() | OTHER_SUFFIXES) - image_suffixes()
+        return Counter(suffix for path in self._files if (suffix := path.suffix.lower()) in suffixes)
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return [path.relative_to(self.data) for path in self._walk(self.data, ())]
+
+    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+        """Yield all files in a folder and its subfolders but hidden ones; `above` are the folders that it lies in."""
+        resolved = Path(os.path.realpath(folder))
+        if resolved in above:  # a link to a folder that it lies in
+            return
+        if not self.is_allowed(resolved):
+            raise self.refuse(folder, resolved)
+        try:
+            paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            raise RTDError(f"{folder}: cannot be read ({error.strerror})") from error
+        for path in paths:
+            if os.path.isdir(path):  # Path.is_dir raises for a link to itself
+                yield from self._walk(path, (*above, resolved))
+            else:
+                yield path
+
+
+class _Query(BaseModel):
+    """A line of the file of queries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reference: str = Field(min_length=1)
+    condition: tuple[str, ...] = Field(min_length=1, max_length=2)
+    target: tuple[str, ...] = Field(min_length=1)
+    gallery: tuple[str, ...] = ()
+    subset: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
+
+    @field_validator("condition", *LISTS, mode="before")
+    @classmethod
+    def _wrap_string(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Folder(OwnImages):
+    """The images in a folder and its subfolders, and a file of queries.
+
+    The file is CSV with a header, or JSON lines; each query has `reference`, `condition` and `target` (one or several),
+    and may have `group`, `gallery` (the images that are ranked for it; all by default) and `subset` (candidates of
+    subset recall). In both, a name that ends in "/" stands for all images below this folder.
+
+    Attributes:
+        queries_file: by default `queries.csv` or `queries.jsonl` in the folder.
+    """
+
+    name: ClassVar[str] = "folder"
+    recall_at: ClassVar[tuple[int, ...]] = (1, 5, 10, 50)
+    subset_recall_at: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    map_at: ClassVar[tuple[int, ...]] = (5, 10)
+
+    queries_file: RecipePath | None = None
+
+    def title(self) -> str:
+        return self.data.resolve().name
+
+    def queries(self) -> Sequence[Query]:
+        file = self._find_file()
+        try:
+            text = read_text(file, "utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RTDError(f"{file}: cannot be read as text in UTF-8 ({error})") from error
+        is_csv = file.suffix.lower() == ".csv"
+        lines: Iterator[tuple[int, Any]] = self._split_cells(file, text) if is_csv else enumerate(text.split("\n"), 1)
+        parse = _Query.model_validate if is_csv else _Query.model_validate_json
+        queries = []
+        for line, values in lines:
+            if isinstance(values, str) and not values.strip():
+                continue
+            try:
+                query = parse(values)
+            except ValidationError as error:
+                problem = describe_error(error)
+                key = f"{problem.key}: " if problem.key else ""
+                raise RTDError(
+                    f"{file}, line {line}: {key}{problem.sentence}; a query has reference, condition, target and "
+                    "perhaps gallery, subset and group"
+                ) from error
+            queries.append(self._make_query(query, f"{file}, line {line}"))
+        return queries
+
+    def _make_query(self, query: _Query, location: str) -> Query:
+        reference, gallery, subset = query.reference, self._list_below(query.gallery), self._list_below(query.subset)
+        for name in (reference, *query.target, *gallery, *subset):
+            if name not in self._names:
+                raise RTDError(f"{location}: no image {name} in {self.data}")
+        return Query(
+            reference=reference,
+            conditions=query.condition,
+            targets=tuple(dict.fromkeys(query.target)),
+            candidates=gallery,
+            subset=tuple(name for name in subset if name != reference),
+            groups=query.group,
+        )
+
+    def _list_below(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Replace names of folders, which end in "/", by the images below them."""
+        images: dict[str, None] = {}
+        for name in names:
+            below = (each for each in self._names if each.startswith(name)) if name.endswith("/") else (name,)
+            images |= dict.fromkeys(below)
+        return tuple(images)
+
+    def _split_cells(self, file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield the rows of a CSV file, each with its line number, without empty cells."""
+        # Not str.splitlines, which also splits at separators such as U+2028 within a cell.
+        reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more cells than the header has")
+        try:
+            if missing := [name for name in REQUIRED if name not in (reader.fieldnames or ())]:
+                found = ", ".join(map(repr, reader.fieldnames or ()))
+                raise RTDError(f"{file}: no column {missing[0]}; the columns, separated by commas, are {found}")
+            for row in reader:
+                values: dict[str, Any] = {key: value for key, value in row.items() if value not in (None, "")}
+                for key in values.keys() & set(LISTS):
+                    if values[key] not in self._names:  # a name may have a separator
+                        values[key] = tuple(filter(None, map(str.strip, values[key].split(SEPARATOR))))
+                yield reader.line_num, values
+        except csv.Error as error:
+            raise RTDError(f"{file}, after line {reader.line_num}: not CSV ({error})") from error
 
     def _find_file(self) -> Path:
         if self.queries_file is not None:
@@ -102,44 +224,3 @@ class Folder(FileBenchmark):
                 f"{self.data}: needs queries.csv or queries.jsonl, and has {present}; or set the option queries_file"
             )
         return files[0]
-
-
-def list_images(folder: Path) -> list[str]:
-    """Return the paths of all images in a folder and its subfolders, without hidden ones.
-
-    Returns:
-        Sorted paths relative to the folder, with forward slashes.
-
-    Raises:
-        RTDError: the folder is missing or has no images.
-    """
-    if not folder.is_dir():
-        raise RTDError(f"{folder}: no such folder of images")
-    suffixes = image_suffixes()
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
-    if not names:
-        raise RTDError(f"{folder}: no image in this folder")
-    return names
-
-
-def _read_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the entries of a CSV or JSON-lines file, each with its line number, without empty lines and cells."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RTDError(f"{file}: cannot be read as text in UTF-8 ({error})") from error
-    if file.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True), restkey="more cells than the header has")
-        for values in reader:
-            yield reader.line_num, {key: value for key, value in values.items() if value not in (None, "")}
-        return
-    for line, entry in enumerate(text.split("\n"), start=1):
-        if entry.strip():
-            try:
-                values = json.loads(entry)
-            except ValueError as error:
-                raise RTDError(f"{file}, line {line}: not JSON ({error})") from error
-            if not isinstance(values, dict):
-                raise RTDError(f"{file}, line {line}: not a JSON object")
-            yield line, values

@@ -3,23 +3,27 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from PIL import Image
 from pydantic import Field
 
+from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
-from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record
+from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Id, Record, find_file
 from rtd_plugin.evaluation.pictures import check_size
 from rtd_plugin.paths import RecipePath
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
-TASKS: tuple[Task, ...] = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 DILATION = 0.7  # share of a box's sides that the crop adds on each side
 
 
+Place = Annotated[float, Field(allow_inf_nan=False)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class _Whole(Record):
-    val_image_id: int
+    val_image_id: Id
 
     @property
     def name(self) -> str:
@@ -27,8 +31,8 @@ class _Whole(Record):
 
 
 class _Crop(Record):
-    image_id: int
-    instance_bbox: tuple[float, float, float, float]  # left, top, width, height
+    image_id: Id
+    instance_bbox: tuple[Place, Place, Length, Length]  # left, top, width, height
 
     @property
     def name(self) -> str:
@@ -71,7 +75,7 @@ class GeneCIS(FileBenchmark):
     # Queries, and candidates of each.
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"focus_object": (1960, 15), "change_object": (1960, 15)}
 
-    tasks: tuple[Task, ...] = Field(TASKS, min_length=1)
+    tasks: tuple[Task, ...] = Field(get_args(Task), min_length=1)
     coco: RecipePath | None = None
     visual_genome: RecipePath | None = None
 
@@ -113,8 +117,7 @@ class GeneCIS(FileBenchmark):
             return (self.coco or self.data / "val2017") / f"{name}.jpg"
         folders = [self.data / folder for folder in ("VG_100K_all", "VG_100K", "VG_100K_2")]
         folders = [self.visual_genome] if self.visual_genome else folders
-        files = [folder / f"{picture.image_id}.jpg" for folder in folders]
-        return next((file for file in files if file.exists()), files[0])
+        return find_file([folder / f"{picture.image_id}.jpg" for folder in folders])
 
     def allowed_roots(self) -> Sequence[Path]:
         return (*super().allowed_roots(), *filter(None, (self.coco, self.visual_genome)))
@@ -129,12 +132,8 @@ class GeneCIS(FileBenchmark):
         picture, image = self._pictures[name], super().image(name)
         return image if isinstance(picture, _Whole) else _crop_around(image, picture.instance_bbox)
 
-    def remarks(self) -> Sequence[str]:
-        return [
-            remark
-            for task, queries in self._queries.items()
-            for remark in self.compare_counts(task, len(queries), 1 + len(queries[0].gallery) if queries else 0)
-        ]
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        return {task: (len(queries), 1 + len(queries[0].gallery)) for task, queries in self._queries.items() if queries}
 
 
 def _crop_around(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
@@ -145,6 +144,8 @@ def _crop_around(image: Image.Image, box: tuple[float, float, float, float]) -> 
     left, top = max(0, left - DILATION * width), max(0, top - DILATION * height)
     right = min(image.width, left + (1 + DILATION) * width)
     bottom = min(image.height, top + (1 + DILATION) * height)
+    if right <= left or bottom <= top:
+        raise RTDError(f"a box {box} (left, top, width, height) outside a picture of {image.width} x {image.height}")
     crop = image.crop((left, top, right, bottom))
     side = max(crop.size)
     check_size("the square around a crop", (side, side))

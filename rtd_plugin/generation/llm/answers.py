@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rtd_plugin.errors import RTDError
+from rtd_plugin.regular_files import read_text
 from rtd_plugin.triplets.triplet import Triplet
 
 
@@ -25,7 +26,7 @@ class AnswerFile:
         self.path = path
         self._answers: dict[str, list[list[str]]] = {}
         try:
-            is_cut_off = path.is_file() and self._read()
+            is_cut_off = path.exists() and self._read()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
             if is_cut_off:  # the next answer would be lost with that line
@@ -68,7 +69,7 @@ class AnswerFile:
 
     def _read(self) -> bool:
         """Read the answers of an earlier build; return whether a crash cut off the last line."""
-        content = self.path.read_text(encoding="utf-8", errors="replace")
+        content = read_text(self.path, errors="replace")
         for line in content.splitlines():
             try:
                 key, rows = json.loads(line)

@@ -22,6 +22,7 @@ from rtd_plugin.generation.rules.edits import make_triplets
 from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
 from rtd_plugin.progress import Advance, ignore_progress
+from rtd_plugin.regular_files import read_bytes, read_text
 from rtd_plugin.triplets.checks import hash_triplet
 from rtd_plugin.triplets.parallel import in_order
 from rtd_plugin.triplets.records import Fault
@@ -136,7 +137,7 @@ def build(
         seen: set[bytes] = set()
         with open_writer(output) as write:
             for done, path in enumerate(pool.map(_edit_chunk, edit_jobs), 1):
-                for line in path.read_text(encoding="utf-8").splitlines():
+                for line in read_text(path).splitlines():
                     *texts, kinds = json.loads(line)
                     key = hash_triplet(texts)
                     if key not in seen:
@@ -219,7 +220,7 @@ def _parse_chunk(job: ParseJob) -> Counts:
     """Parse a chunk, or read the parse that a stopped build left, and count its words."""
     path = job.folder / f"{job.key}.spacy"
     if path.is_file():
-        docs = unpack(path.read_bytes())
+        docs = unpack(read_bytes(path))
     else:
         docs = parse(caption.text for caption in job.captions)
         with write_atomically(path) as draft:
@@ -232,7 +233,7 @@ def _edit_chunk(job: EditJob) -> Path:
     path = job.folder / f"{job.key}-{job.options}.jsonl"
     if not path.is_file():
         assert _lexicon is not None
-        docs = unpack((job.folder / f"{job.key}.spacy").read_bytes())
+        docs = unpack(read_bytes(job.folder / f"{job.key}.spacy"))
         rows: list[Any] = []
         for row, doc in enumerate(docs):
             rng = random.Random(f"{job.seed} {job.chunk} {row}")

@@ -1,0 +1,71 @@
+"""Opens files whose names come from users, recipes and annotations: regular files only, of a bounded size.
+
+Opening a named pipe blocks until something writes to it, and a device may never end. The whole package reads files
+through this module; `check_regular` is for libraries that open a file by its name. Standard library only.
+"""
+
+import errno
+import os
+import stat
+from typing import BinaryIO, cast
+
+MAX_BYTES = 10**9  # of a file that is read whole
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Check that a path is a regular file, after following links, without opening it.
+
+    Raises:
+        OSError: it is a folder, a pipe, a socket or a device, or does not exist.
+    """
+    _check_mode(path, os.stat(path).st_mode)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading, without waiting if a named pipe has replaced it.
+
+    Raises:
+        OSError: as `check_regular`, or it cannot be read.
+    """
+    check_regular(path)  # opening some devices has effects
+    file = cast(BinaryIO, open(path, "rb", opener=_open_without_waiting))  # noqa: SIM115
+    try:
+        _check_mode(path, os.fstat(file.fileno()).st_mode)  # the path may name another file by now
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: as `open_regular`, or the file is larger than `max_bytes`.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {max_bytes:,} bytes", os.fspath(path))
+        return file.read()
+
+
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> str:
+    r"""Return the text of a regular file, with `\n` as line ends.
+
+    Raises:
+        OSError: as `read_bytes`.
+        UnicodeDecodeError: the content is not in the encoding.
+    """
+    text = read_bytes(path).decode(encoding, errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a regular file", os.fspath(path))
