@@ -296,8 +296,10 @@ def test_the_command_line_takes_several_files(installed, backbone, pictures, mon
     results = json.loads((pictures / "x/results.json").read_text())
     assert results["projection"] == projection
     assert "checkpoint.pt, database.pt" in (pictures / "x/report.html").read_text()
-    done = CliRunner().invoke(
-        main, ["evaluate", *models, *files[:3], "phi.pt", "--benchmark", "folder", "--data", "one"]
-    )
+    files[1] = "phi.pt"
+    done = CliRunner().invoke(main, ["evaluate", *models, *files, "--benchmark", "folder", "--data", "one"])
     assert done.exit_code == 2
     assert "--projection phi.pt: expected NAME=FILE, such as checkpoint=phi.pt" in done.output
+    done = CliRunner().invoke(main, ["evaluate", *models, *files[:2], "--benchmark", "folder", "--data", "one"])
+    assert done.exit_code == 2
+    assert "the projection of atlas needs several files, {checkpoint: FILE, database: FILE}, found" in done.output
