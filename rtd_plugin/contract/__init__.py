@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tokens import Prompt
-    from rtd_plugin.contract.adapter import Adapter
+    from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
     from rtd_plugin.contract.composition import Composition, CompositionPoint
     from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.contract.shims import KnownFault, Report, Shim
@@ -31,6 +31,7 @@ __all__ = [
     "GalleryStore",
     "KnownFault",
     "Match",
+    "ProjectionInputs",
     "Prompt",
     "Query",
     "RTDError",
@@ -46,7 +47,7 @@ __all__ = [
 
 _MODULES = {
     "clip.tokens": ["Prompt"],
-    "contract.adapter": ["Adapter"],
+    "contract.adapter": ["Adapter", "ProjectionInputs"],
     "contract.composition": ["Composition", "CompositionPoint"],
     "contract.hookspecs": ["hookimpl"],
     "contract.shims": ["KnownFault", "Report", "Shim"],
