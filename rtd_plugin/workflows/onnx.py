@@ -44,7 +44,7 @@ def export_onnx(run: Path, folder: Path) -> None:
         folder: a new folder, or one of an earlier export.
 
     Raises:
-        UsageError: the folder holds other files.
+        UsageError: the folder holds other files, or the method's projection reads the query's text.
         RTDError: the run has no text encoder or recipe, the packages of the extra `onnx` are missing, or a graph gives
             other values than torch.
     """
@@ -55,7 +55,10 @@ def export_onnx(run: Path, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - known):
         raise UsageError(f"{folder}: holds other files: name a new folder")
     sources = find_sources(run)
-    tower, adapter = load_text_encoder(run), plugins.find_adapter(sources.adapter)
+    adapter = plugins.find_adapter(sources.adapter)
+    if adapter.reads_queries:
+        raise UsageError(f"{adapter.name}: no graph of its projection, which reads more than an image's feature")
+    tower = load_text_encoder(run)
     projection = load_projection(adapter, sources.projection, tower.features, tower.width)
     prompts = [adapter.prompt.encode(condition=condition) for condition in ("is red", "has no laces and is not blue")]
     features = torch.randn(len(prompts), tower.features, generator=torch.Generator().manual_seed(0))
