@@ -11,9 +11,24 @@ class CommandLineText(str):
     """A value from the command line that overrides the recipe's."""
 
 
+def check_name(name: str) -> None:
+    """Check that an operating system can take a text as the name of a file.
+
+    Raises:
+        ValueError: it holds NUL, or half a surrogate pair.
+    """
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name!r} is not the name of a file") from error
+    if "\0" in name:
+        raise ValueError(f"{name!r} is not the name of a file")
+
+
 def _make_absolute(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str | Path):
         return value
+    check_name(str(value))
     folder = Path.cwd() if isinstance(value, CommandLineText) or not info.context else info.context["folder"]
     return folder / os.path.expanduser(value)  # Path.expanduser raises for unknown users
 

@@ -26,7 +26,16 @@ from rtd_plugin.triplets.token_store import TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
 # On resuming; the order of the data does not change with them.
-MAY_CHANGE = ("steps", "optimizer", "precision", "checkpoints", "validation", "evaluation", "tracker")
+MAY_CHANGE = (
+    "steps",
+    "optimizer",
+    "precision",
+    "gradient_precision",
+    "checkpoints",
+    "validation",
+    "evaluation",
+    "tracker",
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,9 @@ from rtd_plugin.paths import CommandLineText, RecipePath
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
 from rtd_plugin.validation import describe_error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _log = logging.getLogger(__name__)
 
@@ -107,41 +110,27 @@ class Models:
         }
 
 
-def load_models(
-    *,
-    adapter: str | None = None,
-    projection: str | Path | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    checkpoint: str | Path | None = None,
-    recipe: str | None = None,
-    weights: Sequence[str | Path] = (),
-    preprocess: Preprocessing = "clip",
-    cache: str | Path | None = None,
-    workers: int = 4,
-    device: str | None = None,
-    miniature: bool = False,
-) -> Models:
-    """Load the models that `ModelOptions` name.
+def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -> Models:
+    """Load the models that options name.
 
     Args:
         miniature: whether an adapter without other options means its miniature.
+        options: see `ModelOptions`.
 
     Raises:
         RTDError: a file is missing, broken, or does not fit the other files.
         UsageError: an option is missing or wrong.
     """
+    weights = options.get("weights", ())
     files = [Path(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
-    recipe_file = _find_recipe_file(recipe, files)
-    if recipe_file is None and miniature and projection is None and adapter is not None:
-        recipe_file = plugins.list_recipes().get(f"{adapter}-miniature")
+    recipe_file = _find_recipe_file(options.get("recipe"), files)
+    keys = ("adapter", "projection", "model", "pretrained", "checkpoint")
+    texts = {key: CommandLineText(value) for key, value in options.items() if key in keys and value is not None}
+    if recipe_file is None and miniature and "adapter" in texts and "projection" not in texts:
+        recipe_file = plugins.list_recipes().get(f"{texts['adapter']}-miniature")
     values = read_values(recipe_file)[1] if recipe_file is not None else {}
-    backbone = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
-    backbone = {key: CommandLineText(value) for key, value in backbone.items() if value is not None}
-    values |= {"backbone": backbone} if backbone else {}
-    values |= {"adapter": adapter} if adapter is not None else {}
-    values |= {"projection": CommandLineText(projection)} if projection is not None else {}
-    sources = _check_sources(values, recipe_file)
+    backbone = {key: texts.pop(key) for key in ("model", "pretrained", "checkpoint") if key in texts}
+    sources = _check_sources({**values, **texts, **({"backbone": backbone} if backbone else {})}, recipe_file)
 
     method = plugins.find_adapter(sources.adapter)
     tower = sources.backbone.load_text_tower()
@@ -155,10 +144,10 @@ def load_models(
         tuned[path] = partial(_load_tuned, tuned_weights, tower)
     images = ImageFeatures(
         sources.backbone.load_image_encoder(),
-        preprocess,
-        _find_device(device),
-        Path(cache) if cache is not None else cache_folder(),
-        workers,
+        options.get("preprocess", "clip"),
+        _find_device(options.get("device")),
+        Path(options.get("cache") or cache_folder()),
+        options.get("workers", 4),
     )
     return Models(method, sources.backbone, sources.projection, phi, tower, tuned, images)
 
