@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tokens import Prompt
-    from rtd_plugin.contract.adapter import Adapter
+    from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
     from rtd_plugin.contract.composition import Composition, CompositionPoint
     from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.contract.shims import KnownFault, Report, Shim
@@ -28,6 +28,7 @@ __all__ = [
     "Composition",
     "CompositionPoint",
     "KnownFault",
+    "ProjectionInputs",
     "Prompt",
     "Query",
     "RTDError",
@@ -43,7 +44,7 @@ __all__ = [
 
 _MODULES = {
     "clip.tokens": ["Prompt"],
-    "contract.adapter": ["Adapter"],
+    "contract.adapter": ["Adapter", "ProjectionInputs"],
     "contract.composition": ["Composition", "CompositionPoint"],
     "contract.hookspecs": ["hookimpl"],
     "contract.shims": ["KnownFault", "Report", "Shim"],

@@ -161,6 +161,25 @@ class ImageFeatures:
                     raise
 
     @torch.no_grad()
+    def encode_patches(self, benchmark: Benchmark, names: Sequence[str]) -> Tensor:
+        """Return patch tokens of a benchmark's images, (N, 1 + P, V) float32 on the device.
+
+        Raises:
+            UnreadableImages: images are missing, or cannot be read.
+            RTDError: the image tower has no patch tokens.
+        """
+        broken: dict[str, Exception] = {}
+        self._encoder.visual.to(self.device)
+        batches = [
+            self._encoder.encode_patches(torch.stack(list(images.values())).to(self.device)).float()
+            for _, images in self._read_batches(benchmark, names, range(len(names)), broken)
+            if images
+        ]
+        if broken:
+            raise UnreadableImages(benchmark, _describe(broken)) from next(iter(broken.values()))
+        return torch.cat(batches)
+
+    @torch.no_grad()
     def _encode_batch(self, images: Tensor) -> Tensor:
         return self._encoder(images.to(self.device)).float().cpu()
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.encoding import check_text, compose, project
+from rtd_plugin.evaluation.encoding import check_text, compose, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.search.galleries import FolderGallery, Match
 from rtd_plugin.search.queries import Images, Pictures, check_references, list_images
@@ -103,8 +103,14 @@ class Searcher:
             raise UsageError(f"{len(listed)} images and {len(texts)} texts: pass as many of both, or one of either")
         references = self._encode(listed)
         queries = max(len(listed), len(texts))
-        pseudo_tokens = project(self.projection, references, self.images.device)
-        pseudo_tokens = pseudo_tokens.expand(queries, *pseudo_tokens.shape[1:])
+        references = references.expand(queries, -1)
+
+        def read_patches(rows: Sequence[int]) -> Tensor:
+            return self._encode_patches([listed[row if len(listed) > 1 else 0] for row in rows])
+
+        pseudo_tokens = make_project(
+            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+        )
         conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
         features = F.normalize(compose(self.tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu()
         return features[0] if is_single and isinstance(text, str) else features
@@ -137,6 +143,14 @@ class Searcher:
     def _find_name(self, image: Any) -> str | None:
         is_path = isinstance(image, str | os.PathLike)
         return self.gallery.find_name(Path(image)) if is_path and self.gallery is not None else None
+
+    def _encode_patches(self, listed: Sequence[Any]) -> Tensor:
+        """Return patch tokens (N, 1 + P, V) of images."""
+        if any(isinstance(each, Tensor) for each in listed):
+            raise UsageError(f"image: {self.adapter.name} reads patch tokens: pass pictures instead of features")
+        names = [f"<image {index}>" for index in range(len(listed))]
+        benchmark = Pictures(pictures=dict(zip(names, listed, strict=True)))
+        return self.images.encode_patches(benchmark, names)
 
     def _encode(self, listed: Sequence[Any]) -> Tensor:
         """Return features (N, D) float32 on the CPU, not normalised; a path that is listed twice is encoded once."""

@@ -14,7 +14,7 @@ from rtd_plugin.evaluation.encoding import check_text
 from rtd_plugin.evaluation.pictures import open_image, turn_upright
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
-from rtd_plugin.paths import CommandLineText
+from rtd_plugin.paths import CommandLineText, name_projection
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.search.galleries import FolderGallery
 from rtd_plugin.search.image_folder import ImageFolder
@@ -174,7 +174,7 @@ def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> Non
         "reference": make_thumbnail(
             turn_upright(open_image(reference)), folder.find_name(reference) or str(reference.resolve())
         ),
-        "projection": Path(results["projection"]).name,
+        "projection": name_projection(results["projection"]),
         "rankings": rankings,
     }
     write_text(page, render("search.html", context))

@@ -171,7 +171,7 @@ def measure_cost(model: str, images: int, queries_per_image: float) -> None:
         for tuned_encoders in (0, 1):
             start = time.process_time()
             image_features = ImageFeatures(ImageEncoder(clip.visual.eval(), preprocess), workers=2)
-            retrieval = Retrieval(benchmark, LinCIR(), image_features, phi)
+            retrieval = Retrieval(benchmark, LinCIR(), image_features, phi, towers[0])
             image_seconds = time.process_time() - start
             compare(retrieval, towers[0], {Path("tuned"): lambda: towers[1]} if tuned_encoders else {}).to_dict()
             seconds[tuned_encoders] = time.process_time() - start

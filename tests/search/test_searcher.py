@@ -27,7 +27,7 @@ def test_features_equal_those_of_evaluate_to_the_last_bit(run, catalogue, adapte
     options = {"recipe": f"{adapter}-miniature", "device": "cpu"}
     models = load_models(**options, weights=[run])
     benchmark = Folder(data=str(catalogue))
-    retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection)
+    retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection, models.tower)
     evaluated = {}
     monkeypatch.setattr(retrieval, "rank", lambda features: evaluated.update(queries=F.normalize(features, dim=-1)))
     (tower,) = [load() for load in models.tuned.values()]
