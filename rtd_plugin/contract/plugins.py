@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rtd_plugin.contract.adapter import Adapter
     from rtd_plugin.evaluation.benchmark import Benchmark
+    from rtd_plugin.search.gallery_store import GalleryStore
     from rtd_plugin.triplets.triplet import TripletSource
 
 Item = TypeVar("Item")
@@ -210,6 +211,19 @@ def find_benchmark(name: str) -> type[Benchmark]:
         RTDError: a plugin fails, or two register the same name.
     """
     return _pick(_list_named("rtd_benchmarks", "benchmark"), name, "benchmark")
+
+
+def find_gallery_store(path: str) -> GalleryStore:
+    """Return the gallery at a path or URI, which need not exist yet.
+
+    Raises:
+        UsageError: no plugin has a store for such a path.
+        RTDError: a plugin fails.
+    """
+    store = get_plugin_manager().hook.rtd_gallery_store(path=path)
+    if store is None:
+        raise UsageError(f"{path}: no plugin keeps an index of this ending: name a folder that ends in .lance")
+    return store
 
 
 def list_recipes() -> dict[str, RecipeFile]:
