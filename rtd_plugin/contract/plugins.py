@@ -292,6 +292,7 @@ def _list_named(hook: str, noun: str, check: Callable[[Any], str | None] = lambd
 
 def _check_adapter(item: Any) -> str | None:
     """Return what keeps an object from being listed as an adapter; `check_adapter` checks the rest."""
+    from rtd_plugin.clip.tokens import Prompt
     from rtd_plugin.contract.adapter import Adapter
 
     if isinstance(item, type):
@@ -301,6 +302,11 @@ def _check_adapter(item: Any) -> str | None:
     for attribute in ("name", "home", "prompt", "unconditioned_prompt", "prompt_of_two"):
         if not hasattr(item, attribute):
             return f"its class sets no {attribute}"
+        if "prompt" in attribute and not isinstance(getattr(item, attribute), Prompt):
+            return f"its {attribute} is not a Prompt"
+    for attribute in ("composition_points", "training_files", "projection_files", "shims", "known_faults"):
+        if not isinstance(getattr(item, attribute), tuple | list):
+            return f"its {attribute} is not a tuple: a tuple of one needs a comma"
     return None
 
 

@@ -98,7 +98,7 @@ class ImageFeatures:
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of them
         clip = encoder.preprocess
         is_padded = preprocessing == "targetpad"
-        self._encoder = replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image))) if is_padded else encoder
+        self._loaded = replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image))) if is_padded else encoder
         self._workers = workers
         self._compute_digest = partial(
             hash_tower, encoder, (folder or cache_folder()) / "image-towers", steps, preprocessing
@@ -125,7 +125,6 @@ class ImageFeatures:
         keys = [hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)]
         total, done = cache.count_missing(keys), 0
         broken: dict[str, Exception] = {}
-        self._encoder.visual.to(self.device)
 
         def compute(indices: Sequence[int]) -> Mapping[int, Tensor]:
             nonlocal done
@@ -176,7 +175,6 @@ class ImageFeatures:
             RTDError: the image tower has no patch tokens.
         """
         broken: dict[str, Exception] = {}
-        self._encoder.visual.to(self.device)
         batches = [
             self._encoder.encode_patches(torch.stack(list(images.values())).to(self.device)).float()
             for _, images in self._read_batches(benchmark, names, range(len(names)), broken)
@@ -185,6 +183,11 @@ class ImageFeatures:
         if broken:
             raise UnreadableImages(benchmark, _describe(broken)) from next(iter(broken.values()))
         return torch.cat(batches)
+
+    @cached_property
+    def _encoder(self) -> ImageEncoder:
+        self._loaded.visual.to(self.device)  # once, and not before images need it
+        return self._loaded
 
     @torch.no_grad()
     def _encode_batch(self, images: Tensor) -> Tensor:
@@ -203,8 +206,8 @@ class ImageFeatures:
                 return None
 
         batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
-        with ThreadPoolExecutor(self._workers) as pool:
-            ahead = pool.map(read, batches[0])
+        with ThreadPoolExecutor(self._workers) as pool:  # starts a thread only for what is submitted
+            ahead = pool.map(read, batches[0]) if len(indices) > 1 else map(read, indices)
             for batch, following in zip(batches, (*batches[1:], ()), strict=True):
                 images, ahead = ahead, pool.map(read, following)
                 yield batch, {index: image for index, image in zip(batch, images, strict=True) if image is not None}
