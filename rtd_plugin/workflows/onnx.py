@@ -44,8 +44,8 @@ def export_onnx(run: Path, folder: Path) -> None:
         folder: a new folder, or one of an earlier export.
 
     Raises:
-        UsageError: the folder holds other files, or the method's projection reads the query's text.
-        RTDError: the run has no text encoder or recipe, the packages of the extra `onnx` are missing, or a graph gives
+        UsageError: the folder holds other files.
+        RTDError: the run has no text encoder or recipe, the method's projection reads the query's text, the packages of the extra `onnx` are missing, or a graph gives
             other values than torch.
     """
     with require_extra("onnx", "writing ONNX"):
@@ -57,7 +57,7 @@ def export_onnx(run: Path, folder: Path) -> None:
     sources = find_sources(run)
     adapter = plugins.find_adapter(sources.adapter)
     if adapter.reads_queries:
-        raise UsageError(f"{adapter.name}: no graph of its projection, which reads more than an image's feature")
+        raise RTDError(f"{adapter.name}: its projection reads more than images' features, which a graph of them cannot")
     tower = load_text_encoder(run)
     projection = load_projection(adapter, sources.projection, tower.features, tower.width)
     prompts = [adapter.prompt.encode(condition=condition) for condition in ("is red", "has no laces and is not blue")]
