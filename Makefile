@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.rtd-plugin
 TEST_INSTALLED := $(VENV)/.rtd-plugin-test
 
-.PHONY: quickstart test
+.PHONY: quickstart test versions
 
 quickstart: $(INSTALLED)
 	$(BIN)/rtd-plugin train --adapter lincir
@@ -15,6 +15,10 @@ test: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# The oldest and the newest supported versions, where their Pythons are installed.
+versions: $(TEST_INSTALLED)
+	$(BIN)/python tests/versions.py
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable .

@@ -113,7 +113,7 @@ def read_record(path: Path) -> Any:
     try:
         record = json.loads(read_text(path))
         return record["value"] if record["crc32"] == _checksum_json(record["value"]) else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

@@ -28,7 +28,8 @@ from rtd_plugin.cli.results import comparison_tables
 def command(as_json: bool, **options: Any) -> None:
     """Measure retrieval before and after: the pre-trained text encoder, and each of --weights.
 
-    Writes results.json, a report with pictures, and, of a split whose targets are secret, the files for its server.
+    Writes results.json, a report with pictures, and the rank of each query's target (ranks.jsonl) or, of a split whose
+    targets are secret, the files for its server.
 
     \b
     Examples:

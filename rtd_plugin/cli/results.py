@@ -9,15 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rtd_plugin.evaluation.comparison_table import Cell, ComparisonTable
+    from rtd_plugin.evaluation.comparison_table import Cell, ComparisonTable, TableRow
 
 COLUMNS = 4  # metrics side by side: they fit into 80 columns
-GROUPS = 4  # groups of queries that a terminal shows
+GROUPS = 4  # groups of queries that have a section each; of more, only the gains are shown
 STYLES = {"up": "green", "down": "red", "": ""}
 
 
 def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """Return a table for each family of metrics, with a section for all queries and, of up to four groups, for each.
+    """Return a table for each family of metrics, with sections for all queries and for groups, largest losses first.
 
     Args:
         comparison: as `Comparison.to_dict` returns it.
@@ -25,33 +25,41 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     from rtd_plugin.workflows.evaluate import tabulate_comparison  # imports torch, which `--help` does not need
 
     sections = tabulate_comparison(comparison)
-    if not sections:
-        return []
-    metrics = sections[0].metrics
     families: dict[str, list[int]] = {}
-    for column, metric in enumerate(metrics):
-        families.setdefault(metric.rpartition("_")[0] if len(metrics) > COLUMNS else "", []).append(column)
-    shown = sections if len(sections) - 1 <= GROUPS else sections[:1]
-    return [_draw_table(comparison["benchmark"], shown, columns) for columns in families.values()]
+    for column, metric in enumerate(sections[0].metrics if sections else ()):
+        families.setdefault(metric.rpartition("_")[0] if len(sections[0].metrics) > COLUMNS else "", []).append(column)
+    return [_draw_table(comparison["title"], sections, columns) for columns in families.values()]
 
 
-def _draw_table(benchmark: str, sections: Sequence[ComparisonTable], columns: Sequence[int]) -> Table:
+def _draw_table(title: str, sections: Sequence[ComparisonTable], columns: Sequence[int]) -> Table:
     metrics = [sections[0].metrics[column] for column in columns]
     family = "mAP" if metrics[0].startswith("map") else "recall"
-    table = Table("query", title=f"{benchmark}: {family} in percent", title_justify="left")
+    table = Table("query", title=f"{title}: {family} in percent", title_justify="left")
     for column in columns:
         table.add_column(sections[0].heads[column], justify="right")
-    for section in sections:
+
+    def add_row(label: str, row: TableRow) -> None:
+        cells = [row.cells[column] for column in columns]
+        is_gain = row.kind == "gain"
+        table.add_row(
+            label, *(_color(cell, f"{cell.value:+.1f}") if is_gain else f"{cell.value:.1f}" for cell in cells)
+        )
+
+    all_queries, *groups = sections
+    for section in sections if len(groups) <= GROUPS else [all_queries]:
         table.add_row(section.title, style="bold")
         for row in section.rows:
-            cells = [row.cells[column] for column in columns]
+            add_row(f"  {row.label}", row)
             if row.kind == "gain":
-                table.add_row(f"  {row.label}", *(_color(cell, f"{cell.value:+.1f}") for cell in cells))
-                table.add_row(
-                    "    95 % interval", *(_color(cell, f"{cell.low:+.1f}…{cell.high:+.1f}") for cell in cells)
-                )
-            else:
-                table.add_row(f"  {row.label}", *(f"{cell.value:.1f}" for cell in cells))
+                cells = [row.cells[column] for column in columns]
+                intervals = (_color(cell, f"{cell.low:+.1f}…{cell.high:+.1f}") for cell in cells)
+                table.add_row("    95 % interval", *intervals)
+        table.add_section()
+    gains = [row.label for row in all_queries.rows if row.kind == "gain"] or ["composed, frozen"]
+    for label in gains if len(groups) > GROUPS else ():
+        table.add_row(f"{label} by group", style="bold")
+        for section in groups:
+            add_row(f"  {section.title}", next(row for row in section.rows if row.label == label))
         table.add_section()
     return table
 

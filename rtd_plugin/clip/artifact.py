@@ -100,7 +100,7 @@ def read_info(path: Path) -> TextEncoderInfo:
                 f"but this version reads up to format {FORMAT}: upgrade rtd-plugin"
             )
         return TextEncoderInfo(**values)
-    except (ValueError, TypeError) as error:  # pydantic's and json's errors are ValueErrors
+    except (ValueError, TypeError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
         raise RTDError(f"{path}: its metadata is not that of a text encoder saved by rtd-plugin") from error
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rtd_plugin.regular_files import read_text
+
 
 def _find_package() -> Path:
     spec = importlib.util.find_spec("open_clip")  # imports nothing
@@ -44,4 +46,4 @@ def read_architecture(name: str) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(read_text(file))

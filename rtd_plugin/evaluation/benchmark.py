@@ -90,6 +90,10 @@ class Benchmark(BaseModel, ABC):
         """Return what readers of the results must know, such as that this is not the whole published split."""
         return ()
 
+    def title(self) -> str:
+        """Return a heading for the results."""
+        return self.name
+
     def source(self) -> str:
         """Return where the files come from, for messages about missing ones."""
         return self.home

@@ -1,7 +1,7 @@
 """Compares the pre-trained and tuned text encoders on one benchmark, and simpler queries with composed ones."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Comparison:
         benchmark = self.retrieval.benchmark
         return {
             "benchmark": self.retrieval.name,
+            "title": self.retrieval.title,
             "split": None,
             **benchmark.model_dump(mode="json"),
             "queries": len(self.retrieval.queries),
@@ -60,6 +61,16 @@ class Comparison:
             "results": [self._to_dict(row) for row in self.results],
             "baselines": [self._to_dict(row) for row in self.baselines],
         }
+
+    def list_ranks(self) -> list[dict[str, Any]]:
+        """Return each query as plain values, with the rank of its first target by each text encoder's name."""
+        rows: list[dict[str, Any]] = [asdict(query) for query in self.retrieval.queries]
+        for row in self.results:
+            rankings = {"ranks": row.result.rankings, "subset_ranks": row.result.subset}
+            for key, ranking in rankings.items():
+                for values, rank in zip(rows, ranking.first.tolist() if ranking else (), strict=False):
+                    values.setdefault(key, {})[row.name] = rank
+        return [{key: value for key, value in row.items() if value and key != "candidates"} for row in rows]
 
     def _to_dict(self, row: ComparisonRow) -> dict[str, Any]:
         benchmark = self.retrieval.name
@@ -92,7 +103,6 @@ def compare(
     frozen: TextTower,
     tuned: Mapping[Path, Callable[[], TextTower]],
     advance: Advance = ignore_progress,
-    baselines: bool = True,
 ) -> Comparison:
     """Rank a benchmark's gallery in every way.
 
@@ -101,7 +111,6 @@ def compare(
         frozen: ψ₀, the pre-trained text encoder.
         tuned: a function for each tuned text encoder that loads it, by its file; one at a time is held.
         advance: called with how many ways are done.
-        baselines: whether to rank by simpler queries as well.
     """
     encoders = list_encoders(frozen, tuned)
     simpler: dict[str, Callable[[], RetrievalResult | None]] = {
@@ -109,13 +118,13 @@ def compare(
         "text only": partial(retrieval.rank_by_condition, frozen),
         "target caption": partial(retrieval.rank_by_target_caption, frozen),
     }
-    total = len(encoders) + (len(simpler) if baselines else 0)
+    total = len(encoders) + len(simpler)
     comparison = Comparison(retrieval, [])
     for done, (weights, name, label, load) in enumerate(encoders, start=1):
         result = retrieval.rank_composed(load())
         comparison.results.append(ComparisonRow("composed", weights, name, label, result))
         advance(done, total)
-    for done, (query, rank) in enumerate(simpler.items() if baselines else (), start=len(encoders) + 1):
+    for done, (query, rank) in enumerate(simpler.items(), start=len(encoders) + 1):
         if (ranked := rank()) is not None:
             comparison.baselines.append(ComparisonRow(query, None, PRE_TRAINED, query, ranked))
         advance(done, total)

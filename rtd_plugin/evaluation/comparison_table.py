@@ -44,13 +44,18 @@ class ComparisonTable:
         return f"{self.group.replace('_', ' ')} queries" if self.group else "all queries"
 
     @property
+    def lowest_gain(self) -> float:
+        """The lowest gain in any metric by any text encoder; 0 without tuned ones."""
+        return min((cell.value for row in self.rows if row.kind == "gain" for cell in row.cells), default=0)
+
+    @property
     def heads(self) -> list[str]:
         """The metrics' short names."""
         return list(map(shorten_metric, self.metrics))
 
 
 def tabulate_comparison(comparison: Mapping[str, Any]) -> list[ComparisonTable]:
-    """Return a table of all queries and one of each group; none if the targets are secret.
+    """Return a table of all queries, and one of each group, largest losses first; none if the targets are secret.
 
     Args:
         comparison: as `Comparison.to_dict` returns it.
@@ -78,7 +83,8 @@ def tabulate_comparison(comparison: Mapping[str, Any]) -> list[ComparisonTable]:
             table_rows.append(TableRow(f"gain of {'tuning' if len(tuned) == 1 else row['name']}", "gain", cells))
         return ComparisonTable(group, metrics, table_rows)
 
-    return [tabulate(group) for group in (None, *(name for name in all_queries if name not in metrics))]
+    groups = [tabulate(name) for name in all_queries if name not in metrics]
+    return [tabulate(None), *sorted(groups, key=lambda table: table.lowest_gain)]
 
 
 def shorten_metric(metric: str) -> str:

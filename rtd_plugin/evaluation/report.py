@@ -16,6 +16,7 @@ from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
 from rtd_plugin.evaluation.metrics import PerQueryMetrics, hits_at
 from rtd_plugin.files import write_text
+from rtd_plugin.paths import name_projection
 
 SHOWN = 5  # images of each ranking
 QUERIES = 6  # in each section of queries
@@ -31,7 +32,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
         path: the file.
         comparison: the results.
         figures: `comparison.to_dict()` and what else the page shows: `adapter`, `backbone`, `projection`,
-            `preprocess`, `remarks`.
+            `preprocess`, `date`, `remarks`.
         seed: chooses the queries that are shown.
 
     Raises:
@@ -40,9 +41,9 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     tables = tabulate_comparison(figures)
     selection, sections = _select_queries(comparison, random.Random(seed))
     context = {
-        "heading": " ".join(filter(None, (figures["benchmark"], figures["split"]))),
+        "heading": " ".join(filter(None, (figures["title"], figures["split"]))),
         "figures": figures,
-        "projection": Path(figures["projection"]).name,
+        "projection": name_projection(figures["projection"]),
         "tables": tables,
         "plot": _plot_recall(comparison) if tables else None,
         "bars": _compare_groups(comparison, tables) if len(tables) > 1 else None,

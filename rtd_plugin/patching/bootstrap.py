@@ -28,7 +28,7 @@ def start(folder: str) -> None:
         host, points, shims = manifest["host"], manifest["points"], manifest["shims"]
         names = {name for function in [*points, *shims] for name in function["modules"]}
         files = {os.path.join(host, point["file"]) for point in points}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         from rtd_plugin.patching.manifest import read_manifest
 
         read_manifest(folder)  # raises an error that says more

@@ -98,7 +98,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         return Manifest(folder=path.parent.absolute(), **values)
     except FileNotFoundError as error:
         raise RTDError(f"{folder}: not a patch folder: it has no {MANIFEST_FILE}") from error
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise RTDError(f"{path}: not a readable manifest of a patch: patch the host again") from error
 
 

@@ -107,7 +107,7 @@ def append(path: str, events: Iterable[Event]) -> None:
 def read_events(path: str) -> list[Event]:
     """Return the events in a file; an empty list if it cannot be read."""
     events: list[Event] = []
-    with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+    with suppress(OSError, ValueError, TypeError, RecursionError), open(path, encoding="utf-8") as file:
         for line in file:
             event, process, count, note = json.loads(line)
             events.append((event, process, count, note))

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.plugins import get_plugin_manager
@@ -24,6 +25,7 @@ from rtd_plugin.training.trainer import Trainer
 _log = logging.getLogger(__name__)
 
 ACCELERATE_PRECISION = {"fp16": "fp16", "bf16": "bf16", "fp32": "no"}
+GRADIENT_HOOKS = {"fp32": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}
 
 
 class Interrupted(RTDError):
@@ -52,6 +54,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             cpu=several and not torch.cuda.is_available(),
             log_with=recipe.tracker,
             project_dir=".",  # a tracker wants one from the start; `train` sets the run's folder
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    gradient_as_bucket_view=True,  # gradients are not copied, and held once
+                    comm_hook=GRADIENT_HOOKS[recipe.gradient_precision],
+                )
+            ],
         )
     except (ValueError, ImportError) as error:
         raise RTDError(f"this machine cannot run the recipe: {error}") from error

@@ -96,5 +96,5 @@ def _parse_step(line: str) -> float:
     """Return the step of a line; infinity for half a line, which a killed run leaves."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return math.inf

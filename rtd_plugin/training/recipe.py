@@ -21,7 +21,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.paths import CommandLineText, RecipePath
+from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_values
 from rtd_plugin.triplets.triplet import TripletSource
 from rtd_plugin.validation import describe_error
@@ -33,6 +33,11 @@ def _dump(key: str, item: TripletSource | Benchmark) -> dict[str, Any]:
 
 Source = Annotated[InstanceOf[TripletSource], PlainSerializer(lambda source: _dump("source", source))]
 ABenchmark = Annotated[InstanceOf[Benchmark], PlainSerializer(lambda benchmark: _dump("benchmark", benchmark))]
+
+
+MAX_COUNT = 10**9  # of steps, and of what is counted in steps; far more than any run takes
+MAX_ACCUMULATION = 10_000  # batches of a step, which are in memory together
+MAX_DEPTH = 50  # of a key
 
 
 class Keys(BaseModel):
@@ -55,14 +60,14 @@ class Optimizer(Keys):
     learning_rate: float = Field(1e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=MAX_COUNT)
     max_grad_norm: float | None = Field(None, gt=0)
 
 
 class Validation(Keys):
     """A benchmark run every so many steps; the tower that is best by `select` becomes the result."""
 
-    every: int = Field(100, gt=0)
+    every: int = Field(100, gt=0, le=MAX_COUNT)
     select: str = "recall_at_1"
     benchmark: ABenchmark
 
@@ -74,8 +79,8 @@ class Validation(Keys):
 class Checkpoints(Keys):
     """How often the run's state is saved, and how many of the latest states are kept."""
 
-    every: int = Field(100, gt=0)
-    keep: int = Field(2, gt=0)
+    every: int = Field(100, gt=0, le=MAX_COUNT)
+    keep: int = Field(2, gt=0, le=MAX_COUNT)
 
 
 class Recipe(Keys):
@@ -83,19 +88,20 @@ class Recipe(Keys):
 
     adapter: str
     backbone: Backbone
-    projection: RecipePath
+    projection: ProjectionFiles
     triplets: list[Source] = Field(min_length=1)
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
-    steps: int = Field(2000, gt=0)
-    batch_size: int = Field(128, gt=1)
-    accumulation: int = Field(1, gt=0)
+    steps: int = Field(2000, gt=0, le=MAX_COUNT)
+    batch_size: int = Field(128, gt=1, le=MAX_COUNT)
+    accumulation: int = Field(1, gt=0, le=MAX_ACCUMULATION)
     engine: Literal["fast", "plain"] = "fast"
     activation_checkpointing: bool = False
     compile: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+    gradient_precision: Literal["fp32", "bf16"] = "fp32"
     shuffle: bool = True
-    seed: int = Field(12345, ge=0)
+    seed: int = Field(12345, ge=0, lt=2**63)
     validation: Validation | None = None
     evaluation: ABenchmark | None = None
     checkpoints: Checkpoints = Checkpoints()
@@ -213,6 +219,8 @@ def _validate(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
 def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
     """Return a recipe's values with one of them replaced."""
     name, value = parse_override(override)
+    if name.count(".") > MAX_DEPTH:
+        raise UsageError(f"--set {override}: no key is nested so deeply")
 
     def replace(node: Any, keys: Sequence[str]) -> Any:
         # Copies on the way: with an alias in the YAML file, two keys share one object.
@@ -220,7 +228,7 @@ def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
             return value
         key, *rest = keys
         if isinstance(node, list):
-            if not key.isdecimal() or int(key) >= len(node):
+            if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
                 raise UsageError(f"--set {override}: {key!r} is not the index of one of {len(node)} entries, from 0")
             index = int(key)
             return [*node[:index], replace(node[index], rest), *node[index + 1 :]]

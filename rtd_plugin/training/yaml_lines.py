@@ -44,8 +44,14 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:  # an impossible date, for example
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # an impossible date or number, a tag that does not fit
+            raise yaml.constructor.ConstructorError(None, None, _explain(error), node.start_mark) from error
+
+
+def _explain(error: Exception) -> str:
+    return f"not a value ({error or type(error).__name__})"
 
 
 def load_yaml(text: str) -> Any:
@@ -64,6 +70,8 @@ def load_yaml(text: str) -> Any:
         raise NotYAML(f"the character #x{error.character:04x} is not allowed", line) from error
     except RecursionError as error:
         raise NotYAML("nested too deeply", 1) from error
+    except (ValueError, OverflowError) as error:  # a character that does not exist
+        raise NotYAML(_explain(error), 1) from error
 
 
 def read_values(recipe: Path | RecipeFile) -> tuple[str, dict[str, Any]]:

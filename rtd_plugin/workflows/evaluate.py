@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 EVALUATIONS = Path("evaluations")
-RESULTS_FILE, REPORT_FILE, SUBMISSIONS = "results.json", "report.html", "submissions"
+RESULTS_FILE, RANKS_FILE, REPORT_FILE, SUBMISSIONS = "results.json", "ranks.jsonl", "report.html", "submissions"
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Evaluate the pre-trained text encoder and tuned ones, as `rtd-plugin evaluate` does.
 
-    Writes `results.json`, `report.html` and, if the split's targets are secret, files for its server.
+    Writes `results.json`, `report.html`, and `ranks.jsonl` with the rank of each query's target or, if the split's
+    targets are secret, files for its server.
 
     Args:
         benchmark: name of a benchmark.
@@ -90,7 +92,7 @@ def evaluate(
     is_first_process = os.environ.get("RANK", "0") == "0"
     progress = progress if is_first_process else no_progress
     with progress("Encoding images") as advance:
-        retrieval = Retrieval(bench, models.adapter, models.images, models.projection, advance)
+        retrieval = Retrieval(bench, models.adapter, models.images, models.projection, models.tower, advance)
     if not is_first_process:
         return None
     if retrieval.unreadable and not retrieval.queries[0].targets:
@@ -100,13 +102,22 @@ def evaluate(
         _log.warning("%s.", remark)
     with progress("Querying") as advance:
         comparison = compare(retrieval, models.tower, models.tuned, advance)
-    figures = {**comparison.to_dict(), **models.to_dict(), "remarks": [*retrieval.remarks, *remarks]}
+    figures = {
+        **comparison.to_dict(),
+        **models.to_dict(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "remarks": [*retrieval.remarks, *remarks],
+    }
     submissions = _make_submissions(comparison)
     name = "-".join(filter(None, (figures["benchmark"], figures["split"])))
     folder = make_folder(Path(output) if output is not None else None, EVALUATIONS, name)
     for file, content in submissions.items():
         write_text(folder / file, json.dumps(content, separators=(",", ":")))
-    write_report(folder / REPORT_FILE, comparison, figures, seed)
+    if retrieval.queries[0].targets:
+        ranks = comparison.list_ranks()
+        write_text(folder / RANKS_FILE, "".join(f"{json.dumps(query)}\n" for query in ranks))
+        for row in figures["results"]:
+            row["ranks"] = [query["ranks"][row["name"]] for query in ranks]
     results = {
         **figures,
         "output": str(folder),
@@ -115,6 +126,7 @@ def evaluate(
         "seconds": round(time.monotonic() - start, 1),
     }
     write_text(folder / RESULTS_FILE, dump_json(results) + "\n")  # names of files need not be UTF-8
+    write_report(folder / REPORT_FILE, comparison, figures, seed)
     return results
 
 

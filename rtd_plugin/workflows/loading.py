@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -22,10 +22,13 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
-from rtd_plugin.paths import CommandLineText, RecipePath
+from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
 from rtd_plugin.validation import describe_error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class BackboneOptions(TypedDict, total=False):
 
     Attributes:
         adapter: name of the method.
-        projection: the method's projection checkpoint.
+        projection: the method's projection checkpoint; several files by the adapter's names of them.
         model: the backbone's architecture in open_clip.
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
@@ -47,7 +50,7 @@ class BackboneOptions(TypedDict, total=False):
     """
 
     adapter: str | None
-    projection: str | Path | None
+    projection: str | Path | Mapping[str, str | Path] | None
     model: str | None
     pretrained: str | None
     checkpoint: str | Path | None
@@ -73,7 +76,7 @@ class Sources(BaseModel):
 
     adapter: str
     backbone: Backbone
-    projection: RecipePath
+    projection: ProjectionFiles
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Models:
 
     adapter: Adapter
     backbone: Backbone
-    projection_file: Path
+    projection_file: Path | dict[str, Path]
     projection: nn.Module
     tower: TextTower
     tuned: Mapping[Path, Callable[[], TextTower]]
@@ -102,46 +105,36 @@ class Models:
         return {
             "adapter": self.adapter.name,
             "backbone": self.backbone.name,
-            "projection": str(self.projection_file),
+            "projection": (
+                {name: str(path) for name, path in self.projection_file.items()}
+                if isinstance(self.projection_file, dict)
+                else str(self.projection_file)
+            ),
             "preprocess": self.images.preprocessing,
         }
 
 
-def load_models(
-    *,
-    adapter: str | None = None,
-    projection: str | Path | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    checkpoint: str | Path | None = None,
-    recipe: str | None = None,
-    weights: Sequence[str | Path] = (),
-    preprocess: Preprocessing = "clip",
-    cache: str | Path | None = None,
-    workers: int = 4,
-    device: str | None = None,
-    miniature: bool = False,
-) -> Models:
-    """Load the models that `ModelOptions` name.
+def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -> Models:
+    """Load the models that options name.
 
     Args:
         miniature: whether an adapter without other options means its miniature.
+        options: see `ModelOptions`.
 
     Raises:
         RTDError: a file is missing, broken, or does not fit the other files.
         UsageError: an option is missing or wrong.
     """
+    weights = options.get("weights", ())
     files = [Path(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
-    recipe_file = _find_recipe_file(recipe, files)
-    if recipe_file is None and miniature and projection is None and adapter is not None:
-        recipe_file = plugins.list_recipes().get(f"{adapter}-miniature")
+    recipe_file = _find_recipe_file(options.get("recipe"), files)
+    keys = ("adapter", "projection", "model", "pretrained", "checkpoint")
+    texts = {key: _mark(value) for key, value in options.items() if key in keys and value is not None}
+    if recipe_file is None and miniature and "adapter" in texts and "projection" not in texts:
+        recipe_file = plugins.list_recipes().get(f"{texts['adapter']}-miniature")
     values = read_values(recipe_file)[1] if recipe_file is not None else {}
-    backbone = {"model": model, "pretrained": pretrained, "checkpoint": checkpoint}
-    backbone = {key: CommandLineText(value) for key, value in backbone.items() if value is not None}
-    values |= {"backbone": backbone} if backbone else {}
-    values |= {"adapter": adapter} if adapter is not None else {}
-    values |= {"projection": CommandLineText(projection)} if projection is not None else {}
-    sources = _check_sources(values, recipe_file)
+    backbone = {key: texts.pop(key) for key in ("model", "pretrained", "checkpoint") if key in texts}
+    sources = _check_sources({**values, **texts, **({"backbone": backbone} if backbone else {})}, recipe_file)
 
     method = plugins.find_adapter(sources.adapter)
     tower = sources.backbone.load_text_tower()
@@ -155,10 +148,10 @@ def load_models(
         tuned[path] = partial(_load_tuned, tuned_weights, tower)
     images = ImageFeatures(
         sources.backbone.load_image_encoder(),
-        preprocess,
-        _find_device(device),
-        Path(cache) if cache is not None else cache_folder(),
-        workers,
+        options.get("preprocess", "clip"),
+        _find_device(options.get("device")),
+        Path(options.get("cache") or cache_folder()),
+        options.get("workers", 4),
     )
     return Models(method, sources.backbone, sources.projection, phi, tower, tuned, images)
 
@@ -176,6 +169,10 @@ def find_sources(run: Path) -> Sources:
             f"{run}: no {RECIPE_FILE} beside the text encoder, which names its projection: pass a run's folder"
         )
     return _check_sources(read_values(recipe)[1], recipe)
+
+
+def _mark(value: Any) -> Any:
+    return {k: CommandLineText(v) for k, v in value.items()} if isinstance(value, Mapping) else CommandLineText(value)
 
 
 def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:

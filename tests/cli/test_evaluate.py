@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -60,7 +61,6 @@ def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
     result = evaluate(name, "--weights", finished_run)
     before, after = result["results"]
     assert (before["weights"], after["weights"]) == (None, str(finished_run))
-    assert list(result)[:2] == ["benchmark", "split"]
     assert result["split"] == (None if name in ("folder", "genecis") else "val")
     for row in (before, after, *result["baselines"]):
         assert list(row["metrics"][name]) == list(row["intervals"][name]) == METRICS[name]
@@ -73,7 +73,17 @@ def test_results_have_metrics_before_and_after(evaluate, finished_run, name):
     output = Path(result["output"])
     assert output == Path("evaluations", f"{name}-val" if result["split"] else name)
     assert json.loads((output / "results.json").read_text()) == result
-    assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["ranks.jsonl", "report.html", "results.json"]
+    queries = [json.loads(line) for line in (output / "ranks.jsonl").read_text().splitlines()]
+    for row in (before, after):
+        assert [query["ranks"][row["name"]] for query in queries] == row["ranks"]
+        if name in ("cirr", "folder"):
+            recall = 100 * sum(rank <= 5 for rank in row["ranks"]) / len(queries)
+            assert recall == pytest.approx(row["metrics"][name]["recall_at_5"])
+        if name == "cirr":
+            recall = 100 * sum(query["subset_ranks"][row["name"]] == 1 for query in queries) / len(queries)
+            assert recall == pytest.approx(row["metrics"][name]["subset_recall_at_1"])
+    assert queries[0].keys() >= {"reference", "conditions", "targets"}
     if name in ("fashioniq", "genecis"):
         groups = [value["recall_at_1" if name == "genecis" else "recall_at_10"] for value in groups_of(before, name)]
         mean = before["metrics"][name]["recall_at_1" if name == "genecis" else "recall_at_10"]
@@ -113,8 +123,14 @@ def test_python_returns_what_the_command_line_writes(evaluate, finished_run, fil
     for results in (printed, returned, stored := json.loads(Path("returned/results.json").read_text())):
         results.pop("seconds")
         results.pop("output")
+        results.pop("date")
     assert json.dumps(returned) == json.dumps(printed) == json.dumps(stored)
-    assert Path("returned/report.html").read_text() == Path("printed/report.html").read_text()
+    assert read_report("returned") == read_report("printed")
+
+
+def read_report(folder):
+    """The page without the date."""
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", (Path(folder) / "report.html").read_text())
 
 
 def test_options_in_python_are_values(evaluate, files, tmp_path):
@@ -481,6 +497,19 @@ def test_the_report_is_one_valid_page(evaluate, finished_run, name):
     assert text.count('class="hit"') <= len(page.images)
 
 
+def test_the_reports_heading_data_run_and_date(evaluate, finished_run, tmp_path):
+    """A folder of one's own is called by its name."""
+    result = evaluate("folder", "--weights", finished_run)
+    text = (Path(result["output"]) / "report.html").read_text()
+    assert "<h1>folder</h1>" in text
+    assert f"Data: {tmp_path / 'folder'}. Tuned: {finished_run}." in text
+    assert result["date"][:10] in text
+    (tmp_path / "folder").rename(tmp_path / "shoes")
+    result = evaluate("folder", "--data", "shoes")
+    assert "<h1>shoes</h1>" in (Path(result["output"]) / "report.html").read_text()
+    assert result["benchmark"] == "folder"
+
+
 def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
     write_dataset("cirr", tmp_path / "cirr")
     file = tmp_path / "cirr/cirr/captions/cap.rc2.val.json"
@@ -495,9 +524,7 @@ def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
 
 def test_the_seed_chooses_the_queries(evaluate, monkeypatch):
     monkeypatch.setattr("rtd_plugin.evaluation.report.QUERIES", 2)
-    pages = [
-        (Path(evaluate("cirr", "--seed", seed)["output"]) / "report.html").read_text() for seed in (0, 0, *range(1, 5))
-    ]
+    pages = [read_report(evaluate("cirr", "--seed", seed)["output"]) for seed in (0, 0, *range(1, 5))]
     assert pages[0] == pages[1]
     assert len(set(pages)) > 1
 

@@ -195,7 +195,12 @@ def test_a_table_fits_the_console():
         for query, label, weights, *values in rows
     )
     gain = over_groups(lambda d: {"difference": d, "low": d - 12.04, "high": d + 3}, 10.06, 0)
-    comparison = {"benchmark": "town", "results": [frozen, tuned | {"gain": {"town": gain}}], "baselines": [image]}
+    comparison = {
+        "benchmark": "town",
+        "title": "town",
+        "results": [frozen, tuned | {"gain": {"town": gain}}],
+        "baselines": [image],
+    }
     assert print_lines(comparison) == TABLE.splitlines()
 
 
@@ -208,10 +213,13 @@ def print_lines(comparison):
 
 
 def test_many_metrics_and_groups_make_several_tables():
-    """A table for each family of metrics, no sections of groups, and a gain of each tuned encoder."""
+    """A table for each family of metrics; of each tuned encoder, the gain by group, largest losses first."""
     metrics = {f"{kind}_at_{k}": 10.0 * k for kind in ("recall", "map") for k in (1, 2, 3)}
-    groups = {str(index): metrics for index in range(5)}
-    gain = {name: {"difference": -1.0, "low": -2.0, "high": 0.04} for name in metrics}
+    names = [str(index) for index in range(5)]
+    gains = {
+        name: {metric: {"difference": lowest, "low": -9.0, "high": 9.0} for metric in metrics}
+        for name, lowest in zip(names, (2.0, -3.0, 1.0, -4.0, 0.0), strict=True)
+    }
     intervals = {name: {"low": value - 1, "high": value + 1} for name, value in metrics.items()}
     rows = [
         {
@@ -219,18 +227,20 @@ def test_many_metrics_and_groups_make_several_tables():
             "name": name,
             "label": f"composed, {name}",
             "weights": weights,
-            "metrics": {"town": metrics | groups},
-            "intervals": {"town": intervals | dict.fromkeys(groups, intervals)},
+            "metrics": {"town": metrics | dict.fromkeys(names, metrics)},
+            "intervals": {"town": intervals | dict.fromkeys(names, intervals)},
         }
         for name, weights in (("frozen", None), ("a", "runs/a"), ("b", "runs/b"))
     ]
-    rows[1]["gain"] = rows[2]["gain"] = {"town": gain | dict.fromkeys(groups, gain)}
-    lines = print_lines({"benchmark": "town", "results": rows, "baselines": []})
-    assert [line for line in lines if line.startswith("town")] == ["town: recall in percent", "town: mAP in percent"]
+    for row in rows[1:]:
+        row["gain"] = {"town": gains["0"] | gains}
+    lines = print_lines({"benchmark": "town", "title": "city", "results": rows, "baselines": []})
+    assert [line for line in lines if line.startswith("city")] == ["city: recall in percent", "city: mAP in percent"]
     labels = [line.split("│")[1].rstrip() for line in lines if line.startswith("│")]
+    by_group = [f"   {name} queries" for name in "31420"]
     assert (
-        labels[:8]
-        == labels[8:]
+        labels[:20]
+        == labels[20:]
         == [
             " all queries",
             "   composed, frozen",
@@ -240,9 +250,12 @@ def test_many_metrics_and_groups_make_several_tables():
             "     95 % interval",
             "   gain of b",
             "     95 % interval",
+            *(" gain of a by group", *by_group, " gain of b by group", *by_group),
         ]
     )
-    assert "mAP@3" in lines[lines.index("town: mAP in percent") + 2]
+    assert "mAP@3" in lines[lines.index("city: mAP in percent") + 2]
+    alone = print_lines({"benchmark": "town", "title": "city", "results": rows[:1], "baselines": []})
+    assert sum("queries" in line and "all" not in line for line in alone) == 10
 
 
 def test_gains_are_green_losses_red_and_the_rest_plain():
@@ -259,14 +272,14 @@ def test_gains_are_green_losses_red_and_the_rest_plain():
     ]
     rows = [row | {"intervals": {"town": intervals}} for row in rows]
     rows[1]["gain"] = {"town": gain}
-    (table,) = comparison_tables({"benchmark": "town", "results": rows, "baselines": []})
+    (table,) = comparison_tables({"benchmark": "town", "title": "town", "results": rows, "baselines": []})
     for row in (-2, -1):
         assert [list(column.cells)[row].style for column in table.columns[1:]] == ["green", "red", ""]
 
 
 def test_secret_targets_have_no_table():
     row = {"query": "composed", "name": "pre-trained", "weights": None}
-    assert comparison_tables({"benchmark": "town", "results": [row], "baselines": []}) == []
+    assert comparison_tables({"benchmark": "town", "title": "town", "results": [row], "baselines": []}) == []
 
 
 TABLE = """\

@@ -26,7 +26,6 @@ CASES = {  # the file that is a pipe, and a command that reads it
     "backbone in a folder": ("folder/model.safetensors", (*TRAIN, "--set", "backbone.checkpoint=folder")),
     "configuration": ("model.json", TRAIN),
     "projection": ("phi.pt", TRAIN),
-    "state of a run": ("run/checkpoints/step-000006/progress.json", RESUME),
     "recipe of a run": ("run/recipe.yaml", RESUME),
     "queries": ("data/queries.csv", FOLDER),
     "named queries": ("q.jsonl", (*FOLDER, "--set", "queries_file=q.jsonl")),

@@ -2,10 +2,22 @@
 
 import pytest
 import soak
+import torch
+from accelerate import Accelerator
 from full_disk import fail_everywhere
 from injection import is_supported
 from kills import kill_everywhere
+from safetensors.torch import save_file
 from trials import Check, run_trials
+
+from rtd_plugin.cache import read_record
+from rtd_plugin.clip.artifact import read_info
+from rtd_plugin.errors import RTDError
+from rtd_plugin.generation.llm.answers import AnswerFile
+from rtd_plugin.patching.bootstrap import start as start_patch
+from rtd_plugin.patching.manifest import read_manifest
+from rtd_plugin.patching.usage_log import read_events
+from rtd_plugin.training.metrics import MetricsLog
 
 needs_injection = pytest.mark.skipif(not is_supported(), reason="injects faults on Linux on x86-64 with gcc only")
 
@@ -40,6 +52,34 @@ def test_other_commands_survive_kills():
 def test_other_commands_survive_a_failing_disk():
     names = ("train", "evaluate", "triplets-rules", "triplets-llm", "search")
     assert run_one(lambda trial: fail_everywhere(trial, every=40), *names) > 20
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_record(path) is None,
+        lambda path: AnswerFile(path).__exit__(None, None, None) is None,
+        lambda path: read_events(str(path)) == [],
+        lambda path: MetricsLog(path, 1, Accelerator()).path.read_text() == "",
+    ],
+    ids=["cache", "answers", "usage log", "metrics"],
+)
+def test_deep_json_counts_as_damaged(tmp_path, read):
+    (tmp_path / "file").write_text("[" * 100_000)
+    assert read(tmp_path / "file")
+
+
+@pytest.mark.parametrize("read", [read_manifest, start_patch])
+def test_a_manifest_of_deep_json_is_an_error(tmp_path, read):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(RTDError, match="not a readable manifest"):
+        read(str(tmp_path))
+
+
+def test_metadata_of_deep_json_is_an_error(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": "[" * 100_000})
+    with pytest.raises(RTDError, match="metadata is not that of a text encoder"):
+        read_info(tmp_path / "a.safetensors")
 
 
 @pytest.mark.slow

@@ -2,8 +2,11 @@
 
 import json
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -36,7 +39,7 @@ def good(caption: str, count: int = 2) -> str:
 class Model(ThreadingHTTPServer):
     """A server whose answers a test chooses: `reply(caption, request number)` gives text, or (status, headers, body).
 
-    A reply of None breaks the connection.
+    A reply of None breaks the connection; a function is called with the handler.
     """
 
     daemon_threads = True
@@ -63,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
         reply = self.server.reply(caption, number)
         if reply is None:
             self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if callable(reply):
+            reply(self)
             return
         if isinstance(reply, str):
             reply = (200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]}).encode())
@@ -192,6 +198,124 @@ def test_a_slow_request_is_sent_again(serve, captions, tmp_path):
     sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.3, attempts=1000), limit=100)
     assert read_conditions(tmp_path / "t.jsonl") == WHOLE
     assert sent.requests >= 13
+
+
+def send(handler, content):
+    handler.wfile.write(content)
+    handler.wfile.flush()
+
+
+def stall(handler):
+    """Wait until the client gives up."""
+    handler.connection.recv(1)
+
+
+def drip(handler):
+    """Send a byte now and then until the client gives up."""
+    with suppress(OSError):
+        while True:
+            send(handler, b"x")
+            time.sleep(0.02)
+
+
+def reset(handler):
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def break_off(handler):
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+LENGTH, CHUNKED, NONE = b"Content-Length: 99\r\n\r\nsorry", b"Transfer-Encoding: chunked\r\n\r\n", b"\r\n"
+WAITING = {  # what comes after the status line, and then
+    "a stalled body": (LENGTH, stall),
+    "a stalled chunk": (CHUNKED + b"9\r\nsorry", stall),
+    "a dripping body": (LENGTH.replace(b"99", b"999999"), drip),
+    "a dripping body without a length": (NONE, drip),
+    "a dripping header": (b"X-Reason: ", drip),
+    "stalled headers": (b"X-Reason", stall),
+}
+BROKEN = {
+    "a body reset": (LENGTH, reset),
+    "a chunk reset": (CHUNKED + b"9\r\nsorry", reset),
+    "headers reset": (b"X-Reason", reset),
+    "a body cut off": (LENGTH, break_off),
+    "no size of a chunk": (CHUNKED + b"zz\r\nsorry\r\n0\r\n\r\n", break_off),
+    "a negative size of a chunk": (CHUNKED + b"-5\r\nsorry\r\n0\r\n\r\n", break_off),
+    "chunks cut off": (CHUNKED + b"5\r\nsorry\r\n", break_off),
+    "an endless size of a chunk": (CHUNKED + b"9" * 70_000, break_off),
+}
+
+
+def make_fault(status, after, end):
+    def fault(handler):
+        with suppress(OSError):
+            send(handler, b"HTTP/1.1 %d What\r\n" % status + after)
+            end(handler)
+        handler.close_connection = True
+
+    return fault
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("case", WAITING)
+def test_a_server_that_never_ends_its_answer_is_asked_again(serve, captions, tmp_path, status, case):
+    """A socket's time-out starts again with every byte: the whole answer has to come in time."""
+    fault = make_fault(status, *WAITING[case])
+    model = serve(lambda caption, number: fault if number <= 2 else good(caption))
+    sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.5, attempts=1000), limit=5000, workers=2)
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
+    assert sent.requests >= 14
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_server_that_breaks_its_answer_off_is_asked_again(serve, captions, tmp_path, status, case):
+    fault = make_fault(status, *BROKEN[case])
+    model = serve(lambda caption, number: fault if number % 2 else good(caption))
+    sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=60), limit=200, workers=1)
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
+    assert (sent.requests, sent.rubbish) == (24, 0)
+
+
+def test_answers_are_kept_when_error_bodies_stay_broken(serve, captions, tmp_path):
+    fault = make_fault(400, *BROKEN["a body reset"])
+    model = serve(lambda caption, number: good(caption) if number <= 5 else fault)
+    with pytest.raises(RTDError, match=r"failed 3 times in a row: HTTP 400, and its body .*answered so far: 5, kept"):
+        build(captions, tmp_path / "t.jsonl", server(model, attempts=3), limit=100, workers=1)
+    assert build(captions, tmp_path / "t.jsonl", server(serve()), limit=100).requests == 7
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel\u20ac", "two\nlines of a key"])
+def test_a_key_that_no_header_takes_is_an_error(serve, captions, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("RTD_PLUGIN_API_KEY", key)
+    model = serve()
+    with pytest.raises(RTDError, match=r"cannot be asked .*: correct address or key") as error:
+        build(captions, tmp_path / "t.jsonl", server(model), limit=100, workers=1)
+    assert key not in str(error.value)
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://[::1/v1", "http://localhost:port/v1", "http://localhost:0/v1", "http://", "localhost", "ftp://x"],
+)
+def test_what_is_no_address_is_an_error(endpoint):
+    with pytest.raises(UsageError, match="not an address such as"):
+        Server(endpoint, "m")
+
+
+@pytest.mark.parametrize("endpoint", ["http://a b/v1", "http://" + 99 * "x" + ".org/v1"])
+def test_what_is_no_name_of_a_server_is_an_error(captions, tmp_path, endpoint):
+    with pytest.raises(RTDError, match="cannot be asked"):
+        build(captions, tmp_path / "t.jsonl", Server(endpoint, "m"), limit=9)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 1e12, 0, -1])
+def test_what_is_no_timeout_is_an_error(timeout):
+    with pytest.raises(UsageError, match="--timeout"):
+        Server("http://localhost/v1", "m", timeout=timeout)
 
 
 def test_pauses_grow_and_follow_the_server(serve, captions, tmp_path, monkeypatch):

@@ -62,3 +62,9 @@ def test_two_processes_are_one_with_the_joined_batch(make_run, recipe_file, tmp_
         if name.endswith("in_proj_bias"):  # a key's bias has no gradient but rounding error, which Adam blows up
             continue
         torch.testing.assert_close(results["weights"][name], weight, rtol=1e-4, atol=1e-5, msg=name)
+
+    assert results["reductions"] == 4, "one a step, of loss and interrupts"
+    for exact, rounded in zip(results["fp32"], results["bf16"], strict=True):
+        assert torch.equal(rounded, rounded.bfloat16().float())
+        torch.testing.assert_close(rounded, exact, rtol=2e-2, atol=1e-2 * exact.abs().max().item())
+    assert not all(torch.equal(exact, exact.bfloat16().float()) for exact in results["fp32"])

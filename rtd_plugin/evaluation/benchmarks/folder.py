@@ -145,6 +145,9 @@ class Folder(OwnImages):
 
     queries_file: RecipePath | None = None
 
+    def title(self) -> str:
+        return self.data.resolve().name
+
     def queries(self) -> Sequence[Query]:
         file = self._find_file()
         try:

@@ -74,7 +74,7 @@ class AnswerFile:
             try:
                 key, rows = json.loads(line)
                 self._answers[key] = [[str(text) for text in row] for row in rows]
-            except (ValueError, TypeError):  # a line that a crash cut off
+            except (ValueError, TypeError, RecursionError):  # a line that a crash cut off
                 continue
         return bool(content) and not content.endswith("\n")
 

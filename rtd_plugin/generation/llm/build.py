@@ -212,7 +212,7 @@ def _ask(server: Server, caption: str, count: int, seed: int, budget: _Budget) -
         except RetryableError as error:
             reason = str(error)
             if attempt + 1 < server.attempts:
-                pause = server.pause * 2**attempt * (1 + jitter.random() / 2)
+                pause = server.pause * 2 ** min(attempt, 10) * (1 + jitter.random() / 2)
                 time.sleep(min(pause if error.retry_after is None else error.retry_after, MAX_PAUSE))
     raise RTDError(f"{server.address} failed {server.attempts} times in a row: {reason}")
 

@@ -2,10 +2,14 @@
 
 import http.client
 import json
+import socket
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from rtd_plugin.errors import RTDError, UsageError
@@ -13,6 +17,7 @@ from rtd_plugin.printable import KEY_VARIABLES, read_api_key, redact
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_ERROR_BYTES = 1 << 16
+MAX_TIMEOUT = 86_400.0  # seconds; sockets take no infinite ones
 SHOWN_CHARACTERS = 300  # of an error's body
 RETRIED = (408, 409, 425, 429)  # HTTP statuses, beside 5xx, after which a request is sent again
 
@@ -36,12 +41,13 @@ class Server:
     Args:
         endpoint: the address before `/chat/completions`, such as `http://localhost:8000/v1`.
         model: the model's name on the server.
-        timeout: seconds to wait for an answer.
+        timeout: seconds from a request to the end of its answer.
         attempts: how often a request is sent before it counts as failed.
         pause: seconds before the second attempt; doubles with each further one.
 
     Raises:
-        UsageError: the endpoint is not an HTTP address, or contains a user name, a password or a query.
+        UsageError: the endpoint is not an HTTP address, or contains a user name, a password or a query; or the timeout
+            is not above 0 and at most a day.
     """
 
     endpoint: str
@@ -51,14 +57,20 @@ class Server:
     pause: float = 1.0
 
     def __post_init__(self) -> None:
-        url = urllib.parse.urlsplit(self.endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname:
+        try:
+            url = urllib.parse.urlsplit(self.endpoint)
+            is_address = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:  # a broken port or IPv6 address
+            is_address = False
+        if not is_address:
             raise UsageError(f"--endpoint {self.endpoint}: not an address such as http://localhost:8000/v1")
         if url.username or url.password or url.query:
             raise UsageError(
                 f"--endpoint: contains a user name, password or query; set a key in the environment "
                 f"({' or '.join(KEY_VARIABLES)}) instead"
             )
+        if not 0 < self.timeout <= MAX_TIMEOUT:
+            raise UsageError(f"--timeout {self.timeout}: not between 0 and {MAX_TIMEOUT:.0f} seconds")
 
     @property
     def address(self) -> str:
@@ -78,13 +90,19 @@ class Server:
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.address, json.dumps(body).encode(), headers)
-        try:
-            with _OPENER.open(request, timeout=self.timeout) as response:
-                content = response.read(MAX_ANSWER_BYTES + 1)
-        except urllib.error.HTTPError as error:
-            raise self._explain(error) from error
-        except (OSError, http.client.HTTPException) as error:  # connection errors, time-outs included
-            raise RetryableError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        with _Clock(self.timeout) as clock:
+            try:
+                with clock.open(request) as response:
+                    content = response.read(MAX_ANSWER_BYTES + 1)
+            except urllib.error.HTTPError as error:
+                raise self._explain(error, clock) from error
+            except (OSError, ValueError, http.client.HTTPException) as error:  # connection errors, time-outs included
+                if isinstance(error, (ValueError, http.client.InvalidURL)) and not clock.is_connected:
+                    raise RTDError(f"{self.address}: cannot be asked ({error}): correct address or key") from error
+                reason = str(getattr(error, "reason", error)) or type(error).__name__
+                raise RetryableError(clock.explain() or reason) from error
+            if clock.is_over:  # an answer without a length ends where its connection was cut
+                raise RetryableError(clock.explain())
         try:
             answer = json.loads(content[:MAX_ANSWER_BYTES])["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
@@ -93,11 +111,19 @@ class Server:
             raise RetryableError("the answer has no text")
         return answer
 
-    def _explain(self, error: urllib.error.HTTPError) -> Exception:
+    def _explain(self, error: urllib.error.HTTPError, clock: "_Clock") -> Exception:
         with error:
+            try:
+                content = error.read(MAX_ERROR_BYTES)
+                # A read of so many bytes does not complain of a body that is shorter than announced.
+                is_short = len(content) < MAX_ERROR_BYTES and bool(getattr(error.fp, "length", None))
+                is_whole = not clock.is_over and not is_short
+            except (OSError, ValueError, http.client.HTTPException):
+                is_whole = False
+            if not is_whole:
+                return RetryableError(f"HTTP {error.code}, and its body breaks off")
             # Redact before cutting: a key cut in half would not be recognised.
-            text = redact(error.read(MAX_ERROR_BYTES).decode("utf-8", "replace"))
-            text = " ".join(text.split())[:SHOWN_CHARACTERS]
+            text = " ".join(redact(content.decode("utf-8", "replace")).split())[:SHOWN_CHARACTERS]
         if error.code in RETRIED or error.code >= 500:
             return RetryableError(f"HTTP {error.code}", _parse_seconds(error.headers.get("Retry-After")))
         hint = f"; set {KEY_VARIABLES[0]}" if error.code in (401, 403) else ""
@@ -111,7 +137,68 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+class _Clock:
+    """Opens a request and cuts its connection when its time is over: a socket's own time-out starts again at each byte.
+
+    Args:
+        seconds: from the start of the block to the end of the answer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._sockets: list[socket.socket] = []
+        self.is_over = False
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Clock":
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+
+    def open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Send a request and return its response, whose body is not read yet."""
+        sockets = self._sockets
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+
+        class SecureConnection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+
+        class Handler(urllib.request.HTTPHandler):
+            def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+                return self.do_open(Connection, request)
+
+        class SecureHandler(urllib.request.HTTPSHandler):
+            def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+                return self.do_open(SecureConnection, request)
+
+        opener = urllib.request.build_opener(_NoRedirect, Handler, SecureHandler)
+        return opener.open(request, timeout=self._seconds)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the request got as far as the server."""
+        return bool(self._sockets)
+
+    def explain(self) -> str:
+        """Return what to say of the request's time; "" while it is not over."""
+        return f"no whole answer in {self._seconds:g} seconds" if self.is_over else ""
+
+    def _cut(self) -> None:
+        self.is_over = True
+        for opened in self._sockets:
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
 
 def _parse_seconds(retry_after: str | None) -> float | None:

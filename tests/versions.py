@@ -1,0 +1,119 @@
+"""Run quick tests on the oldest and the newest supported versions, each in a virtual environment of its own.
+
+`python tests/versions.py [NAME ...]`, or `make versions`. Interpreters come from PATH or pyenv; nothing but packages is
+downloaded (2 to 3 GB of torch for each). What was run, with which versions, and what was skipped is printed at the end.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".venv" / "versions"
+# What the tests below import beside the package itself; lower bounds as in pyproject.toml.
+TEST_PACKAGES = (
+    "clip-anytorch==2.6.0",
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "setuptools>=80,<81",
+    "tensorboard>=2.18",
+    "transformers>=4.44",
+)
+# Where versions make a difference: each library is used in one of them.
+TESTS = (
+    "tests/adapters",
+    "tests/clip",
+    "tests/contract",
+    "tests/engine",
+    "tests/evaluation",
+    "tests/patching",
+    "tests/training",
+    "tests/triplets",
+    "tests/test_cache.py",
+    "tests/test_files.py",
+    "tests/test_torchscript.py",
+)
+SHOWN = (
+    "torch",
+    "open_clip_torch",
+    "transformers",
+    "pydantic",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "datasets",
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python version, and whether packages are the oldest that pyproject.toml allows or the newest."""
+
+    name: str
+    python: str
+    resolution: str
+
+
+ENVIRONMENTS = (Environment("oldest", "3.10", "lowest-direct"), Environment("newest", "3.13", "highest"))
+
+
+def list_interpreters(version: str) -> Iterator[str]:
+    """Yield the Pythons of a version on this machine that start."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}"), *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+    for candidate in filter(None, candidates):
+        code = "import sys; print('%d.%d' % sys.version_info[:2])"
+        done = subprocess.run([candidate, "-c", code], capture_output=True, text=True)
+        if done.stdout.strip() == version:
+            yield candidate
+
+
+def run(environment: Environment) -> str:
+    """Test in one environment; return what to report."""
+    interpreter = next(list_interpreters(environment.python), None)
+    if interpreter is None:
+        return f"SKIPPED: no Python {environment.python} on this machine"
+    started = time.monotonic()
+    folder = FOLDER / environment.name
+    python = folder / "bin" / "python"
+    uv = [sys.executable, "-m", "uv", "--quiet"]
+    subprocess.run([*uv, "venv", "--clear", "--no-python-downloads", "--python", interpreter, folder], check=True)
+    install = ["pip", "install", "--python", python, "--resolution", environment.resolution, *TEST_PACKAGES]
+    subprocess.run([*uv, *install, "--editable", f"{ROOT}[datasets]"], check=True)
+    installed = time.monotonic()
+    parallel = ["--numprocesses", "2", "--dist", "loadfile"]
+    pytest = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *parallel, *TESTS]
+    done = subprocess.run(pytest, cwd=ROOT)
+    listed = subprocess.run([*uv, "pip", "list", "--python", python], capture_output=True, text=True, check=True).stdout
+    versions = dict(line.split()[:2] for line in listed.splitlines() if re.match(r"[\w-]+ +\d", line))
+    shown = ", ".join(f"{name} {versions.get(name.replace('_', '-'), 'is missing')}" for name in SHOWN)
+    times = f"{installed - started:.0f} s to install, {time.monotonic() - installed:.0f} s to test"
+    return f"{'PASSED' if done.returncode == 0 else 'FAILED'}: Python {environment.python}, {shown} ({times})"
+
+
+def main() -> int:
+    """Test in the environments that are named, by default in all, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [environment.name for environment in ENVIRONMENTS]
+    parser.add_argument("name", nargs="*", help=f"of {', '.join(names)}; default: all")
+    chosen = parser.parse_args().name
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no environment {min(unknown)}: there are {', '.join(names)}")
+    reports = {env.name: run(env) for env in ENVIRONMENTS if not chosen or env.name in chosen}
+    for name, report in reports.items():
+        print(f"{name}: {report}")
+    return int(any(report.startswith("FAILED") for report in reports.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
