@@ -23,7 +23,7 @@ import rtd_plugin
 from rtd_plugin.cli.main import main
 from rtd_plugin.clip.tokens import pad
 from rtd_plugin.contract import ProjectionInputs, plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation import encoding
 from rtd_plugin.evaluation.benchmarks.folder import Folder
 from rtd_plugin.evaluation.retrieval import Retrieval
@@ -33,6 +33,7 @@ from rtd_plugin.search.searcher import Searcher
 from rtd_plugin.testing import check_adapter
 from rtd_plugin.testing.fixtures import randomise
 from rtd_plugin.workflows.loading import load_models
+from rtd_plugin.workflows.onnx import export_onnx
 from rtd_plugin.workflows.patch import diagnose, patch
 
 ROOT = Path(__file__).parent / "third_party" / "relatives"
@@ -203,7 +204,10 @@ def test_they_train_alike_with_either_engine(installed, recipe, tmp_path, name):
 
 def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_path, monkeypatch):
     """With prompts that it does not tell apart, the losses are others."""
-    losses = read_losses(rtd_plugin.train(recipe("atlas"), output=tmp_path / "a").folder)
+    run = rtd_plugin.train(recipe("atlas"), output=tmp_path / "a")
+    losses = read_losses(run.folder)
+    with pytest.raises(RTDError, match="atlas: its projection reads more than images' features, which a graph"):
+        export_onnx(run.folder, tmp_path / "onnx")
     blind = lambda self, projection, inputs: projection(inputs.features, torch.zeros_like(inputs.features))  # noqa: E731
     monkeypatch.setattr(type(plugins.find_adapter("atlas")), "project", blind)
     others = read_losses(rtd_plugin.train(recipe("atlas"), output=tmp_path / "b").folder)

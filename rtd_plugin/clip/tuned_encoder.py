@@ -77,11 +77,12 @@ def read_weights(path: Path) -> TunedWeights:
     from rtd_plugin.clip.tower import TextTower
 
     file, key = split_key(find_weights(path))
-    weights = TunedWeights(str(file.resolve()), hash_checkpoint(file), key=key)
+    weights = TunedWeights(str(file.resolve()), digest="", key=key)
     with locate_errors(file):
         state = weights.read()
         warn_of_choice(file, state)
-        weights = replace(weights, **_read_recorded(file, state))
+        # Hashed after reading: what is no checkpoint may be of any size.
+        weights = replace(weights, digest=hash_checkpoint(file), **_read_recorded(file, state))
         TextTower.from_state_dict(state, activation=weights.activation, heads=weights.heads)
     return weights
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rtd_plugin.errors import RTDError, UsageError
     from rtd_plugin.evaluation.benchmark import Benchmark, Query
     from rtd_plugin.paths import RecipePath
+    from rtd_plugin.search.gallery_store import GalleryStore, Match
     from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "Benchmark",
     "Composition",
     "CompositionPoint",
+    "GalleryStore",
     "KnownFault",
+    "Match",
     "ProjectionInputs",
     "Prompt",
     "Query",
@@ -51,6 +54,7 @@ _MODULES = {
     "errors": ["RTDError", "UsageError"],
     "evaluation.benchmark": ["Benchmark", "Query"],
     "paths": ["RecipePath"],
+    "search.gallery_store": ["GalleryStore", "Match"],
     "triplets.triplet": ["Triplet", "TripletSet", "TripletSource"],
 }
 

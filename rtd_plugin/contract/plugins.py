@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rtd_plugin.contract.adapter import Adapter
     from rtd_plugin.evaluation.benchmark import Benchmark
+    from rtd_plugin.search.gallery_store import GalleryStore
     from rtd_plugin.triplets.triplet import TripletSource
 
 Item = TypeVar("Item")
@@ -212,6 +213,19 @@ def find_benchmark(name: str) -> type[Benchmark]:
     return _pick(_list_named("rtd_benchmarks", "benchmark"), name, "benchmark")
 
 
+def find_gallery_store(path: str) -> GalleryStore:
+    """Return the gallery at a path or URI, which need not exist yet.
+
+    Raises:
+        UsageError: no plugin has a store for such a path.
+        RTDError: a plugin fails.
+    """
+    store = get_plugin_manager().hook.rtd_gallery_store(path=path)
+    if store is None:
+        raise UsageError(f"{path}: no plugin keeps an index of this ending: name a folder that ends in .lance")
+    return store
+
+
 def list_recipes() -> dict[str, RecipeFile]:
     """Return all recipes that plugins ship, by name.
 
@@ -278,6 +292,7 @@ def _list_named(hook: str, noun: str, check: Callable[[Any], str | None] = lambd
 
 def _check_adapter(item: Any) -> str | None:
     """Return what keeps an object from being listed as an adapter; `check_adapter` checks the rest."""
+    from rtd_plugin.clip.tokens import Prompt
     from rtd_plugin.contract.adapter import Adapter
 
     if isinstance(item, type):
@@ -287,6 +302,11 @@ def _check_adapter(item: Any) -> str | None:
     for attribute in ("name", "home", "prompt", "unconditioned_prompt", "prompt_of_two"):
         if not hasattr(item, attribute):
             return f"its class sets no {attribute}"
+        if "prompt" in attribute and not isinstance(getattr(item, attribute), Prompt):
+            return f"its {attribute} is not a Prompt"
+    for attribute in ("composition_points", "training_files", "projection_files", "shims", "known_faults"):
+        if not isinstance(getattr(item, attribute), tuple | list):
+            return f"its {attribute} is not a tuple: a tuple of one needs a comma"
     return None
 
 

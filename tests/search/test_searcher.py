@@ -129,7 +129,7 @@ def test_normalised_and_broken_features_are_refused(searcher, catalogue):
 def test_missing_images_and_galleries_are_named(run, searcher, tmp_path):
     with pytest.raises(RTDError, match=r"nowhere\.png"):
         searcher.compose(tmp_path / "nowhere.png", "is red")
-    with pytest.raises(UsageError, match=r"pass images=FOLDER to rtd_plugin\.load"):
+    with pytest.raises(UsageError, match=r"pass images=FOLDER or index=PATH to rtd_plugin\.load"):
         rtd_plugin.load(run).search("1.png", "is red")
     with pytest.raises(UsageError, match="k: 0 is not positive"):
         searcher.search("1.png", "is red", k=0)
