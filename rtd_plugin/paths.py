@@ -1,10 +1,12 @@
 """Paths in recipes, relative to the recipe's folder, or to the current folder if given on the command line."""
 
 import os.path
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
 
 
 class CommandLineText(str):
@@ -43,3 +45,25 @@ def _make_file_absolute(value: Any, info: ValidationInfo) -> Any:
 
 ModelName = Annotated[str, BeforeValidator(_make_file_absolute)]
 """An open_clip architecture, or a file in the format of open_clip's model configurations."""
+
+
+def _read_projection(value: Any, info: ValidationInfo) -> Path | dict[str, Path]:
+    if isinstance(value, str | Path):
+        return _make_absolute(value, info)
+    if isinstance(value, dict) and value and all(isinstance(file, str | Path) for file in value.values()):
+        return {str(name): Path(_make_absolute(file, info)) for name, file in value.items()}
+    raise ValueError(f"needs a file, or for some adapters names with a file each, found {reprlib.repr(value)}")
+
+
+ProjectionFiles = Annotated[
+    Path | dict[str, Path],
+    PlainValidator(_read_projection),
+    PlainSerializer(lambda value: {k: str(v) for k, v in value.items()} if isinstance(value, dict) else str(value)),
+]
+"""A projection's file, or its files by the adapter's names of them; paths as `RecipePath`."""
+
+
+def name_projection(projection: str | Path | Mapping[str, str | Path]) -> str:
+    """Return the names of a projection's files without their folders, for people."""
+    files = projection.values() if isinstance(projection, Mapping) else [projection]
+    return ", ".join(Path(file).name for file in files)

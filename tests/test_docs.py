@@ -95,18 +95,19 @@ def test_the_readmes_recipe_and_long_command_are_right(tmp_path: Path) -> None:
     (command,) = find_blocks("text")
     words = command.replace("\\\n", " ").split()
     assert words[:6] == ["torchrun", "--nproc-per-node", "4", "-m", "rtd_plugin", "train"]
-    for name in ("lincir_large.pt", "LLM_triplets.json"):
+    for name in ("lincir_large.pt", "LLM_triplets.json", "ViT-L-14.pt"):
         (tmp_path / name).touch()
-    # Everything about the command is right but that its files are empty, and that four GPUs are needed to get there.
+    # Everything about the command is right but that its files are empty, that four GPUs are needed to get there, and
+    # that the backbone would be downloaded.
     done = subprocess.run(
-        [sys.executable, "-m", *words[4:], "--set", "precision=fp32"],
+        [sys.executable, "-m", *words[4:], "--set", "precision=fp32", "--set", "backbone.checkpoint=ViT-L-14.pt"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
-    assert "LLM_triplets.json" in done.stderr
+    assert "ViT-L-14.pt" in done.stderr
 
 
 def test_the_command_line_reference_is_current() -> None:

@@ -45,6 +45,7 @@ PUBLISHED = {
     "activation_checkpointing": False,
     "compile": False,
     "precision": "bf16",
+    "gradient_precision": "fp32",
     "shuffle": True,
     "seed": 12345,
     "validation": None,
@@ -106,10 +107,9 @@ def test_the_activation_is_that_of_the_tag(backbone, monkeypatch, tmp_path):
     text = {**config["text_cfg"], "width": 8 * heads, "layers": 1}
     small = TextTower(width=text["width"], heads=heads, layers=1)
     torch.save(small.state_dict(), tmp_path / "clip.pt")
-    monkeypatch.setattr("rtd_plugin.clip.backbones.download_pretrained", lambda _: tmp_path / "clip.pt")
-    monkeypatch.setattr(
-        open_clip, "get_model_config", {model: {**config, "embed_dim": small.features, "text_cfg": text}}.get
-    )
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", lambda _: tmp_path / "clip.pt")
+    architectures = {model: {**config, "embed_dim": small.features, "text_cfg": text}}
+    monkeypatch.setattr("rtd_plugin.clip.backbones.read_architecture", architectures.__getitem__)
     tower = read(f"lincir-{backbone}").backbone.load_text_tower()
     assert tower.activation == ("quick_gelu" if open_clip.get_pretrained_cfg(model, tag).get("quick_gelu") else "gelu")
     assert tower.heads == heads

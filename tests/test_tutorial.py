@@ -19,6 +19,7 @@ from rtd_plugin.clip.tokens import Prompt
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "tests" / "third_party" / "trident"
 HOST = ROOT / "tests" / "third_party" / "host"
+LACKING = ("pytest", "transformers", "clip")  # what tests need and a reader of the tutorial may lack
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 
@@ -27,12 +28,24 @@ def find_blocks(*languages: str) -> list[str]:
     return [text for language, text in blocks if language in languages]
 
 
+def find_files() -> dict[str, str]:
+    """The files that the tutorial shows, by the last file that the text before each names; and those it calls empty."""
+    files, before = {}, ""
+    for text, language, block in re.findall(r"(.*?)^```(\w+)\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL):
+        before = text.split("\n\n\n")[-1]
+        if language in ("toml", "python", "yaml"):
+            files[re.findall(r"`([\w./-]+\.(?:toml|py|yaml))`", before)[-1]] = block
+    return files | dict.fromkeys(re.findall(r"empty `([\w./-]+)`", TUTORIAL), "")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The plugin's files, as the tutorial shows them."""
+    """The files of the tutorial and no others."""
     folder = tmp_path_factory.mktemp("trident") / "trident"
-    shutil.copytree(HOST, folder / "trident-code")
-    return shutil.copytree(PLUGIN, folder, dirs_exist_ok=True)
+    for name, text in find_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +55,8 @@ def shell(folder):
     venv.create(environment, with_pip=False, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     (packages / "borrowed.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    for name in LACKING:
+        (packages / f"{name}.py").write_text("raise ModuleNotFoundError('a reader of the tutorial may lack this')\n")
     programs = environment / "bin"
     for name, module in {"rtd-plugin": "rtd_plugin", "pip": "pip"}.items():
         lines = ["#!/bin/sh", f'exec "{programs}/python" -m {module} "$@"']
@@ -62,11 +77,11 @@ def shell(folder):
 
 
 def test_the_files_are_those_of_the_tutorial():
-    shown = find_blocks("toml", "python", "yaml")
-    files = [path for path in PLUGIN.rglob("*") if path.suffix in (".toml", ".py", ".yaml")]
-    files = [path for path in files if path.name != "__init__.py"]
-    files += [HOST / "search.py", HOST / "trident" / "query.py"]
-    assert sorted(shown) == sorted(path.read_text(encoding="utf-8") for path in files)
+    paths = {path: path.relative_to(PLUGIN) for path in PLUGIN.rglob("*") if path.suffix in (".toml", ".py", ".yaml")}
+    paths |= {path: Path("trident-code", path.relative_to(HOST)) for path in HOST.rglob("*.py")}
+    files = {str(name): path.read_text(encoding="utf-8") for path, name in paths.items()}
+    files["rtd_trident/__init__.py"] = ""  # here it has a docstring
+    assert find_files() == files
 
 
 def test_the_adapter_is_short():

@@ -12,6 +12,7 @@ VERDICTS = {
     "exact": "composes right here: as an exact causal encoding does, up to {difference:.0e}",
     "wrong": "WRONG here, without an error: differs from an exact causal encoding by {difference:.0%}",
     "failed": "fails here: {message}",
+    "misread": "composes right here, but the adapter reads some batches otherwise: {message}",
     "unchecked": "not checked: {message}",
 }
 
@@ -55,13 +56,24 @@ def _format_lines(report: dict[str, Any]) -> list[str]:
     advice = [f"with {fault['package']} {fault['version']}: {fault['remedy']}" for fault in report["known_faults"]]
     if missing := ", ".join(report["missing_packages"]):
         advice.append(f"install what is missing, as far as the programs you use import it: {missing}")
-    outcomes = {point["outcome"] for point in report["points"]}
-    if outcomes & {"wrong", "failed"}:
-        advice.append(
-            "patch the host (`rtd-plugin patch`): composed queries then do not call the function that is at fault here"
-            + ("; errors during the import of the host have to be fixed first" if "failed" in outcomes else "")
+    return [*lines, "", *(f"Do: {line}" for line in advice), _conclude(report)]
+
+
+def _conclude(report: dict[str, Any]) -> str:
+    """Return the last line: whether the host composes right here, or else whether a patch does."""
+    faulty = [point for point in report["points"] if point["outcome"] in ("wrong", "failed", "misread")]
+    if report["right"]:
+        checked = any(point["outcome"] == "exact" for point in report["points"])
+        return "The host composes right here." if checked else "Nothing wrong is known of the host here."
+    if any(point["outcome"] == "misread" for point in faulty):
+        return "A patch would not compose as the host does: its adapter has to be fixed."
+    if all(point["patchable"] for point in faulty):
+        return (
+            "Do: patch the host (`rtd-plugin patch`): it then composes right here, because composed queries do not "
+            "call the function that is at fault"
         )
-    return [*lines, *([""] if advice else []), *(f"Do: {line}" for line in advice)]
+    failure = next(point["message"] for point in faulty if not point["patchable"])
+    return f"A patch would not compose here either, until this is fixed: {failure}"
 
 
 def _verdict(point: dict[str, Any]) -> str:

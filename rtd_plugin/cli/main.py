@@ -16,7 +16,8 @@ from rtd_plugin.errors import RTDError
 COMMANDS = {
     "train": "Tune a text encoder: the main job.",
     "evaluate": "Measure retrieval before and after on a benchmark.",
-    "search": "Find images in a folder by a reference image and a condition.",
+    "search": "Find images in a folder or index by a reference image and a condition.",
+    "index": "Build an index of images to search, or bring it up to date.",
     "patch": "Put a tuned text encoder under a host, without editing it.",
     "run": "Run a command with an active patch.",
     "doctor": "Examine a host in this environment.",

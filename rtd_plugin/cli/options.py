@@ -13,10 +13,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 
 
 def _parse_columns(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    return _parse_pairs("--column", "TEXT=NAME, such as reference=caption", values)
+
+
+def _parse_pairs(option: str, form: str, values: Sequence[str]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
     for text, equals, _ in pairs:
         if not equals:
-            raise UsageError(f"--column {text}: expected TEXT=NAME, such as reference=caption")
+            raise UsageError(f"{option} {text}: expected {form}")
     return {text: name for text, _, name in pairs}
 
 
@@ -30,11 +34,25 @@ COLUMNS = click.option(
 )
 
 
+def _parse_projection(
+    context: click.Context, option: click.Parameter, values: Sequence[str]
+) -> str | dict[str, str] | None:
+    if not values or "=" not in values[-1] or Path(values[-1]).exists():
+        return values[-1] if values else None  # as with any option, the last one counts
+    return _parse_pairs("--projection", "NAME=FILE, such as checkpoint=phi.pt", values)
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that name the models, and how images are encoded."""
     options = (
         click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them)."),
-        click.option("--projection", type=FILE, help="The method's own projection checkpoint."),
+        click.option(
+            "--projection",
+            multiple=True,
+            metavar="FILE|NAME=FILE",
+            callback=_parse_projection,
+            help="The method's own projection checkpoint; of an adapter with several files, each with its name.",
+        ),
         click.option("--model", help="The backbone: an open_clip architecture, such as ViT-L-14."),
         click.option("--pretrained", help="open_clip's tag of the backbone's weights, such as openai."),
         click.option("--checkpoint", type=FILE, help="The backbone's weights on this machine instead."),

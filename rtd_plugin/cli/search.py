@@ -14,7 +14,9 @@ from rtd_plugin.cli.options import FILE, model_options
 @click.command()
 @click.argument("image", type=FILE)
 @click.argument("condition")
-@click.option("--images", type=FILE, required=True, help="The folder to search, with its subfolders.")
+@click.option("--images", type=FILE, help="The folder to search, with its subfolders.")
+@click.option("--index", help="The index to search instead, which `rtd-plugin index` built.")
+@click.option("--where", help='Of an index: a condition on its columns in SQL, such as "price < 50".')
 @click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images lead to.")
 @click.option(
     "--skip-unreadable/--no-skip-unreadable",
@@ -26,17 +28,18 @@ from rtd_plugin.cli.options import FILE, model_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to show.")
 @click.option("--page", type=FILE, help="Write a page with pictures to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(as_json: bool, image: Path, condition: str, images: Path, **options: Any) -> None:
-    """Find the images of a folder that look like IMAGE, changed as CONDITION says.
+def command(as_json: bool, image: Path, condition: str, **options: Any) -> None:
+    """Find the images of a folder or index that look like IMAGE, changed as CONDITION says.
 
     \b
-    Example:
+    Examples:
       rtd-plugin search shoe.jpg "is red and has no laces" --images catalogue --weights runs/mine --page found.html
+      rtd-plugin search shoe.jpg "is red" --index catalogue.lance --where "price < 50" --weights runs/mine
     """
     announce_loading()
     from rtd_plugin.workflows.search import search  # imports torch, which `--help` does not need
 
-    show(search(image, condition, images, progress=progress, **options), as_json, _show_table)
+    show(search(image, condition, progress=progress, **options), as_json, _show_table)
 
 
 def _show_table(results: Mapping[str, Any]) -> None:

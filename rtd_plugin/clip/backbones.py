@@ -57,6 +57,25 @@ class ImageEncoder:
         """Encode preprocessed images (B, 3, H, W) to features (B, D), not normalised."""
         return self.visual(images)
 
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Encode preprocessed images to the output of the last block, (B, 1 + P, V), the class token first.
+
+        Raises:
+            RTDError: the image tower is not CLIP's vision transformer.
+        """
+        transformer = getattr(self.visual, "transformer", None)
+        if not isinstance(transformer, nn.Module):
+            raise RTDError(
+                f"patch tokens need a vision transformer, but the image tower is a {type(self.visual).__name__}"
+            )
+        outputs: list[Tensor] = []
+        handle = transformer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            self.visual(images)
+        finally:
+            handle.remove()
+        return outputs[0]
+
 
 @dataclass(frozen=True)
 class Backbone:

@@ -24,7 +24,7 @@ AUTHORS_KEY = "CLIPTextModelWithProjection"
 # A tower's first weight below a prefix, and other weights of it; `visual.` is open_clip's image tower.
 TOKEN_EMBEDDING = re.compile(r"((?:.+?\.)??)(?:text_model\.embeddings\.|(?:text\.)?)token_embedding\.weight")
 BLOCKS = re.compile(r"((?:.+?\.)??)(?<!visual\.)(?:text_model\.|(?:text\.)?transformer\.resblocks\.\d).*")
-WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WRAPPERS = re.compile(r"\b((module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])", re.IGNORECASE)
 UNMERGED = re.compile(r".*(?<![a-z])((lora|hada|lokr|oft|ia3|vera)_|base_layer\.).*")  # peft's and loralib's
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tokens import Prompt
-    from rtd_plugin.contract.adapter import Adapter
+    from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
     from rtd_plugin.contract.composition import Composition, CompositionPoint
     from rtd_plugin.contract.hookspecs import hookimpl
     from rtd_plugin.contract.shims import KnownFault, Report, Shim
     from rtd_plugin.errors import RTDError, UsageError
     from rtd_plugin.evaluation.benchmark import Benchmark, Query
     from rtd_plugin.paths import RecipePath
+    from rtd_plugin.search.gallery_store import GalleryStore, Match
     from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
 __all__ = [
@@ -27,7 +28,10 @@ __all__ = [
     "Benchmark",
     "Composition",
     "CompositionPoint",
+    "GalleryStore",
     "KnownFault",
+    "Match",
+    "ProjectionInputs",
     "Prompt",
     "Query",
     "RTDError",
@@ -43,13 +47,14 @@ __all__ = [
 
 _MODULES = {
     "clip.tokens": ["Prompt"],
-    "contract.adapter": ["Adapter"],
+    "contract.adapter": ["Adapter", "ProjectionInputs"],
     "contract.composition": ["Composition", "CompositionPoint"],
     "contract.hookspecs": ["hookimpl"],
     "contract.shims": ["KnownFault", "Report", "Shim"],
     "errors": ["RTDError", "UsageError"],
     "evaluation.benchmark": ["Benchmark", "Query"],
     "paths": ["RecipePath"],
+    "search.gallery_store": ["GalleryStore", "Match"],
     "triplets.triplet": ["Triplet", "TripletSet", "TripletSource"],
 }
 

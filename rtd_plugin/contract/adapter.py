@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rtd_plugin.clip.tokens import Prompt
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import KnownFault, Shim
-from rtd_plugin.errors import RTDError, locate_errors
+from rtd_plugin.errors import RTDError, UsageError, locate_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectionInputs:
+    """What a projection may read of B queries; see `Adapter.project`.
+
+    Attributes:
+        features: (B, D) CLIP's features of the images; in training, of the reference captions, with noise.
+        prompts: (B, L) int64, the queries' texts with start, placeholder and end, zeros after it.
+        encode_text: ψ₀, the pre-trained text encoder: tokens (B, L) to features (B, D), not normalised.
+        patch_tokens: (B, 1 + P, V), the output of the image tower's last block, its class token first; None in
+            training, where there are no images, and for adapters without `reads_patch_tokens`.
+    """
+
+    features: Tensor
+    prompts: Tensor
+    encode_text: Callable[[Tensor], Tensor]
+    patch_tokens: Tensor | None = None
 
 
 class Adapter(ABC):
@@ -26,6 +45,9 @@ class Adapter(ABC):
         unconditioned_prompt: the same without a condition.
         prompt_of_two: the same with two conditions, `{first}` and `{second}`, as FashionIQ has them.
         both_orders: whether the query of two conditions is the mean of the normalised features of both orders.
+        projection_files: names of the projection's files, if it is in several: a recipe's `projection` then has a file
+            for each name, and `projection_state` gets what is in them by name.
+        reads_patch_tokens: whether `project` reads the images' patch tokens where there are images.
         composition_points: where its code, and that of its relatives, composes queries; empty if the method is not to
             be patched. A checkout need not have them all.
         markers: what tells its code from that of relatives: files, relative to the root, each with a text in it. Of
@@ -58,6 +80,8 @@ class Adapter(ABC):
     unconditioned_prompt: ClassVar[Prompt]
     prompt_of_two: ClassVar[Prompt]
     both_orders: ClassVar[bool] = True
+    projection_files: ClassVar[tuple[str, ...]] = ()
+    reads_patch_tokens: ClassVar[bool] = False
     composition_points: ClassVar[tuple[CompositionPoint, ...]] = ()
     markers: ClassVar[Mapping[str, str]] = {}
     training_files: ClassVar[tuple[str, ...]] = ()
@@ -86,6 +110,19 @@ class Adapter(ABC):
             A module that maps features (B, D) to pseudo tokens: (B, W), or (B, n, W) for n of them.
         """
 
+    def project(self, projection: nn.Module, inputs: ProjectionInputs) -> Tensor:
+        """Return the pseudo tokens of B queries, (B, W) or (B, n, W), from what `build_projection` built.
+
+        By default they depend on the images' features alone. A method whose projection reads the query's text or patch
+        tokens overrides this. In training, the prompt without a condition shares the pseudo tokens of the one with it.
+        """
+        return projection(inputs.features)
+
+    @property
+    def reads_queries(self) -> bool:
+        """Whether `project` is overridden: then pseudo tokens may depend on more than the image's feature."""
+        return type(self).project is not Adapter.project
+
     def projection_state(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """Return the projection's state dict from one of the method's checkpoints; by default, the checkpoint itself.
 
@@ -99,29 +136,48 @@ class Adapter(ABC):
         return state
 
 
-def load_projection(adapter: Adapter, path: Path, features: int, token_width: int) -> nn.Module:
+def load_projection(
+    adapter: Adapter, projection: Path | Mapping[str, Path], features: int, token_width: int
+) -> nn.Module:
     """Load a method's trained projection module, frozen, in eval mode and fp32.
 
     Args:
         adapter: the method.
-        path: its checkpoint, as the method's own code saved it, or the state dict as safetensors; `FILE#KEY` for what
-            it has under a key.
+        projection: its checkpoint, as the method's own code saved it, or the state dict as safetensors; or the files by
+            the adapter's names of them.
         features: size of the backbone's features, D.
         token_width: width of the backbone's token embeddings, W.
 
     Raises:
-        RTDError: the file is broken, belongs to another method, was trained for another backbone, or has weights that
+        RTDError: a file is broken, belongs to another method, was trained for another backbone, or has weights that
             are not finite.
+        UsageError: the adapter has other files.
     """
+    from rtd_plugin.checkpoint_files import read_checkpoint
+    from rtd_plugin.clip.layouts import strip_wrapper
+
+    files = dict(projection) if isinstance(projection, Mapping) else {"": projection}
+    if files.keys() != set(adapter.projection_files or [""]):
+        needed = ", ".join(f"{name}: FILE" for name in adapter.projection_files)
+        given = ", ".join(f"{name}: {path}" if name else str(path) for name, path in files.items())
+        needed = f"several files, {{{needed}}}" if needed else "one file"
+        raise UsageError(f"the projection of {adapter.name} needs {needed}, found {given}")
+    contents = {name: strip_wrapper(read_checkpoint(path)) for name, path in files.items()}
+    checkpoint = contents if adapter.projection_files else contents[""]
+    return build_trained(adapter, checkpoint, features, token_width, ", ".join(map(str, files.values())))
+
+
+def build_trained(
+    adapter: Adapter, checkpoint: Mapping[str, Any], features: int, token_width: int, source: str
+) -> nn.Module:
+    """Build a projection from a checkpoint that was read from `source`; the rest is as of `load_projection`."""
     from torch import Tensor  # late, because listing adapters must not wait for torch
 
-    from rtd_plugin.checkpoint_files import read_checkpoint
-    from rtd_plugin.clip.layouts import check_finite, strip_wrapper
+    from rtd_plugin.clip.layouts import check_finite
 
-    checkpoint = strip_wrapper(read_checkpoint(path))
-    with locate_errors(path):
+    mismatch = f"{source}: not a projection of {adapter.name}"
+    with locate_errors(source):
         state = adapter.projection_state(checkpoint)
-    mismatch = f"{path}: not a projection of {adapter.name}"
     if not isinstance(state, Mapping):
         raise RTDError(f"{mismatch}: its weights are a {type(state).__name__}, not a state dict")
     for key, value in state.items():
@@ -136,10 +192,10 @@ def load_projection(adapter: Adapter, path: Path, features: int, token_width: in
     for key, weight in expected.items():
         if state[key].shape != weight.shape:
             raise RTDError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, but a backbone with features of size {features} "
+                f"{source}: {key} has shape {tuple(state[key].shape)}, but a backbone with features of size {features} "
                 f"and token embeddings of width {token_width} needs {tuple(weight.shape)}: was it trained for another?"
             )
-    with locate_errors(path):
+    with locate_errors(source):
         check_finite(state)
     projection.load_state_dict(state)
     return projection.float().eval().requires_grad_(False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rtd_plugin.contract.adapter import Adapter
     from rtd_plugin.evaluation.benchmark import Benchmark
     from rtd_plugin.patching.manifest import Manifest
+    from rtd_plugin.search.gallery_store import GalleryStore
     from rtd_plugin.training.losses import StepReport
     from rtd_plugin.training.objective import ObjectiveInputs
     from rtd_plugin.training.run import Run
@@ -69,6 +70,15 @@ def rtd_commands() -> Iterable[click.Command]:
     A command's name is all that comes after `rtd-plugin`: `serve`, or `triplets build` in a group. Those that
     rtd-plugin has cannot be replaced. Called when the help of a group is printed, or a command is not one of
     rtd-plugin's own. Since 0.1.0.
+    """
+
+
+@hookspec(firstresult=True)
+def rtd_gallery_store(path: str) -> GalleryStore | None:
+    """Return the gallery at a path, or None for a path that is not this store's, by its ending.
+
+    Called with the path or URI of an index that is built or searched; there need not be one yet. The first result that
+    is not None is used. Since 0.1.0.
     """
 
 

@@ -47,8 +47,9 @@ def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
 
     batches = PrefetchedBatches(RunBatches(run, accelerator, encoder.prepare, frozen), finish)
     engine = Engine(encoder.tower, encoder, frozen, batches)
-    # A graph repeats the work of its capture: it holds neither a scale of gradients nor a plugin's objective.
+    # A graph repeats the work of its capture: it holds neither a scale of gradients, nor a plugin's objective, nor a φ
+    # that reads prompts, which are on the CPU.
     single = accelerator.num_processes == recipe.accumulation == 1 and accelerator.scaler is None
-    if single and is_published():
+    if single and is_published() and not run.adapter.reads_queries:
         engine = replace(engine, capture=lambda update: GraphedUpdate(update, device))
     return engine

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.engine.caption_features import CaptionFeatures
 from rtd_plugin.engine.packed_tower import PackedTower
 from rtd_plugin.training.batches import Batch, map_tensors, stack_tokens
@@ -14,8 +15,8 @@ from rtd_plugin.training.frozen import PlainFrozen
 class PackedFrozen(PlainFrozen):
     """Encodes the captions that a batch brings packed."""
 
-    def __init__(self, tower: TextTower, projection: nn.Module):
-        super().__init__(tower, projection)
+    def __init__(self, tower: TextTower, projection: nn.Module, adapter: Adapter | None = None):
+        super().__init__(tower, projection, adapter)
         self.encoder = PackedTower(tower, tower.device)
 
     @torch.no_grad()
@@ -29,12 +30,12 @@ class CachedFrozen(PackedFrozen):
     """Computes a caption's feature once, and reads it from a file afterwards: a third of a step on a CPU.
 
     Args:
-        tower, projection: as of `PlainFrozen`.
+        tower, projection, adapter: as of `PlainFrozen`.
         cache: the run's caption features.
     """
 
-    def __init__(self, tower: TextTower, projection: nn.Module, cache: CaptionFeatures):
-        super().__init__(tower, projection)
+    def __init__(self, tower: TextTower, projection: nn.Module, adapter: Adapter | None, cache: CaptionFeatures):
+        super().__init__(tower, projection, adapter)
         self.cache = cache
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Encode texts and composed queries in batches: the one code that evaluation and search share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,15 @@ from torch.nn import functional as F
 
 from rtd_plugin.clip.tokens import find_room, pad
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
 from rtd_plugin.errors import RTDError
 
 BATCH = 256  # texts or references at a time
+BATCH_WITH_PATCHES = 64  # references with their patch tokens, half a megabyte each, at a time
+
+
+Project = Callable[[Sequence[list[int]]], Tensor]
+"""Gives the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end."""
 
 
 def check_text(text: str) -> None:
@@ -24,7 +29,9 @@ def check_text(text: str) -> None:
         raise RTDError(f"the text {text!r} has half a surrogate pair, or bytes that are not UTF-8")
 
 
-def compose(tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, ...]], pseudo_tokens: Tensor) -> Tensor:
+def compose(
+    tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, ...]], pseudo_tokens: Tensor | Project
+) -> Tensor:
     """Encode composed queries: the method's prompt with conditions and pseudo token.
 
     Two conditions make one prompt or, if the method uses both orders, two, whose normalised features are averaged.
@@ -33,19 +40,21 @@ def compose(tower: TextTower, adapter: Adapter, conditions: Sequence[tuple[str, 
         tower: encodes them on its device.
         adapter: the method, for its prompts.
         conditions: one of each query, or two of each query.
-        pseudo_tokens: (Q, W) or (Q, n, W).
+        pseudo_tokens: (Q, W) or (Q, n, W), or what gives them for prompts.
 
     Returns:
         (Q, D) float32 features, not normalised.
     """
-    placeholder = adapter.prompt.placeholder_id
+
+    def encode(prompts: Sequence[list[int]]) -> Tensor:
+        vectors = pseudo_tokens if isinstance(pseudo_tokens, Tensor) else pseudo_tokens(prompts)
+        return encode_texts(tower, prompts, vectors, adapter.prompt.placeholder_id)
+
     if len(conditions[0]) == 1:
-        prompts = [adapter.prompt.encode(condition=condition) for (condition,) in conditions]
-        return encode_texts(tower, prompts, pseudo_tokens, placeholder)
-    features = encode_texts(tower, [adapter.encode_two(*each) for each in conditions], pseudo_tokens, placeholder)
+        return encode([adapter.prompt.encode(condition=condition) for (condition,) in conditions])
+    features = encode([adapter.encode_two(*each) for each in conditions])
     if adapter.both_orders:
-        prompts = [adapter.encode_two(second, first) for first, second in conditions]
-        swapped = encode_texts(tower, prompts, pseudo_tokens, placeholder)
+        swapped = encode([adapter.encode_two(second, first) for first, second in conditions])
         features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
     return features
 
@@ -56,6 +65,38 @@ def project(projection: nn.Module, references: Tensor, device: torch.device) -> 
     distinct, rows = references.unique(dim=0, return_inverse=True)
     projection = projection.to(device)
     return torch.cat([projection(batch.to(device)) for batch in distinct.split(BATCH)])[rows.to(device)].float()
+
+
+def make_project(
+    adapter: Adapter,
+    projection: nn.Module,
+    frozen: TextTower,
+    references: Tensor,
+    device: torch.device,
+    read_patches: Callable[[Sequence[int]], Tensor],
+) -> Tensor | Project:
+    """Return pseudo tokens for `compose`, or what gives them for prompts if the method's φ reads these.
+
+    Args:
+        adapter, projection, frozen: the method, φ and ψ₀.
+        references: (Q, D) features of the reference images.
+        device: where to compute.
+        read_patches: gives the patch tokens (N, 1 + P, V) of references, by their rows.
+    """
+    if not adapter.reads_queries:
+        return project(projection, references, device)
+
+    @torch.no_grad()
+    def project_prompts(prompts: Sequence[list[int]]) -> Tensor:
+        tower, module, vectors = frozen.to(device), projection.to(device), []
+        for rows in torch.arange(len(prompts)).split(BATCH_WITH_PATCHES if adapter.reads_patch_tokens else BATCH):
+            tokens = pad([prompts[row] for row in rows.tolist()], tower.context_length).to(device)
+            patches = read_patches(rows.tolist()) if adapter.reads_patch_tokens else None
+            inputs = ProjectionInputs(references[rows].to(device), tokens, tower.encode, patches)
+            vectors.append(adapter.project(module, inputs))
+        return torch.cat(vectors).float()
+
+    return project_prompts
 
 
 @torch.no_grad()

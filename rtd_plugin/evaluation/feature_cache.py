@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType
@@ -18,6 +18,7 @@ from rtd_plugin.files import WriteError, write_atomically
 from rtd_plugin.regular_files import check_regular
 
 SHARD = 512  # vectors in a file
+SHARD_LIMIT = 2**20  # more than any file has
 FORMAT = 1
 ATTEMPTS = 3  # to read vectors that have been computed: files may be damaged or removed meanwhile
 POLL = 0.2  # seconds between looks for vectors that other processes compute
@@ -70,7 +71,10 @@ class FeatureCache:
     def __init__(self, folder: Path | None):
         self.folder = folder
         self._shards: dict[Path, Tensor | None] = {}  # vectors (N, …) in memory; None if they are in the file
-        self._rows: dict[Key, tuple[Path, int]] = {}
+        self._paths: list[Path] = []
+        # The position of each key's path in `_paths` × SHARD_LIMIT + its row: with tuples in place of integers the
+        # garbage collector takes seconds for a million.
+        self._rows: dict[Key, int] = {}
 
     def count_missing(self, keys: Sequence[Key]) -> int:
         """Return how many distinct keys have no vector yet."""
@@ -103,11 +107,12 @@ class FeatureCache:
 
     def _load(self, keys: Sequence[Key]) -> Tensor | None:
         """Return the vectors of keys that are all known; None after forgetting those in damaged files."""
-        indices_of: dict[Path, list[int]] = {}
+        indices_of: dict[int, list[int]] = {}
         for index, key in enumerate(keys):
-            indices_of.setdefault(self._rows[key][0], []).append(index)
+            indices_of.setdefault(self._rows[key] // SHARD_LIMIT, []).append(index)
         vectors = None
-        for path, indices in indices_of.items():  # one file at a time, to save memory
+        for position, indices in indices_of.items():  # one file at a time, to save memory
+            path = self._paths[position]
             shard = self._shards[path]
             try:
                 shard = load_file(path)["vectors"] if shard is None else shard
@@ -116,7 +121,7 @@ class FeatureCache:
                 continue
             if vectors is None:
                 vectors = shard.new_empty(len(keys), *shard.shape[1:])
-            vectors[indices] = shard[[self._rows[keys[index]][1] for index in indices]]
+            vectors[indices] = shard[[self._rows[keys[index]] % SHARD_LIMIT for index in indices]]
         return vectors if all(key in self._rows for key in keys) else None
 
     def _compute_missing(self, keys: Sequence[Key], compute: Compute) -> None:
@@ -176,18 +181,21 @@ class FeatureCache:
         try:
             check_regular(path)
             with safe_open(path, framework="pt") as file:
-                self._add(path, [row.tobytes() for row in file.get_tensor("keys").numpy()], None)
+                keys = file.get_tensor("keys").numpy().tobytes()
+            self._add(path, [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)], None)
         except (SafetensorError, OSError):
             self._forget(path)
 
-    def _add(self, path: Path, keys: Iterable[Key], vectors: Tensor | None) -> None:
+    def _add(self, path: Path, keys: Sequence[Key], vectors: Tensor | None) -> None:
+        start = len(self._paths) * SHARD_LIMIT
+        self._paths.append(path)
         self._shards[path] = vectors
-        for row, key in enumerate(keys):
-            self._rows.setdefault(key, (path, row))
+        self._rows.update(zip(keys, range(start, start + len(keys)), strict=True))
 
     def _forget(self, damaged: Path) -> None:
         """Count a damaged file's vectors as missing, and remove it, so that it is not read again."""
         self._shards.pop(damaged, None)
-        self._rows = {key: (path, row) for key, (path, row) in self._rows.items() if path != damaged}
+        rows = self._rows.items()
+        self._rows = {key: row for key, row in rows if self._paths[row // SHARD_LIMIT] != damaged}
         with suppress(OSError):
             damaged.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from rtd_plugin.cache import cache_folder
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
@@ -98,10 +100,15 @@ class ImageFeatures:
         is_padded = preprocessing == "targetpad"
         self._encoder = replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image))) if is_padded else encoder
         self._workers = workers
-        self._cache = FeatureCache(None)
-        if folder is not None:
-            digest = hash_tower(encoder, folder / "image-towers", steps, preprocessing)
-            self._cache = FeatureCache(folder / "images" / digest)
+        self._compute_digest = partial(
+            hash_tower, encoder, (folder or cache_folder()) / "image-towers", steps, preprocessing
+        )
+        self._cache = FeatureCache(folder / "images" / self.digest if folder is not None else None)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that features depend on but the images: the tower and the preprocessing."""
+        return self._compute_digest()
 
     def encode(self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress) -> Tensor:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
@@ -159,6 +166,25 @@ class ImageFeatures:
                 unreadable |= error.reasons
                 if not benchmark.skip_unreadable or len(unreadable) == len(set(names)):
                     raise
+
+    @torch.no_grad()
+    def encode_patches(self, benchmark: Benchmark, names: Sequence[str]) -> Tensor:
+        """Return patch tokens of a benchmark's images, (N, 1 + P, V) float32 on the device.
+
+        Raises:
+            UnreadableImages: images are missing, or cannot be read.
+            RTDError: the image tower has no patch tokens.
+        """
+        broken: dict[str, Exception] = {}
+        self._encoder.visual.to(self.device)
+        batches = [
+            self._encoder.encode_patches(torch.stack(list(images.values())).to(self.device)).float()
+            for _, images in self._read_batches(benchmark, names, range(len(names)), broken)
+            if images
+        ]
+        if broken:
+            raise UnreadableImages(benchmark, _describe(broken)) from next(iter(broken.values()))
+        return torch.cat(batches)
 
     @torch.no_grad()
     def _encode_batch(self, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rtd_plugin.errors import RTDError
 
 QUERIES = 1024  # ranked together
-BLOCK = 2**22  # scores, or numbers of features, held at once
+BLOCK = 2**23  # scores, or numbers of features, held at once
 _NO_CANDIDATE = float("-inf")
 
 
@@ -33,19 +34,29 @@ class Rankings:
     scores: Tensor
 
 
+class Features(Protocol):
+    """Features (N, D) that need not be in memory: what `Gallery` asks of a tensor."""
+
+    shape: Any
+    device: torch.device
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """Return the rows of a slice, or of a tensor of indices, on `device`."""
+
+
 class Gallery:
-    """Features that queries are ranked against; memory beyond them does not grow with their width.
+    """Features that queries are ranked against, read block by block: ranking needs no memory for all of them.
 
     Args:
-        features: (N, D) floating point, also memory-mapped; normalised for cosine similarity. Scores are computed in
-            float32.
+        features: (N, D) floating point: a tensor, or what reads a file; normalised for cosine similarity. Scores are
+            computed in float32.
 
     Raises:
         RTDError: a feature is not finite.
     """
 
-    def __init__(self, features: Tensor):
-        self.size = len(features)
+    def __init__(self, features: Tensor | Features):
+        self.size = int(features.shape[0])
         self._features = features
         # A matrix product rounds equal images differently, depending on their position. All copies of an image get the
         # score of the first, so that they tie exactly.
@@ -140,12 +151,15 @@ class Gallery:
         """Return the index (N,) of the first image that has the features of each image."""
         features, device = self._features, self._features.device
         chunks = list(_split(self.size, max(1, BLOCK // features.shape[1])))
-        factors = torch.randint(2**62, features.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
+        generator = torch.Generator().manual_seed(0)
+        factors = torch.randint(2**62, (features.shape[1],), generator=generator).to(device) * 2 + 1
         hashes = torch.empty(self.size, dtype=torch.int64, device=device)
         for chunk in chunks:
-            rows = features[chunk].float().contiguous()
+            rows = features[chunk]
             _check_finite(rows, "gallery image", chunk.start)
-            hashes[chunk] = (rows.view(torch.int32) * factors).sum(1)  # int64 wraps around
+            octets = rows.contiguous().view(torch.uint8)
+            words = F.pad(octets, (0, -octets.shape[1] % 8)).view(torch.int64)
+            hashes[chunk] = (words * factors[: words.shape[1]]).sum(1)  # wraps around
         distinct, group = hashes.unique(return_inverse=True)
         indices = torch.arange(self.size, device=device)
         first = indices.new_full((len(distinct),), self.size).scatter_reduce_(0, group, indices, "amin")[group]

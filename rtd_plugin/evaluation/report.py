@@ -16,6 +16,7 @@ from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
 from rtd_plugin.evaluation.metrics import PerQueryMetrics, hits_at
 from rtd_plugin.files import write_text
+from rtd_plugin.paths import name_projection
 
 SHOWN = 5  # images of each ranking
 QUERIES = 6  # in each section of queries
@@ -42,7 +43,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     context = {
         "heading": " ".join(filter(None, (figures["title"], figures["split"]))),
         "figures": figures,
-        "projection": Path(figures["projection"]).name,
+        "projection": name_projection(figures["projection"]),
         "tables": tables,
         "plot": _plot_recall(comparison) if tables else None,
         "bars": _compare_groups(comparison, tables) if len(tables) > 1 else None,

@@ -15,7 +15,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
-from rtd_plugin.evaluation.encoding import check_text, compose, encode_texts, project
+from rtd_plugin.evaluation.encoding import check_text, compose, encode_texts, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at
 from rtd_plugin.evaluation.ranking import Gallery, Rankings
@@ -86,6 +86,7 @@ class Retrieval:
         adapter: the method, for its prompts.
         images: the backbone's image side.
         projection: the method's φ.
+        frozen: ψ₀, which some methods' φ reads texts with.
         advance: called while images are encoded.
 
     Attributes:
@@ -94,7 +95,7 @@ class Retrieval:
         unreadable: why images were left out, by name.
         remarks: a sentence about them, if there are any.
         references: (Q, D) features of the reference images, not normalised.
-        pseudo_tokens: (Q, W) or (Q, n, W).
+        pseudo_tokens: (Q, W) or (Q, n, W), or what gives them for prompts.
 
     Raises:
         RTDError: there are no queries, an image is missing or cannot be read, or the benchmark contradicts itself.
@@ -106,6 +107,7 @@ class Retrieval:
         adapter: Adapter,
         images: ImageFeatures,
         projection: nn.Module,
+        frozen: TextTower,
         advance: Advance = ignore_progress,
     ):
         self.benchmark = benchmark
@@ -131,7 +133,14 @@ class Retrieval:
         references = [index_of[query.reference] for query in self.queries]
         self._excluded = references if benchmark.excludes_reference else None
         self.references = features[references]
-        self.pseudo_tokens = project(projection, self.references, self.device)
+        self.pseudo_tokens = make_project(
+            adapter,
+            projection,
+            frozen,
+            self.references,
+            self.device,
+            lambda rows: images.encode_patches(benchmark, [self.queries[row].reference for row in rows]),
+        )
         self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
 
     @property

@@ -33,9 +33,10 @@ def examine(host: Host) -> dict[str, Any]:
         `host`, `adapter`, `commit`, `python`: where and what was examined.
         `versions`: of the installed packages that compose.
         `right`: whether the host itself composes right here; an unchecked point counts as right if no fault is known.
-        `points`: for each composition point `file`, `line`, `name`; `outcome`: "exact", "wrong", "failed" or
-        "unchecked"; `difference` from an exact causal encoding of the same weights, relative to the largest feature,
-        or None; and a `message`: what is wrong or failed, or why nothing was checked.
+        `points`: for each composition point `file`, `line`, `name`; `outcome`: "exact", "wrong", "failed",
+        "misread" (the host takes batches that the adapter reads otherwise) or "unchecked"; `difference` from an exact
+        causal encoding of the same weights, relative to the largest feature, or None; a `message`: what is wrong or
+        failed, or why nothing was checked; and `patchable`: whether a patch composes here, None if unchecked.
         `known_faults`: of the versions installed here, `package`, `version`, `effect` and `remedy`.
         `missing_packages`: modules that the host imports and this Python lacks, each with the files that import it.
         `shims`: `name` and `fault` of what a patch repairs.
@@ -49,7 +50,7 @@ def examine(host: Host) -> dict[str, Any]:
         "commit": host.commit,
         "python": sys.executable,
         "versions": {package: installed for package in SHOWN if (installed := _find_version(package))},
-        "right": not outcomes & {"wrong", "failed"} and not ("unchecked" in outcomes and known_faults),
+        "right": not outcomes & {"wrong", "failed", "misread"} and not ("unchecked" in outcomes and known_faults),
         "points": points,
         "known_faults": known_faults,
         "missing_packages": find_missing_packages(host.root),
@@ -59,11 +60,13 @@ def examine(host: Host) -> dict[str, Any]:
 
 def _examine_point(host: Host, host_point: HostPoint) -> dict[str, Any]:
     point = host_point.point
+    result: dict[str, Any] = {"outcome": "unchecked", "difference": None, "message": "", "patchable": None}
     if point.example is None:
-        result = {"outcome": "unchecked", "difference": None, "message": "the adapter has no example for it"}
+        result["message"] = "the adapter has no example for it"
     else:
-        names = (str(host.root), point.file, point.modules[0], point.name)
-        result = _check_in_process([*names, format_reference(point.read), format_reference(point.example)])
+        names = [str(host.root), point.file, point.modules[0], point.name]
+        functions = (point.read, point.example, point.arguments)
+        result |= _check_in_process([*names, *(format_reference(function) for function in functions if function)])
     return {"file": point.file, "line": host_point.line, "name": point.name, **result}
 
 
@@ -84,7 +87,7 @@ def _check_in_process(arguments: list[str]) -> dict[str, Any]:
             code = process.wait(TIME_LIMIT)
         except subprocess.TimeoutExpired:
             message = f"not finished after {TIME_LIMIT:g} seconds: the import of the host, or its function, waits"
-            return {"outcome": "failed", "difference": None, "message": message}
+            return {"outcome": "failed", "message": message, "patchable": False}
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -94,7 +97,7 @@ def _check_in_process(arguments: list[str]) -> dict[str, Any]:
         lines, error_lines = output.read().splitlines(), errors.read().strip().splitlines()
     if code or not lines:
         message = (error_lines or [f"exit code {code}"])[-1]
-        return {"outcome": "failed", "difference": None, "message": message}
+        return {"outcome": "failed", "message": message, "patchable": False}
     return json.loads(lines[-1])
 
 

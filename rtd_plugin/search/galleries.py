@@ -1,37 +1,52 @@
-"""The gallery that a searcher searches, in memory."""
+"""The galleries that a searcher searches: a folder in memory, or an index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.evaluation.ranking import Gallery
 from rtd_plugin.progress import Advance, ignore_progress
+from rtd_plugin.search.gallery_store import GalleryStore, Match
 from rtd_plugin.search.image_folder import ImageFolder
+from rtd_plugin.search.indexing import check_tower
 
 
-@dataclass(frozen=True)
-class Match:
-    """An image that was found.
+class SearchedGallery(ABC):
+    """What a searcher searches."""
 
-    Attributes:
-        image: its name: its path in the folder.
-        score: cosine similarity with the query, -1 to 1.
-        columns: what else the index has of it.
-    """
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many images there are."""
 
-    image: str
-    score: float
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    @abstractmethod
+    def find_name(self, file: Path) -> str | None:
+        """Return the name of an image file in this gallery; None if it lies elsewhere."""
+
+    @abstractmethod
+    def search(
+        self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
+    ) -> list[list[Match]]:
+        """Return the best images of each query, best first.
+
+        Args:
+            queries: (Q, D) normalised features.
+            k: how many images, or all if the gallery has fewer.
+            excluded: the name of one image for each query that is left out; None for none.
+            where: a condition on an index's columns, in SQL.
+
+        Raises:
+            UsageError: the condition is wrong, or the gallery has no columns.
+        """
 
 
-class FolderGallery:
+class FolderGallery(SearchedGallery):
     """The images of a folder, ranked exactly.
 
     Args:
@@ -67,17 +82,13 @@ class FolderGallery:
         return remarks
 
     def find_name(self, file: Path) -> str | None:
-        """Return the name of an image file in this gallery; None if it lies elsewhere."""
         return self.folder.find_name(file)
 
-    def search(self, queries: Tensor, k: int, excluded: Sequence[str | None]) -> list[list[Match]]:
-        """Return the best images of each query, best first.
-
-        Args:
-            queries: (Q, D) normalised features.
-            k: how many images, or all if the gallery has fewer.
-            excluded: the name of one image for each query that is left out; None for none.
-        """
+    def search(
+        self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
+    ) -> list[list[Match]]:
+        if where is not None:
+            raise UsageError("where: a folder has no columns: build an index with `rtd-plugin index --columns`")
         no_targets: Sequence[Sequence[int]] = [()] * len(queries)
         rankings = self._gallery.rank(queries.to(self._device), no_targets, depth=k + 1)
         found: list[list[Match]] = []
@@ -85,3 +96,36 @@ class FolderGallery:
             matches = (Match(self.names[index], score) for index, score in zip(top, scores, strict=True))
             found.append([match for match in matches if match.image != name][:k])
         return found
+
+
+class IndexGallery(SearchedGallery):
+    """The images of an index.
+
+    Args:
+        store: the index.
+        images: the image tower that it has to be built with.
+
+    Raises:
+        UsageError: it was built with another.
+    """
+
+    def __init__(self, store: GalleryStore, images: ImageFeatures):
+        settings = store.read_settings() or {}
+        check_tower(settings, images)
+        self.store = store
+        self.folder = ImageFolder(data=Path(settings["folder"]))
+
+    def __len__(self) -> int:
+        return len(self.store.read_rows(["image"]))
+
+    def find_name(self, file: Path) -> str | None:
+        return self.folder.find_name(file)
+
+    def search(
+        self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
+    ) -> list[list[Match]]:
+        found = [self.store.search(query.cpu().numpy(), k + 1, where, exact=False) for query in queries]
+        return [
+            [match for match in matches if match.image != name][:k]
+            for matches, name in zip(found, excluded, strict=True)
+        ]

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.encoding import check_text, compose, project
+from rtd_plugin.evaluation.encoding import check_text, compose, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.search.galleries import FolderGallery, Match
+from rtd_plugin.search.galleries import SearchedGallery
+from rtd_plugin.search.gallery_store import Match
 from rtd_plugin.search.queries import Images, Pictures, check_references, list_images
 
 
@@ -43,7 +44,7 @@ class Searcher:
     projection: nn.Module
     tower: TextTower
     pretrained: TextTower
-    gallery: FolderGallery | None = None
+    gallery: SearchedGallery | None = None
 
     @property
     def frozen(self) -> Searcher:
@@ -103,40 +104,57 @@ class Searcher:
             raise UsageError(f"{len(listed)} images and {len(texts)} texts: pass as many of both, or one of either")
         references = self._encode(listed)
         queries = max(len(listed), len(texts))
-        pseudo_tokens = project(self.projection, references, self.images.device)
-        pseudo_tokens = pseudo_tokens.expand(queries, *pseudo_tokens.shape[1:])
+        references = references.expand(queries, -1)
+
+        def read_patches(rows: Sequence[int]) -> Tensor:
+            return self._encode_patches([listed[row if len(listed) > 1 else 0] for row in rows])
+
+        pseudo_tokens = make_project(
+            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+        )
         conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
         features = F.normalize(compose(self.tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu()
         return features[0] if is_single and isinstance(text, str) else features
 
-    def search(self, image: Images, text: str | Sequence[str], k: int = 10) -> list[Match] | list[list[Match]]:
+    def search(
+        self, image: Images, text: str | Sequence[str], k: int = 10, where: str | None = None
+    ) -> list[Match] | list[list[Match]]:
         """Return the best images of the gallery for a composed query, best first, without the reference image.
 
         Args:
             image, text: as of `compose`.
             k: how many images; fewer if the gallery has fewer.
+            where: a condition on an index's columns, in SQL, such as `"price < 50 AND category = 'shoes'"`.
 
         Returns:
             A list of matches, or one for each query if `image` or `text` is a list.
 
         Raises:
-            UsageError: as `compose`; or there is no gallery, or `k` is not positive.
+            UsageError: as `compose`; or there is no gallery, `k` is not positive, or `where` is wrong.
             RTDError: as `compose`.
         """
         if self.gallery is None:
-            raise UsageError("no gallery to search: pass images=FOLDER to rtd_plugin.load")
+            raise UsageError("no gallery to search: pass images=FOLDER or index=PATH to rtd_plugin.load")
         if k < 1:
             raise UsageError(f"k: {k} is not positive")
         features = self.compose(image, text)
         queries = features.unsqueeze(0) if features.ndim == 1 else features
         listed, _ = list_images(image)
         names = [self._find_name(each) for each in (listed * len(queries) if len(listed) == 1 else listed)]
-        found = self.gallery.search(queries, k, names)
+        found = self.gallery.search(queries, k, names, where)
         return found[0] if features.ndim == 1 else found
 
     def _find_name(self, image: Any) -> str | None:
         is_path = isinstance(image, str | os.PathLike)
         return self.gallery.find_name(Path(image)) if is_path and self.gallery is not None else None
+
+    def _encode_patches(self, listed: Sequence[Any]) -> Tensor:
+        """Return patch tokens (N, 1 + P, V) of images."""
+        if any(isinstance(each, Tensor) for each in listed):
+            raise UsageError(f"image: {self.adapter.name} reads patch tokens: pass pictures instead of features")
+        names = [f"<image {index}>" for index in range(len(listed))]
+        benchmark = Pictures(pictures=dict(zip(names, listed, strict=True)))
+        return self.images.encode_patches(benchmark, names)
 
     def _encode(self, listed: Sequence[Any]) -> Tensor:
         """Return features (N, D) float32 on the CPU, not normalised; a path that is listed twice is encoded once."""

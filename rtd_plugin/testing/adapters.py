@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.testing import compositions, projections, prompts
-from rtd_plugin.testing.fixtures import require
+from rtd_plugin.testing.fixtures import describe_failure, require
 
 CHECKS: dict[str, Callable[[Adapter], None]] = {
     "name": prompts.check_name,
@@ -28,7 +28,7 @@ def run_check(adapter: Adapter, check: str) -> str | None:
     except AssertionError as fault:
         return str(fault)
     except Exception as error:  # third-party code may raise anything
-        return f"raised {type(error).__name__}: {error}"
+        return f"raised {describe_failure(error)}"
     return None
 
 

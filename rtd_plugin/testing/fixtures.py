@@ -1,5 +1,7 @@
 """What the checks share: how they fail, and a small CLIP with random weights and inputs for it."""
 
+import os
+import traceback
 from functools import cache
 from typing import TypeVar
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
 from rtd_plugin.testing.reference import encode_slowly
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -22,10 +24,17 @@ def require(condition: object, problem: str) -> None:
         raise AssertionError(problem)
 
 
+def describe_failure(error: BaseException) -> str:
+    """Return an exception's type and text, with the file and line that raised it; of torch's, that called torch."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if f"{os.sep}torch{os.sep}" not in frame.filename), frames[-1])
+    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno}, in {frame.name})"
+
+
 @cache
-def build_small_tower() -> TextTower:
+def build_small_tower(width: int = 32, features: int = FEATURES) -> TextTower:
     """Return a text tower with CLIP's vocabulary and context length, in which every weight matters."""
-    tower = TextTower(width=32, layers=2, heads=4, features=FEATURES, activation="quick_gelu")
+    tower = TextTower(width=width, layers=2, heads=4, features=features, activation="quick_gelu")
     tower.requires_grad_(False)
     return randomise(tower)
 
@@ -43,23 +52,35 @@ def randomise(module: Module, seed: int = 0) -> Module:
     return module.eval()
 
 
-def make_features(count: int, size: int = FEATURES) -> Tensor:
-    """Return random features of images, (count, size)."""
-    return torch.randn(count, size, generator=torch.Generator().manual_seed(1))
+def make_inputs(
+    adapter: Adapter, size: int = FEATURES, width: int = 32, dtype: torch.dtype = torch.float32
+) -> ProjectionInputs:
+    """Return inputs of a projection as in training: random features (3, size), and prompts for a small tower."""
+    features = torch.randn(len(CONDITIONS), size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    tower = build_small_tower(width, size)
+    return ProjectionInputs(
+        features, adapter.prompt.tokenize(CONDITIONS), lambda tokens: tower.encode(tokens).to(dtype)
+    )
 
 
-def make_pseudo_tokens(adapter: Adapter, count: int, width: int) -> Tensor:
-    """Return pseudo tokens from an untrained projection of the adapter, (count, W) or (count, n, W)."""
+def make_pseudo_tokens(adapter: Adapter, width: int) -> Tensor:
+    """Return pseudo tokens from an untrained projection of the adapter, (3, W) or (3, n, W)."""
     projection = randomise(adapter.build_projection({}, FEATURES, width))
     with torch.no_grad():
-        return projection(make_features(count))
+        return adapter.project(projection, make_inputs(adapter, FEATURES, width))
 
 
 def encode_expected(adapter: Adapter, tokens: Tensor, pseudo_tokens: Tensor) -> Tensor:
-    """Return the reference encoder's features (B, D) of an adapter's composed queries on the small tower."""
+    """Return the reference encoder's features (B, D) of an adapter's composed queries on the small tower.
+
+    One text or one image may serve all; a text without a placeholder is encoded as it is.
+    """
     tower, placeholder = build_small_tower(), adapter.prompt.placeholder_id
-    pairs = zip(tokens.tolist(), pseudo_tokens, strict=True)
-    return torch.stack([encode_slowly(tower, row, v.reshape(-1, tower.width), placeholder) for row, v in pairs])
+    count = max(len(tokens), len(pseudo_tokens))
+    rows = tokens.expand(count, -1).tolist()
+    vectors = pseudo_tokens.reshape(len(pseudo_tokens), -1, tower.width).expand(count, -1, -1)
+    pairs = [(row, v if placeholder in row else None) for row, v in zip(rows, vectors, strict=True)]
+    return torch.stack([encode_slowly(tower, row, v, placeholder) for row, v in pairs])
 
 
 def require_near(tensor: Tensor, expected: Tensor, problem: str) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rtd_plugin.contract.adapter import Adapter, load_projection
+from rtd_plugin.contract.adapter import Adapter, build_trained, load_projection
 from rtd_plugin.errors import RTDError
-from rtd_plugin.testing.fixtures import make_features, randomise, require, require_near
+from rtd_plugin.testing.fixtures import describe_failure, make_inputs, randomise, require, require_near
 
 SIZES = ((24, 32), (32, 24))  # D, W
-ROWS = 3
+KEYS = 8  # weights whose absence a check tries, so that a projection of many large ones does not take minutes
 
 Save = Callable[[Any, Path], Any]
 
@@ -24,18 +24,18 @@ def check_projection(adapter: Adapter) -> None:
     """Check that it maps features (B, D) to pseudo tokens, row by row and reproducibly."""
     placeholders = adapter.prompt.encode(condition="").count(adapter.prompt.placeholder_id)
     for size, width in SIZES:
-        projection, features = _build_projection(adapter, size, width), make_features(ROWS, size)
-        pseudo_tokens = projection(features)
+        projection, inputs = _build_projection(adapter, size, width), make_inputs(adapter, size, width)
+        pseudo_tokens = adapter.project(projection, inputs)
         require(
             isinstance(pseudo_tokens, Tensor),
             f"the projection returns a {type(pseudo_tokens).__name__}, not a tensor",
         )
-        shape = tuple(pseudo_tokens.shape)
+        rows, shape = len(inputs.features), tuple(pseudo_tokens.shape)
         several = len(shape) == 3 and shape[1] > 0
         require(
-            (len(shape) == 2 or several) and (shape[0], shape[-1]) == (ROWS, width),
-            f"features ({ROWS}, {size}) become {shape}, but pseudo tokens of width {width} are ({ROWS}, {width}) "
-            f"or ({ROWS}, n, {width})",
+            (len(shape) == 2 or several) and (shape[0], shape[-1]) == (rows, width),
+            f"features ({rows}, {size}) become {shape}, but pseudo tokens of width {width} are ({rows}, {width}) "
+            f"or ({rows}, n, {width})",
         )
         count = shape[1] if several else 1
         require(
@@ -43,22 +43,22 @@ def check_projection(adapter: Adapter) -> None:
             f"{count} pseudo tokens do not fit the {placeholders} placeholders of prompt",
         )
         require(pseudo_tokens.isfinite().all(), "pseudo tokens are not all finite")
-        require(
-            torch.equal(pseudo_tokens, projection(features)), "the same features give other pseudo tokens next time"
-        )
+        again = adapter.project(projection, inputs)
+        require(torch.equal(pseudo_tokens, again), "the same features give other pseudo tokens next time")
         require((pseudo_tokens[0] - pseudo_tokens[1]).abs().max() > 1e-3, "different features give one pseudo token")
-        for row in range(ROWS):
-            single = projection(features[row : row + 1])[0]
-            require_near(
-                single, pseudo_tokens[row], "a row of features gives other pseudo tokens in a batch than alone"
-            )
+        for row in range(rows):
+            alone = slice(row, row + 1)
+            single = replace(inputs, features=inputs.features[alone], prompts=inputs.prompts[alone])
+            problem = "a row of features gives other pseudo tokens in a batch than alone"
+            require_near(adapter.project(projection, single), pseudo_tokens[alone], problem)
 
 
 def check_precision(adapter: Adapter) -> None:
     """Check that it works in half precision, which training and hosts use."""
     for dtype in (torch.bfloat16, torch.float16):
-        projection, features = _build_projection(adapter, *SIZES[0]), make_features(ROWS, SIZES[0][0])
-        exact, rounded = projection(features), projection.to(dtype)(features.to(dtype))
+        projection = _build_projection(adapter, *SIZES[0])
+        exact = adapter.project(projection, make_inputs(adapter, *SIZES[0]))
+        rounded = adapter.project(projection.to(dtype), make_inputs(adapter, *SIZES[0], dtype))
         require(rounded.dtype == dtype, f"features in {dtype} become pseudo tokens in {rounded.dtype}")
         error = (rounded.float() - exact).abs().max() / exact.abs().max()
         require(error < 0.05, f"in {dtype} pseudo tokens are off by {error:.0%}")
@@ -67,17 +67,24 @@ def check_precision(adapter: Adapter) -> None:
 def check_checkpoints(adapter: Adapter) -> None:
     """Check that the checkpoints of `projection_checkpoint` and bare state dicts are read back unchanged."""
     for size, width in SIZES:
-        projection, features = _build_projection(adapter, size, width), make_features(ROWS, size)
+        projection, inputs = _build_projection(adapter, size, width), make_inputs(adapter, size, width)
         state = projection.state_dict()
-        forms: dict[str, tuple[Save, Mapping[str, Any], str]] = {
-            "projection_checkpoint's form": (torch.save, adapter.projection_checkpoint(state), "pt"),
-            "the form of a bare state dict": (torch.save, state, "pt"),
-            "the form of a bare state dict in safetensors": (save_file, state, "safetensors"),
+        forms: dict[str, tuple[Save, Mapping[str, Any]]] = {
+            "projection_checkpoint's form": (torch.save, adapter.projection_checkpoint(state)),
         }
-        for form, (save, checkpoint, suffix) in forms.items():
-            with _save_temporarily(checkpoint, save, suffix) as path:
-                loaded = load_projection(adapter, path, size, width)
-            require_near(loaded(features), projection(features), f"a checkpoint in {form} gives other pseudo tokens")
+        if not adapter.projection_files:
+            forms["the form of a bare state dict"] = (torch.save, state)
+            forms["the form of a bare state dict in safetensors"] = (save_file, state)
+        for form, (save, checkpoint) in forms.items():
+            with tempfile.TemporaryDirectory() as folder:
+                contents = checkpoint if adapter.projection_files else {"projection": checkpoint}
+                files = {name: Path(folder) / f"{name}.pt" for name in contents}
+                for name, path in files.items():
+                    save(contents[name], path)
+                source = files if adapter.projection_files else files["projection"]
+                loaded = load_projection(adapter, source, size, width)
+            problem = f"a checkpoint in {form} gives other pseudo tokens"
+            require_near(adapter.project(loaded, inputs), adapter.project(projection, inputs), problem)
             require(not loaded.training, "a loaded projection is in training mode")
 
 
@@ -86,38 +93,54 @@ def check_bad_checkpoints(adapter: Adapter) -> None:
     size, width = SIZES[0]
     state = _build_projection(adapter, size, width).state_dict()
     native = adapter.projection_checkpoint(state)
-    for description, checkpoint in _make_bad_checkpoints(adapter, state):
+    for description, checkpoint in _make_bad_checkpoints(adapter, native, state):
         _require_refused(adapter, checkpoint, size, width, description)
     _require_refused(adapter, native, size + 1, width, "a checkpoint for features of another size")
     _require_refused(adapter, native, size, width + 1, "a checkpoint for token embeddings of another width")
 
 
-def _make_bad_checkpoints(adapter: Adapter, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Any]]:
-    yield "a checkpoint without weights", {}
-    yield "the state dict of something else", {"visual.proj": torch.zeros(3, 4)}
-    native = adapter.projection_checkpoint(state)
+def _make_bad_checkpoints(
+    adapter: Adapter, native: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Any]]:
+    other = {"visual.proj": torch.zeros(3, 4)}
+    files = adapter.projection_files
+    yield "a checkpoint without weights", {name: {} for name in files}
+    yield "the state dict of something else", dict.fromkeys(files, other) if files else other
     for key, value in native.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and not files:
             yield f"a checkpoint whose {key} is a list", {**native, key: []}
-    for key, weight in state.items():
-        rest: dict[str, Any] = {name: value for name, value in state.items() if name != key}
-        yield f"a checkpoint without {key}", adapter.projection_checkpoint(rest)
-        not_a_tensor: Any = 3
-        yield f"a checkpoint whose {key} is not a tensor", adapter.projection_checkpoint({**rest, key: not_a_tensor})
-        yield f"a checkpoint whose {key} is empty", adapter.projection_checkpoint({**rest, key: weight.flatten()[:0]})
-    extended = {**state, "one.weight.more": torch.zeros(1)}
-    yield "a checkpoint with an additional weight", adapter.projection_checkpoint(extended)
+    for key in list(state)[:: -(-len(state) // KEYS)]:
+        weight = state[key]
+        yield f"a checkpoint without {key}", _edit(native, weight, lambda name, value: {})
+        yield f"a checkpoint whose {key} is not a tensor", _edit(native, weight, lambda name, value: {name: 3})
+        empty = _edit(native, weight, lambda name, value: {name: value.flatten()[:0]})
+        yield f"a checkpoint whose {key} is empty", empty
+    weight, more = next(iter(state.values())), {"one.weight.more": torch.zeros(1)}
+    yield "a checkpoint with an additional weight", _edit(native, weight, lambda name, value: {name: value, **more})
+
+
+def _edit(
+    checkpoint: Mapping[str, Any], weight: Tensor, change: Callable[[str, Tensor], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a checkpoint with the entry of a weight, in whatever dictionary, replaced by the entries of `change`."""
+    edited: dict[str, Any] = {}
+    for name, value in checkpoint.items():
+        if isinstance(value, Mapping):
+            edited[name] = _edit(value, weight, change)
+        elif isinstance(value, Tensor) and value.data_ptr() == weight.data_ptr():
+            edited |= change(name, value)
+        else:
+            edited[name] = value
+    return edited
 
 
 def _require_refused(adapter: Adapter, checkpoint: Any, size: int, width: int, description: str) -> None:
-    with _save_temporarily(checkpoint, torch.save, "pt") as path:
-        try:
-            load_projection(adapter, path, size, width)
-        except RTDError:
-            return
-        except Exception as error:  # third-party code may raise anything
-            message = f"{description} raises {type(error).__name__}: {error}, not an RTDError"
-            raise AssertionError(message) from error
+    try:
+        build_trained(adapter, checkpoint, size, width, "checkpoint")
+    except RTDError:
+        return
+    except Exception as error:  # third-party code may raise anything
+        raise AssertionError(f"{description} raises {describe_failure(error)}, not an RTDError") from error
     raise AssertionError(f"{description} is accepted")
 
 
@@ -126,11 +149,3 @@ def _build_projection(adapter: Adapter, size: int, width: int) -> nn.Module:
     projection = adapter.build_projection({}, size, width)
     require(isinstance(projection, nn.Module), f"build_projection returns a {type(projection).__name__}, not a module")
     return randomise(projection).requires_grad_(False)
-
-
-@contextmanager
-def _save_temporarily(checkpoint: Any, save: Save, suffix: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"projection.{suffix}"
-        save(checkpoint, path)
-        yield path

@@ -74,7 +74,7 @@ def check_two_conditions(adapter: Adapter) -> None:
 def check_composed_queries(adapter: Adapter) -> None:
     """Check that training's queries, in a batch and alone, equal those of the reference encoder."""
     tower, placeholder = build_small_tower(), adapter.prompt.placeholder_id
-    vectors = make_pseudo_tokens(adapter, len(CONDITIONS), tower.width)
+    vectors = make_pseudo_tokens(adapter, tower.width)
     for texts in (
         [adapter.prompt.encode(condition=condition) for condition in CONDITIONS],
         [adapter.unconditioned_prompt.encode()] * len(CONDITIONS),

@@ -1,5 +1,8 @@
 """`pytest --rtd-adapter NAME`: run every check of an installed adapter as a separate test."""
 
+import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +20,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="check this adapter of an installed plugin",
     )
+    parser.getgroup("rtd-plugin").addoption(
+        "--rtd-host",
+        metavar="FOLDER",
+        help="also compare the adapter with its method's own code in this folder, as `rtd-plugin doctor` does",
+    )
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     for name in config.getoption("--rtd-adapter"):
         items += _make_checks(session, name)
+        if config.getoption("--rtd-host"):
+            arguments = {"adapter": name, "host": config.getoption("--rtd-host")}
+            items.append(
+                HostItem.from_parent(session, name=f"{name}: host", nodeid=f"rtd-adapter::{name}::host", **arguments)
+            )
 
 
 def _make_checks(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
@@ -52,6 +65,23 @@ class CheckItem(pytest.Item):
 
         if (fault := run_check(self.adapter, self.check)) is not None:
             pytest.fail(fault, pytrace=False)
+
+    def reportinfo(self) -> tuple[str, int, str]:
+        cls = type(self.adapter)
+        return inspect.getfile(cls), inspect.getsourcelines(cls)[1] - 1, self.name
+
+
+class HostItem(pytest.Item):
+    """The comparison of an adapter with its method's own code, in a separate process."""
+
+    def __init__(self, *, adapter: str, host: str, **arguments: Any):
+        super().__init__(**arguments)
+        self.command = [sys.executable, "-m", "rtd_plugin", "doctor", host, "--adapter", adapter]
+
+    def runtest(self) -> None:
+        done = subprocess.run(self.command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.fail(done.stdout + done.stderr, pytrace=False)
 
     def reportinfo(self) -> tuple[str, None, str]:
         return "rtd-plugin", None, self.name

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rtd_plugin.clip.tokens import pad
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
 from rtd_plugin.training.run import Run
 
 if TYPE_CHECKING:
@@ -23,12 +25,14 @@ class PlainFrozen(nn.Module):
     Args:
         tower: ψ₀.
         projection: φ, features (B, D) to pseudo tokens (B, W) or (B, n, W).
+        adapter: the method, if its φ reads more than features.
     """
 
-    def __init__(self, tower: TextTower, projection: nn.Module):
+    def __init__(self, tower: TextTower, projection: nn.Module, adapter: Adapter | None = None):
         super().__init__()
         self.tower = tower
         self.projection = projection
+        self.adapter = adapter
         self.eval().requires_grad_(False)
 
     @property
@@ -41,19 +45,25 @@ class PlainFrozen(nn.Module):
         return self.tower.encode(batch.targets.to(self.device)), self.tower.encode(batch.references.to(self.device))
 
     @torch.no_grad()
-    def project(self, features: Tensor) -> Tensor:
-        """Return φ's pseudo tokens of features (B, D): (B, W) or (B, n, W)."""
-        return self.projection(features)
+    def project(self, features: Tensor, prompts: Tensor) -> Tensor:
+        """Return φ's pseudo tokens, (B, W) or (B, n, W), of features (B, D) and the queries' prompts (B, L)."""
+        if self.adapter is None:
+            return self.projection(features)
+        inputs = ProjectionInputs(features, prompts.to(self.device), self.tower.encode)
+        return self.adapter.project(self.projection, inputs)
 
     def count_pseudo_tokens(self) -> int:
         """Return how many pseudo tokens φ gives for a feature, n."""
-        pseudo_tokens = self.project(torch.zeros(1, self.tower.features, device=self.device, dtype=self.tower.dtype))
+        feature = torch.zeros(1, self.tower.features, device=self.device, dtype=self.tower.dtype)
+        prompts = pad([self.adapter.unconditioned_prompt.encode()] if self.adapter else [[]])
+        pseudo_tokens = self.project(feature, prompts)
         return 1 if pseudo_tokens.ndim == 2 else pseudo_tokens.shape[1]
 
 
-def copy_frozen(run: Run, device: torch.device) -> tuple[TextTower, nn.Module]:
-    """Return ψ₀ and φ on a device and in the run's precision."""
+def copy_frozen(run: Run, device: torch.device) -> tuple[TextTower, nn.Module, Adapter | None]:
+    """Return ψ₀ and φ on a device and in the run's precision, and the adapter if φ reads more than features."""
     dtype = DTYPES[run.recipe.precision]
+    adapter = run.adapter if run.adapter.reads_queries else None
     if device.type == "cpu" and dtype == torch.float32:
-        return run.tower, run.projection
-    return copy.deepcopy(run.tower).to(device, dtype), copy.deepcopy(run.projection).to(device, dtype)
+        return run.tower, run.projection, adapter
+    return copy.deepcopy(run.tower).to(device, dtype), copy.deepcopy(run.projection).to(device, dtype), adapter

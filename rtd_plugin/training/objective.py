@@ -69,7 +69,7 @@ def choose_objective(
 
     def ask_plugins(batch: Batch) -> Tensor:
         targets, references = frozen.features(batch)
-        pseudo_tokens = frozen.project(references + batch.noise.to(references))
+        pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries)
         inputs = ObjectiveInputs(encode, batch, targets, references, pseudo_tokens, placeholder, settings)
         loss = get_plugin_manager().hook.rtd_objective(inputs=inputs)
         return compute_published(batch) if loss is None else loss

@@ -21,7 +21,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.paths import CommandLineText, RecipePath
+from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.yaml_lines import NotYAML, line_of, load_yaml, read_values
 from rtd_plugin.triplets.triplet import TripletSource
 from rtd_plugin.validation import describe_error
@@ -88,7 +88,7 @@ class Recipe(Keys):
 
     adapter: str
     backbone: Backbone
-    projection: RecipePath
+    projection: ProjectionFiles
     triplets: list[Source] = Field(min_length=1)
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()

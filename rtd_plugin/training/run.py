@@ -1,6 +1,7 @@
 """A run: what a recipe names, loaded, and the folder of its results."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,7 @@ class Run:
         triplets: of all sources in turn, as tokens, each source with its share.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
-        projection_digest: SHA-256 of φ's file.
+        projection_digest: SHA-256 of φ's file; of several, that of their names and SHA-256s.
         triplet_digests: one a source.
     """
 
@@ -116,9 +117,16 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
         skipped=sum(triplets.skipped for triplets in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),
-        projection_digest=hash_checkpoint(recipe.projection),
+        projection_digest=_hash_projection(recipe.projection),
         triplet_digests=[triplets.digest for triplets in sets],
     )
+
+
+def _hash_projection(projection: Path | Mapping[str, Path]) -> str:
+    if not isinstance(projection, Mapping):
+        return hash_checkpoint(projection)
+    lines = (f"{name} {hash_checkpoint(path)}\n" for name, path in sorted(projection.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:

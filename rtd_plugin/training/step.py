@@ -31,7 +31,7 @@ def compute_loss(batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Ob
     # Refined concatenation: φ expects image features, and a text feature with noise looks like one to it.
     pseudo_tokens = None
     if settings.concatenation == "projected":
-        pseudo_tokens = frozen.project(references + batch.noise.to(references))  # (B, W) or (B, n, W)
+        pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries)  # (B, W) or (B, n, W)
     # Refined batch: the prompt without a condition must find the reference, the hard negative of the one with it.
     queries = encode(batch.composed, pseudo_tokens)  # (B, D), or (2B, D) with hard negatives
     if settings.hard_negatives:

@@ -92,7 +92,7 @@ def evaluate(
     is_first_process = os.environ.get("RANK", "0") == "0"
     progress = progress if is_first_process else no_progress
     with progress("Encoding images") as advance:
-        retrieval = Retrieval(bench, models.adapter, models.images, models.projection, advance)
+        retrieval = Retrieval(bench, models.adapter, models.images, models.projection, models.tower, advance)
     if not is_first_process:
         return None
     if retrieval.unreadable and not retrieval.queries[0].targets:

@@ -22,7 +22,7 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
-from rtd_plugin.paths import CommandLineText, RecipePath
+from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
 from rtd_plugin.validation import describe_error
@@ -38,7 +38,7 @@ class BackboneOptions(TypedDict, total=False):
 
     Attributes:
         adapter: name of the method.
-        projection: the method's projection checkpoint.
+        projection: the method's projection checkpoint; several files by the adapter's names of them.
         model: the backbone's architecture in open_clip.
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
@@ -50,7 +50,7 @@ class BackboneOptions(TypedDict, total=False):
     """
 
     adapter: str | None
-    projection: str | Path | None
+    projection: str | Path | Mapping[str, str | Path] | None
     model: str | None
     pretrained: str | None
     checkpoint: str | Path | None
@@ -76,7 +76,7 @@ class Sources(BaseModel):
 
     adapter: str
     backbone: Backbone
-    projection: RecipePath
+    projection: ProjectionFiles
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Models:
 
     adapter: Adapter
     backbone: Backbone
-    projection_file: Path
+    projection_file: Path | dict[str, Path]
     projection: nn.Module
     tower: TextTower
     tuned: Mapping[Path, Callable[[], TextTower]]
@@ -105,7 +105,11 @@ class Models:
         return {
             "adapter": self.adapter.name,
             "backbone": self.backbone.name,
-            "projection": str(self.projection_file),
+            "projection": (
+                {name: str(path) for name, path in self.projection_file.items()}
+                if isinstance(self.projection_file, dict)
+                else str(self.projection_file)
+            ),
             "preprocess": self.images.preprocessing,
         }
 
@@ -125,7 +129,7 @@ def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -
     files = [Path(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
     recipe_file = _find_recipe_file(options.get("recipe"), files)
     keys = ("adapter", "projection", "model", "pretrained", "checkpoint")
-    texts = {key: CommandLineText(value) for key, value in options.items() if key in keys and value is not None}
+    texts = {key: _mark(value) for key, value in options.items() if key in keys and value is not None}
     if recipe_file is None and miniature and "adapter" in texts and "projection" not in texts:
         recipe_file = plugins.list_recipes().get(f"{texts['adapter']}-miniature")
     values = read_values(recipe_file)[1] if recipe_file is not None else {}
@@ -165,6 +169,10 @@ def find_sources(run: Path) -> Sources:
             f"{run}: no {RECIPE_FILE} beside the text encoder, which names its projection: pass a run's folder"
         )
     return _check_sources(read_values(recipe)[1], recipe)
+
+
+def _mark(value: Any) -> Any:
+    return {k: CommandLineText(v) for k, v in value.items()} if isinstance(value, Mapping) else CommandLineText(value)
 
 
 def _load_tuned(weights: TunedWeights, base: TextTower) -> TextTower:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from rtd_plugin.files import write_text
+from rtd_plugin.paths import name_projection
 from rtd_plugin.printable import make_printable
 from rtd_plugin.training.run import Run
 
@@ -43,7 +44,7 @@ def _collect_values(run: Run, step: int, evaluation: Mapping[str, Any] | None) -
         "model": Path(recipe.backbone.model or "MODEL").name.removesuffix(".json"),
         "pretrained": recipe.backbone.pretrained or "CHECKPOINT",
         "base_digest": run.base_digest,
-        "projection": recipe.projection.name,
+        "projection": name_projection(recipe.projection),
         "projection_digest": run.projection_digest,
         "step": step,
         "triplets_per_step": recipe.batch_size * recipe.accumulation,

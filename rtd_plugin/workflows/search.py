@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ from rtd_plugin.evaluation.encoding import check_text
 from rtd_plugin.evaluation.pictures import open_image, turn_upright
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
-from rtd_plugin.paths import CommandLineText
+from rtd_plugin.paths import CommandLineText, name_projection
 from rtd_plugin.progress import Progress, no_progress
-from rtd_plugin.search.galleries import FolderGallery
+from rtd_plugin.search.galleries import FolderGallery, IndexGallery, SearchedGallery
+from rtd_plugin.search.gallery_store import Match
 from rtd_plugin.search.image_folder import ImageFolder
 from rtd_plugin.search.searcher import Searcher
+from rtd_plugin.workflows.index import open_index
 from rtd_plugin.workflows.loading import BackboneOptions, ModelOptions, Models, load_models
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def load(
     run: str | Path | None = None,
     images: str | Path | None = None,
     *,
+    index: str | Path | None = None,
     image_roots: Sequence[str | Path] = (),
     progress: Progress = no_progress,
     **options: Unpack[BackboneOptions],
@@ -47,6 +50,7 @@ def load(
     Args:
         run: a tuned text encoder: a run's folder, or a file in any layout. None: the pre-trained one, of `options`.
         images: a folder of images to search, with its subfolders; they are encoded now, unless the cache has them.
+        index: an index to search instead, which `rtd-plugin index` built.
         image_roots: folders that links in `images` may lead to.
         progress: shows how far the work is, see `rtd_plugin.progress`.
         **options: `adapter`, `projection`, `model`, `pretrained`, `checkpoint`, `recipe`, `preprocess`, `cache`,
@@ -59,8 +63,9 @@ def load(
         RTDError: a file is missing, broken, or does not fit the other files.
         UsageError: an option is missing or wrong.
     """
+    open_gallery = _choose_gallery(images, index, image_roots)
     models = load_models(weights=[run] if run is not None else [], **options)
-    gallery = _encode_folder(models, _make_folder(images, image_roots), progress) if images is not None else None
+    gallery = open_gallery(models, progress) if open_gallery is not None else None
     towers = [load_tower() for load_tower in models.tuned.values()]
     return _build_searcher(models, towers[0] if towers else models.tower, gallery)
 
@@ -68,8 +73,10 @@ def load(
 def search(
     image: str | Path,
     condition: str,
-    images: str | Path,
+    images: str | Path | None = None,
     *,
+    index: str | Path | None = None,
+    where: str | None = None,
     image_roots: Sequence[str | Path] = (),
     skip_unreadable: bool = True,
     top: int = 10,
@@ -83,6 +90,8 @@ def search(
         image: the reference image.
         condition: the change, in words.
         images: the folder to search, with its subfolders.
+        index: an index to search instead, which `rtd-plugin index` built.
+        where: a condition on the index's columns, in SQL.
         image_roots: folders that links in `images` may lead to.
         skip_unreadable: whether images that cannot be read are left out, instead of being an error.
         top: how many images to return, 1 to 50.
@@ -101,28 +110,30 @@ def search(
     if not 1 <= top <= MOST:
         raise UsageError(f"top: {top} is not from 1 to {MOST}")
     check_text(condition)
-    folder = _make_folder(images, image_roots, skip_unreadable)
+    open_gallery = _choose_gallery(images, index, image_roots, skip_unreadable)
+    if open_gallery is None:
+        raise UsageError("nothing to search: pass --images or --index")
     models = load_models(**model_options)
-    gallery = _encode_folder(models, folder, progress)
+    gallery = open_gallery(models, progress)
     reference = _build_searcher(models, models.tower, gallery).encode_images(image, normalize=False)
     rows = []
     for path, name, label, load_tower in list_encoders(models.tower, models.tuned):
         query = _build_searcher(models, load_tower(), gallery).compose(reference, condition)
-        (matches,) = gallery.search(query.unsqueeze(0), top, [gallery.find_name(Path(image))])
+        (matches,) = gallery.search(query.unsqueeze(0), top, [gallery.find_name(Path(image))], where)
         rows.append(
             {
                 "weights": str(path) if path else None,
                 "name": name,
                 "label": label,
-                "images": [{"image": match.image, "score": match.score} for match in matches],
+                "images": [{"image": match.image, "score": match.score, **_columns(match)} for match in matches],
             }
         )
     results = {
         "reference": str(image),
         "condition": condition,
         "gallery": len(gallery),
-        "unreadable": gallery.unreadable,
-        "remarks": gallery.remarks(),
+        "unreadable": gallery.unreadable if isinstance(gallery, FolderGallery) else {},
+        "remarks": gallery.remarks() if isinstance(gallery, FolderGallery) else [],
         "page": str(page) if page is not None else None,
         "results": rows,
         **models.to_dict(),
@@ -130,6 +141,25 @@ def search(
     if page is not None:
         _write_page(Path(page), gallery.folder, results)
     return results
+
+
+def _columns(match: Match) -> dict[str, Any]:
+    return {"columns": dict(match.columns)} if match.columns else {}
+
+
+def _choose_gallery(
+    images: str | Path | None, index: str | Path | None, image_roots: Sequence[str | Path], skip_unreadable: bool = True
+) -> Callable[[Models, Progress], FolderGallery | IndexGallery] | None:
+    """Return a function that opens a folder or an index; a wrong one is found before models are loaded."""
+    if images is not None and index is not None:
+        raise UsageError("a folder and an index: pass --images or --index")
+    if index is not None:
+        store = open_index(index)
+        return lambda models, _: IndexGallery(store, models.images)
+    if images is None:
+        return None
+    folder = _make_folder(images, image_roots, skip_unreadable)
+    return lambda models, progress: _encode_folder(models, folder, progress)
 
 
 def _make_folder(images: str | Path, image_roots: Sequence[str | Path], skip_unreadable: bool = True) -> ImageFolder:
@@ -149,7 +179,7 @@ def _encode_folder(models: Models, folder: ImageFolder, progress: Progress) -> F
     return gallery
 
 
-def _build_searcher(models: Models, tower: TextTower, gallery: FolderGallery | None) -> Searcher:
+def _build_searcher(models: Models, tower: TextTower, gallery: SearchedGallery | None) -> Searcher:
     device = models.images.device
     return Searcher(
         models.adapter, models.images, models.projection.to(device), tower.to(device), models.tower, gallery
@@ -174,7 +204,7 @@ def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> Non
         "reference": make_thumbnail(
             turn_upright(open_image(reference)), folder.find_name(reference) or str(reference.resolve())
         ),
-        "projection": Path(results["projection"]).name,
+        "projection": name_projection(results["projection"]),
         "rankings": rankings,
     }
     write_text(page, render("search.html", context))

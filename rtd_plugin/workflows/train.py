@@ -202,7 +202,7 @@ def _encode_benchmarks(
             run.recipe.backbone.load_image_encoder(), device=accelerator.device, folder=cache_folder()
         )
         with progress("Encoding images") as advance:
-            return Retrieval(benchmark, run.adapter, images, run.projection, advance)
+            return Retrieval(benchmark, run.adapter, images, run.projection, run.tower, advance)
 
     settings = run.recipe.validation
     validation = encode(settings.benchmark if settings else None)

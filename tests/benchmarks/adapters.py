@@ -90,7 +90,7 @@ def load_retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, A
     """Return the test split for one projection, and its metrics before training."""
     run = Cell(backbone, adapter, 0).make_run(Path())
     images = ImageFeatures(run.recipe.backbone.load_image_encoder())
-    retrieval = Retrieval(run.recipe.evaluation, run.adapter, images, run.projection)
+    retrieval = Retrieval(run.recipe.evaluation, run.adapter, images, run.projection, run.tower)
     before = {
         "image only": compute_metrics(retrieval.rank_by_image()),
         "before": compute_metrics(retrieval.rank_composed(run.tower)),

@@ -1,11 +1,14 @@
-"""The cost of evaluation: retrieval at the size of CIRCO, and two text encoders against one.
+"""The cost of evaluation: retrieval in memory and from disk, kept features, and two text encoders against one.
 
     python tests/benchmarks/evaluation.py retrieval [--queries 800] [--images 123403] [--features 768]
+    python tests/benchmarks/evaluation.py disk [--queries 1000] [--images 3000000] [--features 768] [--folder .]
+    python tests/benchmarks/evaluation.py cache [--images 1000000] [--features 768] [--folder .]
     python tests/benchmarks/evaluation.py cost [--model ViT-B-32] [--images 200] [--queries-per-image 1.82]
 
 Features and weights are random: the time does not depend on them. `cost` has the proportions of CIRR's validation split
 (4181 queries, 2297 images; conditions of 4 to 18 words, on average 11) and pictures of 600 × 450 pixels; each
-evaluation starts with an empty cache. Seconds are processor time, summed over threads.
+evaluation starts with an empty cache. Seconds are processor time, summed over threads. `disk` ranks features in float16
+that lie in a file (--folder needs 2 bytes for each), and compares with one matrix product of the same size.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import open_clip
+import numpy as np
 import torch
 from PIL import Image
 from rtd_adapters.lincir import LinCIR
@@ -27,6 +30,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
 from rtd_plugin.evaluation.comparison import compare
+from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_text
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.ranking import Gallery
 from rtd_plugin.evaluation.retrieval import DEPTH, Retrieval
@@ -72,6 +76,58 @@ def measure_retrieval(queries: int, images: int, features: int) -> None:
     print(f"  memory: {memory_before:.2f} GiB with the features, {measure_peak_memory():.2f} GiB at the peak")
 
 
+class FeatureFile:
+    """Features (N, D) in a file; in memory are only the rows that are asked for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, path: Path, shape: tuple[int, int]):
+        self.path, self.shape = path, shape
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        mapped = np.memmap(self.path, np.float16, "r", shape=self.shape)
+        return torch.from_numpy(np.array(mapped[rows]))  # a copy: the mapping ends here
+
+
+def measure_disk(queries: int, images: int, features: int, folder: Path) -> None:
+    """Rank random queries against features in a file, and print time and memory."""
+    generator = torch.Generator().manual_seed(0)
+    query_features = F.normalize(torch.randn(queries, features, generator=generator), dim=-1)
+    targets = [[query % images, (7 * query + 1) % images] for query in range(queries)]
+    chunks = [slice(start, min(start + 4096, images)) for start in range(0, images, 4096)]
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        for chunk in chunks:
+            rows = torch.randn(chunk.stop - chunk.start, features, generator=generator)
+            file.write(F.normalize(rows, dim=-1).half().numpy().tobytes())
+        file.flush()
+        on_disk = FeatureFile(Path(file.name), (images, features))
+        memory_before, start, wall_start = measure_peak_memory(), time.process_time(), time.monotonic()
+        for chunk in chunks:
+            query_features @ on_disk[chunk].float().T
+        product, product_wall = time.process_time() - start, time.monotonic() - wall_start
+        start, wall_start = time.process_time(), time.monotonic()
+        gallery = Gallery(on_disk)
+        preparation = time.process_time() - start
+        gallery.rank(query_features, targets, depth=DEPTH)
+        total, wall = time.process_time() - start, time.monotonic() - wall_start
+    print(f"{queries} queries × {images} images × {features} in a file, the best {DEPTH} and the ranks of all targets:")
+    print(f"  {total:.1f} s of processor time ({preparation:.1f} s to prepare the gallery once), {wall:.1f} s in all")
+    print(f"  one product of this size, read from the file: {product:.1f} s, {product_wall:.1f} s in all")
+    print(f"  peak memory: {memory_before:.2f} GiB before, {measure_peak_memory():.2f} GiB after")
+
+
+def measure_cache(images: int, features: int, folder: Path) -> None:
+    """Fill a cache of features, and print how long another one takes to find them all."""
+    keys = [hash_text(str(index)) for index in range(images)]
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        start = time.monotonic()
+        FeatureCache(Path(cache)).fetch(keys, lambda indices: dict.fromkeys(indices, torch.ones(features)))
+        print(f"{images} vectors of {features}: {time.monotonic() - start:.1f} s to fill the cache")
+        start = time.monotonic()
+        missing = FeatureCache(Path(cache)).count_missing(keys)
+        print(f"  {time.monotonic() - start:.2f} s to open it ({missing} missing)")
+
+
 class Photographs(FileBenchmark):
     """Queries in the proportions of CIRR."""
 
@@ -98,6 +154,8 @@ class Photographs(FileBenchmark):
 
 def measure_cost(model: str, images: int, queries_per_image: float) -> None:
     """Evaluate one and two text encoders, and print the ratio of their times."""
+    import open_clip  # which needs 250 MB
+
     torch.manual_seed(0)
     clip, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=None)
     config = open_clip.get_model_config(model)
@@ -113,7 +171,7 @@ def measure_cost(model: str, images: int, queries_per_image: float) -> None:
         for tuned_encoders in (0, 1):
             start = time.process_time()
             image_features = ImageFeatures(ImageEncoder(clip.visual.eval(), preprocess), workers=2)
-            retrieval = Retrieval(benchmark, LinCIR(), image_features, phi)
+            retrieval = Retrieval(benchmark, LinCIR(), image_features, phi, towers[0])
             image_seconds = time.process_time() - start
             compare(retrieval, towers[0], {Path("tuned"): lambda: towers[1]} if tuned_encoders else {}).to_dict()
             seconds[tuned_encoders] = time.process_time() - start
@@ -134,6 +192,17 @@ def main() -> None:
     command.add_argument("--images", type=int, default=123_403)
     command.add_argument("--features", type=int, default=768)
     command.set_defaults(run=measure_retrieval)
+    command = commands.add_parser("disk")
+    command.add_argument("--queries", type=int, default=1000)
+    command.add_argument("--images", type=int, default=3_000_000)
+    command.add_argument("--features", type=int, default=768)
+    command.add_argument("--folder", type=Path)
+    command.set_defaults(run=measure_disk)
+    command = commands.add_parser("cache")
+    command.add_argument("--images", type=int, default=1_000_000)
+    command.add_argument("--features", type=int, default=768)
+    command.add_argument("--folder", type=Path)
+    command.set_defaults(run=measure_cache)
     command = commands.add_parser("cost")
     command.add_argument("--model", default="ViT-B-32")
     command.add_argument("--images", type=int, default=200)

@@ -89,7 +89,7 @@ def main() -> None:
         run = make_run(args.recipe, 0, Path(folder) / "base")
         adapter = plugins.find_adapter(run.recipe.adapter)
         images = ImageFeatures(run.recipe.backbone.load_image_encoder())
-        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
+        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection, run.tower)
         rows: dict[str, list[dict[str, Any]]] = {
             "image only": [compute_metrics(retrieval.rank_by_image())],
             "text only": [compute_metrics(retrieval.rank_by_condition(run.tower))],

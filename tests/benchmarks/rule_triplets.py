@@ -80,7 +80,7 @@ def main() -> None:
         run = make_run(RECIPE, 0, folder / "base")
         adapter = plugins.find_adapter(run.recipe.adapter)
         images = ImageFeatures(run.recipe.backbone.load_image_encoder())
-        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection)
+        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection, run.tower)
         rows: dict[str, list[dict[str, Any]]] = {
             "frozen": [compute_metrics(retrieval.rank_composed(run.tower))],
             "rules": [],

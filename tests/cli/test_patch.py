@@ -172,6 +172,7 @@ def test_doctor_changes_nothing_in_a_host_that_composes_right(rtd, copy_host, tm
     assert done.stdout.count("composes right here: as an exact causal encoding does, up to") == 2
     assert f"Host     {tmp_path}/code (pic2word)" in done.stdout
     assert "Shim     gallery-names: " in done.stdout
+    assert done.stdout.splitlines()[-1] == "The host composes right here."
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -183,7 +184,20 @@ def test_doctor_reports_a_host_that_fails(rtd, copy_host, tmp_path):
     assert done.exit_code == 1
     assert "fails here: ModuleNotFoundError: No module named 'no_such_package'" in done.stdout
     assert "Do: install what is missing" in done.stdout
-    assert "Do: patch the host (`rtd-plugin patch`): composed queries then do not call the function" in done.stdout
+    assert done.stdout.splitlines()[-1] == (
+        "A patch would not compose here either, until this is fixed: "
+        "ModuleNotFoundError: No module named 'no_such_package'"
+    )
+
+
+def test_doctor_names_batches_that_the_adapter_misreads(rtd, copy_host, tmp_path, monkeypatch):
+    copy_host("searle")
+    report = {"outcome": "misread", "difference": 1e-7, "message": "texts without …", "patchable": True}
+    monkeypatch.setattr("rtd_plugin.patching.doctor._check_in_process", lambda arguments: report)
+    done = rtd("doctor", "code")
+    assert done.exit_code == 1
+    assert "the adapter reads some batches otherwise: texts without …" in done.stdout
+    assert done.stdout.splitlines()[-1] == "A patch would not compose as the host does: its adapter has to be fixed."
 
 
 @pytest.mark.slow
@@ -191,8 +205,7 @@ def test_doctor_recommends_a_patch_last(rtd, copy_host, tmp_path):
     """A patch helps where the host's function is wrong."""
     copy_host("lincir")
     lines = rtd("doctor", "code").stdout.splitlines()
-    assert lines[-1].startswith("Do: patch the host (`rtd-plugin patch`): composed queries then do not call")
-    assert "while the host is imported" not in lines[-1]
+    assert lines[-1].startswith("Do: patch the host (`rtd-plugin patch`): it then composes right here, because")
 
 
 def test_doctor_ends_a_host_that_waits(rtd, copy_host, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ for command in (
     ["train", "--adapter", "lincir"],
     ["evaluate", "--benchmark", "miniature", "--adapter", "lincir"],
     ["search", "a.png", "is red", "--images", "."],
+    ["index", ".", "--output", "a.lance"],
     ["export", "run", "--layout", "openai", "file"],
 ):
     try:
@@ -30,7 +31,7 @@ for command in (
 def test_commands_say_that_they_load_before_they_import_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=True)
     outputs = done.stderr.split("---\n")[:-1]
-    assert len(outputs) == 4
+    assert len(outputs) == 5
     for output in outputs:
         assert output.startswith("Loading …\n")
         assert "torch would be imported now" in output

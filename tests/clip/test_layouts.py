@@ -200,9 +200,10 @@ def test_lora_of_the_image_tower_is_refused():
         read_state_dict({"base_model.model.vision_model.encoder.layers.0.mlp.fc1.lora_B.weight": torch.zeros(2, 2)})
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "module._orig_mod."])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_wrapper_is_removed_from_dictionaries_that_have_it_on_all_keys(depth):
-    wrapped, plain = {"module.a.weight": 1, "module.b": 2}, {"a.weight": 1, "b": 2}
+def test_a_wrapper_is_removed_from_dictionaries_that_have_it_on_all_keys(depth, wrapper):
+    wrapped, plain = {f"{wrapper}a.weight": 1, f"{wrapper}b": 2}, {"a.weight": 1, "b": 2}
     assert strip_wrapper({"Phi": wrapped, "epoch": 1} if depth else wrapped) == (
         {"Phi": plain, "epoch": 1} if depth else plain
     )

@@ -270,6 +270,18 @@ def test_hook_rtd_recipe_folders(install, tmp_path):
             lambda: [type("Bare", (Method,), {"prompt": property()})("bare")],
             "registers .* its class sets no prompt",
         ),
+        (
+            lambda: [type("Text", (Method,), {"prompt": "a $ {condition}"})("x")],
+            "registers .* its prompt is not a Prompt",
+        ),
+        (
+            lambda: [type("NoComma", (Method,), {"training_files": ("train.py")})("x")],
+            "registers .* its training_files is not a tuple: a tuple of one needs a comma",
+        ),
+        (
+            lambda: [type("NoComma", (Method,), {"composition_points": (object())})("x")],
+            "registers .* its composition_points is not a tuple: a tuple of one needs a comma",
+        ),
     ],
 )
 def test_hooks_that_fail_are_named(install, returned, message):

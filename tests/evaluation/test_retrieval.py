@@ -88,13 +88,13 @@ def tower(clip):
 
 
 @pytest.fixture
-def retrieve(clip, phi, preprocess, monkeypatch):
+def retrieve(clip, phi, preprocess, tower, monkeypatch):
     for module in (encoding, image_features):
         monkeypatch.setattr(module, "BATCH", 5)  # neither images nor queries fill their last batch
 
     def retrieve(benchmark, adapter=None, **options):
         encoder = ImageFeatures(ImageEncoder(clip.visual, preprocess))
-        return Retrieval(benchmark, adapter or LinCIR(), encoder, phi, **options)
+        return Retrieval(benchmark, adapter or LinCIR(), encoder, phi, tower, **options)
 
     return retrieve
 

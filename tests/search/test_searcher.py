@@ -27,7 +27,7 @@ def test_features_equal_those_of_evaluate_to_the_last_bit(run, catalogue, adapte
     options = {"recipe": f"{adapter}-miniature", "device": "cpu"}
     models = load_models(**options, weights=[run])
     benchmark = Folder(data=str(catalogue))
-    retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection)
+    retrieval = Retrieval(benchmark, models.adapter, models.images, models.projection, models.tower)
     evaluated = {}
     monkeypatch.setattr(retrieval, "rank", lambda features: evaluated.update(queries=F.normalize(features, dim=-1)))
     (tower,) = [load() for load in models.tuned.values()]
@@ -129,7 +129,7 @@ def test_normalised_and_broken_features_are_refused(searcher, catalogue):
 def test_missing_images_and_galleries_are_named(run, searcher, tmp_path):
     with pytest.raises(RTDError, match=r"nowhere\.png"):
         searcher.compose(tmp_path / "nowhere.png", "is red")
-    with pytest.raises(UsageError, match=r"pass images=FOLDER to rtd_plugin\.load"):
+    with pytest.raises(UsageError, match=r"pass images=FOLDER or index=PATH to rtd_plugin\.load"):
         rtd_plugin.load(run).search("1.png", "is red")
     with pytest.raises(UsageError, match="k: 0 is not positive"):
         searcher.search("1.png", "is red", k=0)

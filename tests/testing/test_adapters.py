@@ -186,6 +186,26 @@ class WrongFile(LinCIR):
     composition_points = (dataclasses.replace(POINT, file="/home/me/lincir/encode_with_pseudo_tokens.py"),)
 
 
+def read_last(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=False):
+    """Finds the placeholder in a way that fails for a text without one."""
+    columns = torch.tensor([row.nonzero()[-1].item() for row in text == 259])
+    return Composition(clip_model, text, pseudo_tokens, torch.arange(text.shape[1]) == columns.unsqueeze(1))
+
+
+class NeedsPlaceholder(LinCIR):
+    composition_points = (dataclasses.replace(POINT, read=read_last),)
+
+
+def read_own(clip_model, text, pseudo_tokens, num_tokens=1, return_last_states=False):
+    """Puts pseudo tokens into texts without a placeholder too."""
+    placeholders = (text == 259) | ((text != 259).all(dim=1, keepdim=True) & (torch.arange(text.shape[1]) == 1))
+    return Composition(clip_model, text, pseudo_tokens, placeholders)
+
+
+class AlwaysReplaces(LinCIR):
+    composition_points = (dataclasses.replace(POINT, read=read_own),)
+
+
 class NeverCalled(LinCIR):
     composition_points = (dataclasses.replace(POINT, arguments=lambda model, tokens, pseudo_tokens: None),)
 
@@ -209,12 +229,14 @@ BROKEN = {
     AlwaysDropout: "projection: the same features give other pseudo tokens next time",
     FullPrecision: "precision: features in torch.bfloat16 become pseudo tokens in torch.float32",
     Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives other pseudo tokens: off by ",
-    KeyErrors: "bad checkpoints: a checkpoint without weights raises KeyError: 'Phi', not an RTDError",
+    KeyErrors: f"bad checkpoints: a checkpoint without weights raises KeyError: 'Phi' ({__file__}, line ",
     Credulous: "bad checkpoints: a checkpoint with an additional weight is accepted",
     WrongPlace: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are wrong, as if `read` did not put",
     WrongOrder: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are wrong, as if `read` did not put",
     WrongModule: "composition points: the module 'encoding' cannot be the file encode_with_pseudo_tokens.py",
     WrongFile: "composition points: the file '/home/me/lincir/encode_with_pseudo_tokens.py' must be a Python file",
+    NeedsPlaceholder: "compositions: raised IndexError: index -1 is out of bounds for dimension 0 with size 0 (",
+    AlwaysReplaces: "compositions: texts without a placeholder: encode_with_pseudo_tokens_HF: features of 3 texts are",
     NeverCalled: "compositions: encode_with_pseudo_tokens_HF: `arguments` returns None for every batch",
     NoPoint: "composition points: 'encode_with_pseudo_tokens.py' in composition_points is not a CompositionPoint",
 }
@@ -226,6 +248,33 @@ def test_a_broken_adapter_is_reported(broken):
         check_adapter(broken())
     assert str(error.value).startswith(f"the adapter {broken.name!r} does not pass ")
     assert f"\n- {BROKEN[broken]}" in str(error.value)
+    if " raise" in BROKEN[broken]:
+        assert re.search(
+            rf"\({re.escape(__file__)}, line \d+, in (<listcomp>|read_last|projection_state)\)", str(error.value)
+        )
+
+
+def test_a_large_projection_is_neither_written_nor_built_for_each_of_its_weights(monkeypatch):
+    built, written = [], []
+
+    class ManyWeights(Threefold):
+        def build_projection(self, state, features, token_width):
+            built.append(features)
+            return Stack(features, token_width)
+
+    class Stack(nn.Module):
+        def __init__(self, features, token_width):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(features, token_width) for _ in range(100))
+
+        def forward(self, features):
+            return sum(layer(features) for layer in self.layers) / 10
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda value, path: written.append(path) or save(value, path))
+    check_adapter(ManyWeights())
+    assert len(built) < 60
+    assert len(written) <= 4
 
 
 def test_objects_that_are_not_adapters_are_refused():

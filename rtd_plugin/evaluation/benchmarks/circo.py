@@ -49,6 +49,7 @@ class CIRCO(FileBenchmark):
     home: ClassVar[str] = "https://github.com/miccunifi/CIRCO and https://cocodataset.org (2017 Unlabeled images)"
     recall_at: ClassVar[tuple[int, ...]] = (5, 10, 25, 50)
     map_at: ClassVar[tuple[int, ...]] = (5, 10, 25, 50)
+    image_folders: ClassVar[tuple[str, ...]] = ("coco",)
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"val": (220, 123403), "test": (800, 123403)}
 
     split: Literal["val", "test"] = "val"
@@ -99,9 +100,6 @@ class CIRCO(FileBenchmark):
         if name not in self._files:
             raise FileNotFoundError("no image with this id in image_info_unlabeled2017.json")
         return find_file([self._coco / "unlabeled2017" / self._files[name], self._coco / self._files[name]])
-
-    def allowed_roots(self) -> Sequence[Path]:
-        return (*super().allowed_roots(), *filter(None, (self.coco,)))
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         return {self.split: (len(self._queries), len(self._files))}

@@ -42,6 +42,7 @@ class CIRR(FileBenchmark):
     excludes_reference: ClassVar[bool] = True
     recall_at: ClassVar[tuple[int, ...]] = (1, 5, 10, 50)
     subset_recall_at: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    image_folders: ClassVar[tuple[str, ...]] = ("images",)
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"val": (4181, 2297), "test1": (4148, 2315)}
 
     split: Literal["val", "test1"] = "val"
@@ -84,9 +85,6 @@ class CIRR(FileBenchmark):
         path = Path(self._paths[name])
         folders = [self.images] if self.images else [self.data, self.data / "img_raw"]
         return find_file([folder / each for folder in folders for each in (path, path.name)])
-
-    def allowed_roots(self) -> Sequence[Path]:
-        return (*super().allowed_roots(), *filter(None, (self.images,)))
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         return {self.split: (len(self._pairs), len(self._paths))}

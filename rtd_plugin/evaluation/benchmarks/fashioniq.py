@@ -41,6 +41,7 @@ class FashionIQ(FileBenchmark):
     home: ClassVar[str] = "https://github.com/XiaoxiaoGuo/fashion-iq (images as its README says)"
     averages_groups: ClassVar[bool] = True
     recall_at: ClassVar[tuple[int, ...]] = (10, 50)
+    image_folders: ClassVar[tuple[str, ...]] = ("images",)
     published: ClassVar[Mapping[str, tuple[int, int]]] = {
         "dress": (2017, 3817),
         "shirt": (2038, 6346),
@@ -106,9 +107,6 @@ class FashionIQ(FileBenchmark):
 
     def path(self, name: str) -> Path:
         return self._folder / self._files.get(name, f"{name}.jpg")
-
-    def allowed_roots(self) -> Sequence[Path]:
-        return (*super().allowed_roots(), *filter(None, (self.images,)))
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         return {category: (len(pairs), len(self._galleries[category])) for category, pairs in self._pairs.items()}

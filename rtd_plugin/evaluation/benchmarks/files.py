@@ -33,11 +33,12 @@ class FileBenchmark(Benchmark):
         data: the folder.
         image_roots: further folders that images may lie in, for example if `data` has links to a shared copy.
         image_roots_option: how a user sets `image_roots`, for messages; `{}` is the folder.
+        image_folders: the options that name folders of images.
         published: numbers of queries and of gallery images by split (or category, or task).
     """
 
     published: ClassVar[Mapping[str, tuple[int, int]]] = {}
-
+    image_folders: ClassVar[tuple[str, ...]] = ()
     image_roots_option: ClassVar[str] = "--set image_roots=[{0}], or image_roots: [{0}] in a recipe"
 
     data: RecipePath
@@ -103,8 +104,8 @@ class FileBenchmark(Benchmark):
         )
 
     def allowed_roots(self) -> Sequence[Path]:
-        """Return the folders, or single files, that the user named: all others are refused as pictures."""
-        return (self.data, *self.image_roots)
+        """Return the folders that the user named: pictures elsewhere are refused."""
+        return (self.data, *self.image_roots, *filter(None, (getattr(self, name) for name in self.image_folders)))
 
     @cached_property
     def _resolved_roots(self) -> tuple[Path, ...]:

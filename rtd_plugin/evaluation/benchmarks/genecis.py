@@ -71,6 +71,7 @@ class GeneCIS(FileBenchmark):
     )
     averages_groups: ClassVar[bool] = True
     recall_at: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    image_folders: ClassVar[tuple[str, ...]] = ("coco", "visual_genome")
 
     # Queries, and candidates of each.
     published: ClassVar[Mapping[str, tuple[int, int]]] = {"focus_object": (1960, 15), "change_object": (1960, 15)}
@@ -118,9 +119,6 @@ class GeneCIS(FileBenchmark):
         folders = [self.data / folder for folder in ("VG_100K_all", "VG_100K", "VG_100K_2")]
         folders = [self.visual_genome] if self.visual_genome else folders
         return find_file([folder / f"{picture.image_id}.jpg" for folder in folders])
-
-    def allowed_roots(self) -> Sequence[Path]:
-        return (*super().allowed_roots(), *filter(None, (self.coco, self.visual_genome)))
 
     def stamp(self, name: str) -> str | None:
         picture = self._pictures[name]

@@ -1,0 +1,50 @@
+"""`rtd-plugin index`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtd_plugin.cli.console import announce_loading, print_lines, progress, show
+from rtd_plugin.cli.options import FILE, JSON, model_options
+
+
+@click.command()
+@click.argument("images", type=FILE)
+@click.option("--output", required=True, help="The index: a folder or URI that ends in .lance, or another store's.")
+@click.option("--columns", type=FILE, help="CSV or Parquet with a column `image`, and others to filter by.")
+@click.option(
+    "--approximate/--exact",
+    default=None,
+    help="Whether a search may miss images. Default: if there are more than a million.",
+)
+@click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in IMAGES lead to.")
+@click.option(
+    "--skip-unreadable/--no-skip-unreadable",
+    default=True,
+    show_default=True,
+    help="Leave out images that cannot be read, and say so.",
+)
+@model_options
+@JSON
+def command(as_json: bool, images: Path, output: str, **options: Any) -> None:
+    """Build an index of the folder IMAGES to search it faster, or bring it up to date.
+
+    \b
+    Examples:
+      rtd-plugin index catalogue --weights runs/mine --output catalogue.lance
+      rtd-plugin index catalogue --weights runs/mine --output catalogue.lance --columns prices.csv
+      rtd-plugin search shoe.jpg "is red" --index catalogue.lance --where "price < 50" --weights runs/mine
+    """
+    announce_loading()
+    from rtd_plugin.workflows.index import build_index  # imports torch, which `--help` does not need
+
+    show(build_index(images, output, progress=progress, **options), as_json, _show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    change = f"{result['added']} added, {result['removed']} removed"
+    print_lines(f"Wrote {result['index']}: {result['images']} images, {change}.")
+    if result["recall_at_10"] is not None:
+        print_lines(f"The search is approximate: it finds {result['recall_at_10']} % of the ten best images.")
