@@ -119,14 +119,8 @@ def _read_recorded(file: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
         from rtd_plugin.clip.artifact import read_info
 
         info = read_info(file)
-        return {
-            "activation": info.activation,
-            "heads": info.heads,
-            "adapter": info.adapter,
-            "step": info.step,
-            "base": info.backbone,
-            "base_probe": info.base_probe,
-        }
+        names = ("activation", "heads", "adapter", "step", "base_probe")
+        return {"base": info.backbone, **{name: getattr(info, name) for name in names}}
     from rtd_plugin.clip.huggingface_config import find_text_config
 
     text = find_text_config(file, state)
