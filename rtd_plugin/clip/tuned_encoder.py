@@ -77,11 +77,12 @@ def read_weights(path: Path) -> TunedWeights:
     from rtd_plugin.clip.tower import TextTower
 
     file, key = split_key(find_weights(path))
-    weights = TunedWeights(str(file.resolve()), hash_checkpoint(file), key=key)
+    weights = TunedWeights(str(file.resolve()), digest="", key=key)
     with locate_errors(file):
         state = weights.read()
         warn_of_choice(file, state)
-        weights = replace(weights, **_read_recorded(file, state))
+        # Hashed after reading: what is no checkpoint may be of any size.
+        weights = replace(weights, digest=hash_checkpoint(file), **_read_recorded(file, state))
         TextTower.from_state_dict(state, activation=weights.activation, heads=weights.heads)
     return weights
 
@@ -118,14 +119,8 @@ def _read_recorded(file: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
         from rtd_plugin.clip.artifact import read_info
 
         info = read_info(file)
-        return {
-            "activation": info.activation,
-            "heads": info.heads,
-            "adapter": info.adapter,
-            "step": info.step,
-            "base": info.backbone,
-            "base_probe": info.base_probe,
-        }
+        names = ("activation", "heads", "adapter", "step", "base_probe")
+        return {"base": info.backbone, **{name: getattr(info, name) for name in names}}
     from rtd_plugin.clip.huggingface_config import find_text_config
 
     text = find_text_config(file, state)

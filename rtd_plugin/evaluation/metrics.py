@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtd_plugin.errors import RTDError
+
 _BLOCK = 2**22  # draws held at once
 
 
@@ -89,11 +91,18 @@ class PerQueryMetrics:
         values: name of a metric to (Q,) float64 values from 0 to 1.
         groups: names of the groups that each of the Q queries belongs to; metrics are also computed for each group.
         averages_groups: whether the metrics of all queries are the means of the groups' metrics.
+
+    Raises:
+        RTDError: a group is named like a metric, which it would replace in the results.
     """
 
     values: Mapping[str, Tensor]
     groups: Sequence[Sequence[str]]
     averages_groups: bool = False
+
+    def __post_init__(self) -> None:
+        if clash := self.values.keys() & {name for groups in self.groups for name in groups}:
+            raise RTDError(f"a group of queries has the name of a metric, {min(clash)!r}: rename the group")
 
     def compute_metrics(self) -> dict[str, Any]:
         """Return each metric in percent, of all queries and, nested, of each group."""

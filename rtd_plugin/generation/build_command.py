@@ -13,6 +13,7 @@ from rtd_plugin.cli.options import FILE, JSON
 from rtd_plugin.cli.shell import quote_path
 from rtd_plugin.printable import count_noun
 
+SHOWN = 20  # nouns without a partner
 CAPTIONS = click.argument("captions", type=FILE)
 OUTPUT = click.option("--output", type=FILE, required=True, help="The file to write: JSON lines.")
 COLUMN = click.option("--column", help="The column or key with the captions; in a table without names its number.")
@@ -122,10 +123,15 @@ def _build(method: Literal["rules", "llm"], captions: Path, output: Path, as_jso
 def _show_rules(result: Mapping[str, Any]) -> None:
     title = f"{count_noun(result['triplets'], 'triplet')} of {count_noun(result['captions'], 'caption')}"
     table = Table("edit", title=title, title_justify="left")
-    table.add_column("triplets with it", justify="right")
-    for kind, count in sorted(result["edits"].items(), key=lambda item: -item[1]):
-        table.add_row(kind, f"{count:,}")
+    for heading in ("triplets with it", "share", "target"):
+        table.add_column(heading, justify="right")
+    for kind, target in result["target_percent"].items():
+        count, share = result["edits"].get(kind, 0), result["share_percent"][kind]
+        table.add_row(kind, f"{count:,}", f"{share} %", f"{target} %")
     out().print(table)
+    if lonely := result["without_partner"]:
+        more = f" and {len(lonely) - SHOWN:,} others" if len(lonely) > SHOWN else ""
+        print_lines(f"Found no other noun in place of {', '.join(lonely[:SHOWN])}{more}.")
     if result["skipped"]:
         print_lines(f"Skipped {count_noun(result['skipped'], 'caption')}, the first at {result['first_fault']}.")
 

@@ -87,7 +87,7 @@ class TripletSource(BaseModel, ABC):
 
     name: ClassVar[str]
 
-    weight: float | None = Field(None, gt=0, allow_inf_nan=False)
+    weight: float | None = Field(None, ge=1e-6, le=1e6)
 
     @abstractmethod
     def load(self) -> TripletSet:

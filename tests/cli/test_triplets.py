@@ -41,7 +41,7 @@ def test_build_by_rule_then_check_then_stats(rtd, tmp_path):
     built = json.loads(done.stdout)
     assert (built["captions"], built["skipped"]) == (54, 0)
     assert built["triplets"] == len((tmp_path / "t.jsonl").read_text().splitlines()) > 54
-    assert set(built["edits"]) >= {"attribute", "describe", "noun", "place"}
+    assert set(built["edits"]) >= {"attribute", "describe", "thing", "place"}
     result = build_triplets("captions.txt", "again.jsonl", workers=1)
     assert result == {**built, "output": "again.jsonl"}
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "t.jsonl").read_bytes()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.ranking import Rankings
 from rtd_plugin.evaluation.retrieval import RetrievalResult
@@ -24,6 +25,11 @@ def compute(first, subset, groups=GROUPS, ranks=None, recall_at=(1, 5, 10), map_
     queries = [Query("a", ("b",), ("c",), groups=each) for each in groups]
     result = RetrievalResult(benchmark, queries, [], rankings(first, ranks), rankings(subset) if subset else None)
     return result.per_query
+
+
+def test_a_group_named_like_a_metric_is_refused():
+    with pytest.raises(RTDError, match="a group of queries has the name of a metric, 'recall_at_1'"):
+        compute([1, 2, 6, 11], None, groups=[("recall_at_1",), ("b",), (), ("b",)])
 
 
 BETTER = compute([1, 2, 6, 11], [1, 1, 2, 1])

@@ -12,13 +12,24 @@ import pytest
 from rtd_plugin.errors import RTDError
 from rtd_plugin.generation.rules import build as module
 from rtd_plugin.generation.rules import parsing
+from rtd_plugin.generation.rules.balance import TARGETS, Balance
 from rtd_plugin.generation.rules.build import build
-from rtd_plugin.generation.rules.conditions import FRAMES, MOODS, find_mood, write_condition
-from rtd_plugin.generation.rules.edits import find_edits, make_triplets
+from rtd_plugin.generation.rules.conditions import (
+    FRAMES,
+    MOODS,
+    ORDERS,
+    _choose,
+    _list_phrasings,
+    find_mood,
+    find_order,
+    write_condition,
+)
+from rtd_plugin.generation.rules.edits import Candidate, find_edits, make_candidates
 from rtd_plugin.generation.rules.lexicon import Lexicon, Similarity, count_words
 from rtd_plugin.generation.rules.phrasings import PATTERNS
 from rtd_plugin.generation.rules.scene import add_article, render
 from rtd_plugin.generation.rules.word_classes import find_other_values, may_be_same_action, may_be_same_thing
+from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.workflows.check import check_triplets
 
 ANIMALS, PEOPLE = ("dog", "cat", "horse"), ("man", "woman", "boy")
@@ -141,9 +152,42 @@ def test_captions_that_the_parser_may_not_understand_are_not_edited(edit_caption
 @pytest.mark.slow
 def test_triplets_have_one_or_two_edits(docs, lexicon):
     for row, doc in enumerate(docs):
-        for triplet, kinds in make_triplets(doc, lexicon, random.Random(row), 5):
-            assert 1 <= len(kinds) <= 2
+        for triplet, labels, details in make_candidates(doc, lexicon, random.Random(row), 5):
+            assert 1 <= len(labels) == len(details) <= 2
+            assert set(labels) <= set(TARGETS)
             assert triplet.reference != triplet.target
+
+
+def test_rare_kinds_of_edit_come_first():
+    def make(number, *labels):
+        return Candidate(Triplet(f"a {number}", "b", "c"), list(labels), ["" for _ in labels])
+
+    balance = Balance()
+    for number in range(50):
+        rare = [make(number, "gender")] if number % 10 == 9 else []
+        common = [make(number, "attribute"), make(number, "thing"), make(number, "attribute", "thing")]
+        chosen = balance.choose([*common, *rare], 2)
+        assert len(chosen) == 2
+        assert (not rare) or rare[0] in chosen
+    assert balance.edits["gender"] == 5
+    assert 0.5 < balance.edits["attribute"] / balance.edits["thing"] < 1.1  # as 14 to 18
+
+
+def test_of_an_attributes_kinds_the_rarest_comes_first():
+    balance = Balance()
+    colour, size = (Candidate(Triplet("a", "b", kind), ["attribute"], [kind]) for kind in ("colour", "size"))
+    assert balance.choose([colour], 1) == [colour]
+    assert balance.choose([colour, size], 1) == [size]
+
+
+@pytest.mark.parametrize("kind", ["noun", "attribute", "number", "place", "action"])
+def test_conditions_name_the_old_as_often_first_as_the_new(docs, lexicon, kind):
+    rng = random.Random(0)
+    edits = [edit for doc in docs for edit in find_edits(doc, lexicon, random.Random(0)) if edit.kind == kind]
+    orders = Counter(find_order(pattern) for pattern in PATTERNS[kind])
+    assert set(orders) == set(ORDERS)
+    drawn = Counter(_choose(_list_phrasings(edit), rng).order for edit in edits for _ in range(10))
+    assert min(drawn[order] for order in ("old first", "new first")) > 0.22 * drawn.total()
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
@@ -219,22 +263,47 @@ def test_captions_of_one_image_show_which_nouns_name_one_thing():
     assert not lexicon.may_name_same_thing("pup", "cow")
 
 
-def test_the_band_is_between_quantiles():
-    angles = np.linspace(0, np.pi, 40)
-    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
-    words = {f"w{number:02}": {} for number in range(40)}
-    similarity = Similarity(words, lambda words: vectors, low=0.5, high=0.95)
-    cosines = (vectors @ vectors.T)[np.triu_indices(40, 1)]
-    assert similarity.band == pytest.approx(tuple(np.quantile(cosines, (0.5, 0.95))), abs=1e-6)
-    assert not similarity.in_band("w00", "w01")
-    assert similarity.in_band("w00", "w05")
-    assert not similarity.in_band("w00", "w39")
-    assert not similarity.in_band("w00", "unknown")
+def test_partners_are_the_nearest_by_rank_in_a_vocabulary_of_any_size():
+    """Of three words, or of many that are all alike but for one that is like none, each has a partner."""
+    for count in (3, 40, 400):
+        angles = np.linspace(0, np.pi / 50, count)
+        angles[-1] = np.pi
+        vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+        words = [f"w{number:03}" for number in range(count)]
+        similarity = Similarity({word: {} for word in words}, lambda words, vectors=vectors: vectors)
+        partners = [{second for second in words if similarity.are_similar(first, second)} for first in words]
+        assert all(first not in others for first, others in zip(words, partners, strict=True))
+        assert {len(others) for others in partners} == {min(count - 1, 20)}
+        assert words[1] in partners[0]
+        assert not similarity.are_similar("w000", "unknown")
+
+
+def test_the_most_similar_pairs_of_a_large_vocabulary_are_names_of_one_thing():
+    vectors = np.eye(200, dtype=np.float32)
+    vectors[1] = vectors[0]
+    similarity = Similarity({f"w{n:03}": {} for n in range(200)}, lambda words: vectors)
+    assert not similarity.are_similar("w000", "w001")
+    assert similarity.rank("w000", "w001") > similarity.rank("w000", "w150")
+
+
+def test_compounds_are_whole(lexicon):
+    texts = [
+        f"A woman in a {tone} shirt is standing on the grass ." for tone in ("light blue", "dark green", "medium light")
+    ] * 3 + ["A woman in a dark shirt is standing on the grass ."] * 3
+    docs = parsing.parse(texts)
+    shirts = Lexicon(count_words(docs, [None] * len(docs)), lambda words: np.ones((len(words), 1), np.float32))
+    edits = [edit for doc in docs for edit in find_edits(doc, shirts, random.Random(0))]
+    edits = [edit for edit in edits if "shirt" in edit.fields.get("noun", "")]
+    changes = {(edit.fields.get("old_value", ""), edit.fields["new_value"]) for edit in edits}
+    assert {old for old, _ in changes} == {"", "light blue", "dark green", "medium light", "dark"}
+    assert {new for _, new in changes} == {"light blue", "dark green", "medium light", "dark"}
+    assert ("light blue", "dark green") in changes
+    assert ("dark", "medium light") in changes
 
 
 def test_shared_contexts_make_nouns_similar(docs):
     things = Lexicon(count_words(docs, [None] * len(docs))).things
-    assert things.cosine("hat", "jacket") > things.cosine("hat", "dog")
+    assert things.rank("hat", "jacket") < things.rank("hat", "dog")
 
 
 @pytest.fixture
@@ -303,6 +372,18 @@ def test_chunks_of_other_captions_are_not_used(captions, tmp_path):
     assert output.read_bytes() == (tmp_path / "again.jsonl").read_bytes()
 
 
+def test_a_build_reports_shares_and_nouns_without_a_partner(captions, tmp_path):
+    captions.write_text(captions.read_text() + "A zebra eats a melon in the kitchen .\n" * 9)
+    built = build(captions, tmp_path / "t.jsonl")
+    assert set(built.without_partner) >= {"zebra", "melon"}
+    assert not {"dog", "cat", "man"} & set(built.without_partner)
+    result = built.to_dict()
+    assert result["share_percent"].keys() == result["target_percent"].keys() >= result["edits"].keys()
+    assert result["share_percent"]["thing"] == pytest.approx(100 * built.edits["thing"] / built.edits.total(), abs=0.05)
+    assert built.edits["role"] > 0
+    assert built.edits["gender"] > 0
+
+
 def test_captions_that_cannot_be_used_are_counted(captions, tmp_path):
     captions.write_bytes(captions.read_bytes() + b"\nx\0y\ncaf\xe9\n")
     built = build(captions, tmp_path / "t.jsonl")
@@ -314,7 +395,7 @@ def test_captions_that_cannot_be_used_are_counted(captions, tmp_path):
     ("content", "says"),
     [
         ("", "holds no captions; name"),
-        ("\0\n", "holds no captions (1 unusable, the first: line 1: the caption is not text)"),
+        ("\0\n", "holds no captions, but not text in 'line': name another file"),
         ("le chien court\n", "none of 1 captions could be edited"),
     ],
 )

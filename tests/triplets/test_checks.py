@@ -140,6 +140,7 @@ def test_placeholders_are_removed_and_other_problems_remain():
 
 
 def test_languages_are_detected():
+    pytest.importorskip("py3langid")
     texts = (
         "a brown dog runs over the green grass",
         "ein brauner Hund läuft über das grüne Gras",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rtd_plugin.generation.rules.exchanges import describe_attribute, describe_place
-from rtd_plugin.generation.rules.phrases import NounPhrase, find_place, find_subject
+from rtd_plugin.generation.rules.phrases import NounPhrase, find_attributes, find_place, find_subject
 from rtd_plugin.generation.rules.scene import LOCATIVE, NEEDS_PLACE, Edit, Scene, describe_role, token_span
 from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, FIXED, PEOPLE
 
@@ -80,16 +80,17 @@ def add_attributes(scene: Scene) -> Iterator[Edit]:
     for phrase in scene.phrases:
         if not scene.is_unique(phrase):
             continue
-        for token in phrase.head.lefts:
-            if token.dep_ != "amod" or list(token.children) or token.lower_ not in ATTRIBUTES:
+        for attribute in find_attributes(phrase):
+            if attribute.last.lower_ not in ATTRIBUTES:
                 continue
-            kind = ATTRIBUTES[token.lower_][0][0]
+            kind = ATTRIBUTES[attribute.last.lower_][0][0]
             if kind == "colour" and phrase.noun in PEOPLE:
                 continue
-            fields = describe_attribute(scene, phrase, token, "", token.lower_, kind)
+            fields = describe_attribute(scene, phrase, attribute.last, "", attribute.words, kind)
             for name in ("old_value", "a_old", "the_old", "old"):
                 del fields[name]
-            yield Edit("describe", fields, token_span(phrase), reference=((token.i, token.i + 1, ""),))
+            removal = ((attribute.start, attribute.last.i + 1, ""),)
+            yield Edit("describe", fields, token_span(phrase), reference=removal, detail=kind)
 
 
 def add_places(scene: Scene) -> Iterator[Edit]:

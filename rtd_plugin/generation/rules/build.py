@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.generation.captions import Caption, hash_captions, read_captions, split_captions
-from rtd_plugin.generation.rules.edits import make_triplets
+from rtd_plugin.generation.rules.balance import TARGETS, Balance
+from rtd_plugin.generation.rules.edits import Candidate, make_candidates
 from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
 from rtd_plugin.progress import Advance, ignore_progress
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from rtd_plugin.generation.similarity import Embedding
 
 CHUNK = 2000  # captions parsed, and edited, at once
-FORMAT = 1  # of the chunks that a stopped build leaves; increase it when the rules change
+CANDIDATES = 3  # made for each triplet of a caption; the balance of kinds of edit chooses
+FORMAT = 2  # of the chunks that a stopped build leaves; increase it when the rules change
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -47,22 +49,22 @@ class RuleBuild:
         captions, skipped: captions that were used, and that could not be.
         first_fault: why the first skipped caption could not be used; "" without one.
         triplets: triplets written.
-        kinds: triplets with each kind of edit.
-        band: the least and the greatest cosine of two things that are similar but not the same.
+        edits: triplets with each kind of edit, a key of `TARGETS`.
+        without_partner: the nouns that could have been exchanged and never were, the most frequent first.
     """
 
     captions: int = 0
     skipped: int = 0
     first_fault: str = ""
     triplets: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    band: tuple[float, float] = (0.0, 0.0)
+    edits: Counter[str] = field(default_factory=Counter)
+    without_partner: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        low, high = self.band
-        values = {**vars(self), "edits": dict(sorted(self.kinds.items())), "similarity": {"low": low, "high": high}}
-        return {name: value for name, value in values.items() if name not in ("kinds", "band")}
+        """Return the result as plain values, with the share that each kind of edit has and should have in percent."""
+        total = max(1, self.edits.total())
+        shares = {kind: round(100 * self.edits[kind] / total, 1) for kind in TARGETS}
+        return {**vars(self), "edits": dict(self.edits), "share_percent": shares, "target_percent": TARGETS}
 
 
 class ParseJob(NamedTuple):
@@ -129,22 +131,27 @@ def build(
             skipped = f" ({result.skipped:,} unusable, the first: {result.first_fault})" if result.skipped else ""
             raise RTDError(f"{captions} holds no captions{skipped}; name a file that has some")
         lexicon = Lexicon(counts, embed)
-        result.band = lexicon.things.band
         space = embed.name if embed is not None else ""
         options = hashlib.sha256(json.dumps([FORMAT, keys, per_caption, seed, space]).encode()).hexdigest()[:16]
         pool.share(lexicon)
         edit_jobs = (EditJob(folder, chunk, key, options, per_caption, seed) for chunk, key in enumerate(keys))
         seen: set[bytes] = set()
+        balance = Balance()
+        partners: Counter[tuple[str, bool]] = Counter()
         with open_writer(output) as write:
             for done, path in enumerate(pool.map(_edit_chunk, edit_jobs), 1):
-                for line in read_text(path).splitlines():
-                    *texts, kinds = json.loads(line)
-                    key = hash_triplet(texts)
-                    if key not in seen:
-                        seen.add(key)
-                        result.kinds.update(kinds)
-                        write(Triplet(*texts))
+                nouns, *captions_candidates = map(json.loads, read_text(path).splitlines())
+                partners.update({(noun, has_partner): count for noun, has_partner, count in nouns})
+                for rows in captions_candidates:
+                    candidates = [Candidate(Triplet(*texts), *edits) for texts, *edits in rows]
+                    new = [candidate for candidate in candidates if hash_triplet(candidate.triplet) not in seen]
+                    for candidate in balance.choose(new, per_caption):
+                        seen.add(hash_triplet(candidate.triplet))
+                        write(candidate.triplet)
                 advance(done, len(keys), f"{len(seen):,} triplets")
+            result.edits = balance.edits
+            lonely = [noun for noun, has_partner in partners if not has_partner and not partners[noun, True]]
+            result.without_partner = sorted(lonely, key=lambda noun: (-partners[noun, False], noun))
             result.triplets = len(seen)
             if not seen:
                 raise RTDError(
@@ -229,14 +236,16 @@ def _parse_chunk(job: ParseJob) -> Counts:
 
 
 def _edit_chunk(job: EditJob) -> Path:
-    """Write a chunk's triplets with the kinds of their edits, unless a stopped build has written them."""
+    """Write a chunk's nouns, and each caption's candidates in a line, unless a stopped build has written them."""
     path = job.folder / f"{job.key}-{job.options}.jsonl"
     if not path.is_file():
         assert _lexicon is not None
         docs = unpack(read_bytes(job.folder / f"{job.key}.spacy"))
+        partners: Counter[tuple[str, bool]] = Counter()
         rows: list[Any] = []
         for row, doc in enumerate(docs):
             rng = random.Random(f"{job.seed} {job.chunk} {row}")
-            rows += [(*triplet, kinds) for triplet, kinds in make_triplets(doc, _lexicon, rng, job.per_caption)]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            rows.append(make_candidates(doc, _lexicon, rng, CANDIDATES * job.per_caption, partners))
+        nouns = [(noun, has_partner, count) for (noun, has_partner), count in partners.items()]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in (nouns, *filter(None, rows))))
     return path

@@ -1,9 +1,10 @@
 """The edits that a caption allows, and the triplets made from them."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rtd_plugin.generation.rules import additions, exchanges
 from rtd_plugin.generation.rules.conditions import write_condition
@@ -27,52 +28,63 @@ FINDERS: tuple[Callable[[Scene], Iterator[Edit]], ...] = (
     additions.add_attributes,
     additions.add_places,
 )
-# How often each kind is tried; conditions in CIRR mostly ask for other things and other attributes.
-WEIGHTS = {
-    "noun": 30, "attribute": 16, "describe": 10, "number": 10, "place": 12, "locate": 7, "action": 8, "remove": 12,
-    "add": 8,
-}  # fmt: skip
 MAX_OF_A_KIND = 3  # edits of one caption
 TWO_EDITS = 0.45  # the share of triplets that try to combine two edits
 MAX_PHRASINGS = 5  # conditions tried for one pair of captions
 
 
-def find_edits(doc: "Doc", lexicon: Lexicon, rng: random.Random) -> list[Edit]:
-    """Return the edits that a caption allows, one or a few of each kind."""
+class Candidate(NamedTuple):
+    """A triplet that a caption allows.
+
+    Attributes:
+        triplet: the triplet.
+        labels: of its edits, see `Edit.label`.
+        details: of its edits.
+    """
+
+    triplet: Triplet
+    labels: list[str]
+    details: list[str]
+
+
+def find_edits(
+    doc: "Doc", lexicon: Lexicon, rng: random.Random, partners: Counter[tuple[str, bool]] | None = None
+) -> list[Edit]:
+    """Return the edits that a caption allows, one or a few of each kind; count nouns as `Scene.partners` does."""
     if not is_sound(doc):
         return []
     phrases = [phrase for phrase in find_noun_phrases(doc) if lexicon.is_sure(phrase.head.lower_, "noun")]
-    scene = Scene(doc, phrases, lexicon, rng)
+    scene = Scene(doc, phrases, lexicon, rng, Counter() if partners is None else partners)
     return [edit for find in FINDERS for edit in find(scene)]
 
 
-def make_triplets(
-    doc: "Doc", lexicon: Lexicon, rng: random.Random, max_triplets: int
-) -> list[tuple[Triplet, list[str]]]:
-    """Make distinct triplets from one parsed caption.
+def make_candidates(
+    doc: "Doc", lexicon: Lexicon, rng: random.Random, count: int, partners: Counter[tuple[str, bool]] | None = None
+) -> list[Candidate]:
+    """Make distinct triplets from one parsed caption, its kinds of edit in turn.
 
-    Returns:
-        Each triplet with the kinds of its edits.
+    Args:
+        count: of triplets, at most.
+        partners: as of `find_edits`.
     """
-    by_kind: dict[str, list[Edit]] = {}
-    for edit in find_edits(doc, lexicon, rng):
-        by_kind.setdefault(edit.kind, []).append(edit)
-    triplets: dict[tuple[str, str], tuple[Triplet, list[str]]] = {}
-    by_kind = {kind: rng.sample(edits, min(len(edits), MAX_OF_A_KIND)) for kind, edits in by_kind.items()}
-    while by_kind and len(triplets) < max_triplets:
-        kinds = sorted(by_kind)
-        kind = rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
-        edit = by_kind[kind].pop(rng.randrange(len(by_kind[kind])))
-        if not by_kind[kind]:
-            del by_kind[kind]
-        edits = [edit]
-        if rng.random() < TWO_EDITS:
-            compatible = [other for other in chain.from_iterable(by_kind.values()) if not other.anchors & edit.anchors]
-            edits += [rng.choice(compatible)] if compatible else []
-        triplet = _make_triplet(doc, edits, rng)
-        if triplet is not None:
-            triplets.setdefault((triplet.target, triplet.reference), (triplet, [edit.kind for edit in edits]))
-    return list(triplets.values())
+    by_label: dict[str, list[Edit]] = {}
+    for edit in find_edits(doc, lexicon, rng, partners):
+        by_label.setdefault(edit.label, []).append(edit)
+    by_label = {label: rng.sample(edits, min(len(edits), MAX_OF_A_KIND)) for label, edits in by_label.items()}
+    candidates: dict[tuple[str, str], Candidate] = {}
+    while by_label and len(candidates) < count:
+        for label in sorted(by_label):
+            edits = [by_label[label].pop()]
+            if rng.random() < TWO_EDITS:
+                others = chain.from_iterable(by_label.values())
+                compatible = [other for other in others if not other.anchors & edits[0].anchors]
+                edits += [rng.choice(compatible)] if compatible else []
+            triplet = _make_triplet(doc, edits, rng)
+            if triplet is not None:
+                candidate = Candidate(triplet, [edit.label for edit in edits], [edit.detail for edit in edits])
+                candidates.setdefault((triplet.target, triplet.reference), candidate)
+        by_label = {label: edits for label, edits in by_label.items() if edits}
+    return list(candidates.values())[:count]
 
 
 def _make_triplet(doc: "Doc", edits: Sequence[Edit], rng: random.Random) -> Triplet | None:

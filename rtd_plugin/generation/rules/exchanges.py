@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rtd_plugin.generation.rules.phrases import (
     NounPhrase,
+    find_attributes,
     find_complements,
     find_contexts,
     find_followers,
@@ -37,7 +38,6 @@ from rtd_plugin.generation.rules.word_classes import (
     MALE,
     NUMBERS,
     PEOPLE,
-    find_other_values,
 )
 
 if TYPE_CHECKING:
@@ -56,13 +56,14 @@ def exchange_nouns(scene: Scene) -> Iterator[Edit]:
         cores = scene.lexicon.find_substitutes(phrase, find_contexts(phrase.head))
         taken = {token.lemma_.lower() for token in scene.doc}
         cores = [core for core in cores if core.split()[-1] not in taken and not set(core.split()) & UNCLEAR]
+        scene.partners[phrase.noun, bool(cores)] += 1
         for core in choose_some(cores, scene.rng, 2):
             pronouns = _change_pronouns(scene, phrase, core)
             if pronouns is None:
                 continue
             changes = ((phrase.first, phrase.end, core), *pronouns)
             fields = _describe_exchange(scene, phrase, phrase.core, core)
-            yield Edit("noun", fields, token_span(phrase), target=changes)
+            yield Edit("noun", fields, token_span(phrase), target=changes, detail=_name_exchange(phrase, core))
 
 
 def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Change, ...] | None:
@@ -92,6 +93,14 @@ def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Chang
     return tuple(changes)
 
 
+def _name_exchange(phrase: NounPhrase, core: str) -> str:
+    """Return what is exchanged: a thing, or the gender or the role of a person."""
+    if phrase.noun not in PEOPLE:
+        return "thing"
+    sexes = {_find_sex(phrase.noun), _find_sex(core.split()[-1])}
+    return "gender" if sexes == {"male", "female"} else "role"
+
+
 def _find_sex(noun: str) -> str:
     return "male" if noun in MALE else "female" if noun in FEMALE else ""
 
@@ -117,21 +126,19 @@ def exchange_attributes(scene: Scene) -> Iterator[Edit]:
     for phrase in scene.phrases:
         if not scene.is_unique(phrase):
             continue
-        for token in phrase.head.lefts:
-            if token.dep_ != "amod" or list(token.children):
-                continue
+        for attribute in find_attributes(phrase):
             values = [
                 (value, kind)
-                for value in scene.lexicon.find_attributes(token.lower_, phrase.noun)
-                for kind in [find_other_values(token.lower_)[value]]
+                for value, kind in scene.lexicon.find_attributes(attribute.words, phrase.noun).items()
                 if not (kind == "colour" and phrase.noun in PEOPLE) and value not in phrase.core
             ]
             for value, kind in choose_some(values, scene.rng, 2):
                 yield Edit(
                     "attribute",
-                    describe_attribute(scene, phrase, token, token.lower_, value, kind),
+                    describe_attribute(scene, phrase, attribute.last, attribute.words, value, kind),
                     token_span(phrase),
-                    target=((token.i, token.i + 1, value),),
+                    target=((attribute.start, attribute.last.i + 1, value),),
+                    detail=kind,
                 )
 
 

@@ -1,5 +1,6 @@
 """Statistics of captions: their nouns, attributes, places and actions, the contexts of each, and what is similar."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 
 from rtd_plugin.generation.rules.phrases import (
     NounPhrase,
+    find_attributes,
     find_complements,
     find_contexts,
     find_noun_phrases,
@@ -58,6 +60,9 @@ RELATIONS = {
     "around": 7,
 }
 PLACES = frozenset((*RELATIONS, "in", "at", "through", "across", "along", "over", "down"))
+NEAREST = 20  # similar words that may replace one, at least
+LARGE = 100  # words of a vocabulary in which some pairs must be names of one thing:
+SAME = 0.9998  # those with a cosine above this quantile
 LIFT = 4.0  # nouns that replace each other in captions of one image this much more often than by chance are one thing
 
 
@@ -117,9 +122,8 @@ def count_words(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
         for phrase in find_noun_phrases(doc):
             counts.phrases[phrase.term, phrase.plural, phrase.determiner][phrase.core] += 1
             counts.nouns.update((phrase.term, context) for context in find_contexts(phrase.head))
-            for token in phrase.head.lefts:
-                if token.dep_ == "amod":
-                    counts.attributes[token.lower_, phrase.noun] += 1
+            for attribute in find_attributes(phrase):
+                counts.attributes[attribute.words, phrase.noun] += 1
         for token in doc:
             if token.dep_ == "prep" and token.head.pos_ == "VERB" and (place := find_place(token)):
                 text = doc[token.i : place.end].text.lower()
@@ -176,6 +180,10 @@ class Lexicon:
             for text, count in texts.items():
                 if count > 2 and not POSSESSIVES & set(text.split()):
                     self._places_of[verb].append((preposition, noun, text))
+        self._attributes_of: dict[str, list[str]] = defaultdict(list)
+        for (words, noun), count in counts.attributes.items():
+            if count > 1:
+                self._attributes_of[noun].append(words)
         self._relations: Counter[tuple[str, str]] = Counter()
         for (_, preposition, noun), texts in counts.places.items():
             self._relations[preposition, noun] += sum(texts.values())
@@ -184,7 +192,7 @@ class Lexicon:
             self._uses[word] += count
         self.things = Similarity(_group_contexts(counts.nouns, self._terms), embed)
         actions = Counter(verb for verb, _ in counts.actions.elements())
-        self.actions = Similarity(_group_contexts(counts.actions, actions), embed, low=0.9)
+        self.actions = Similarity(_group_contexts(counts.actions, actions), embed, share=0.1)
 
     def is_sure(self, form: str, word_class: str) -> bool:
         """Return whether nearly all occurrences of a form are of a class: "noun", "verb" or "adjective"."""
@@ -208,7 +216,7 @@ class Lexicon:
                 phrase.term
             ):
                 continue
-            if not self.things.in_band(phrase.term, term):
+            if not self.things.are_similar(phrase.term, term):
                 continue
             if phrase.plural and self._always_plural(term) != self._always_plural(phrase.term):
                 continue
@@ -254,10 +262,14 @@ class Lexicon:
         count = self.counts.exchanged[first, second]
         return count > 2 and count * self.counts.groups > LIFT * images[first] * images[second]
 
-    def find_attributes(self, attribute: str, noun: str) -> list[str]:
-        """Return other values of an attribute that the captions give to a noun."""
-        known = self.counts.attributes
-        return sorted(word for word in find_other_values(attribute) if known[word, noun] > 1)
+    def find_attributes(self, attribute: str, noun: str) -> dict[str, str]:
+        """Return other values of an attribute that the captions give to a noun, each with the attribute's kind.
+
+        A compound has the kind and the value of its last word.
+        """
+        kinds = find_other_values(attribute.split()[-1])
+        values = sorted(words for words in self._attributes_of[noun] if words.split()[-1] in kinds)
+        return {words: kinds[words.split()[-1]] for words in values}
 
     def find_places(self, verb: str, noun: str) -> list[tuple[str, str]]:
         """Return other places of an action, (preposition, phrase), with a noun similar to that of the old place."""
@@ -267,7 +279,7 @@ class Lexicon:
             if preposition in PLACES
             and other not in FIXED
             and not self.may_name_same_thing(noun, other)
-            and self.things.in_band(noun, other)
+            and self.things.are_similar(noun, other)
         ]
 
     def find_prepositions(self, preposition: str, noun: str) -> list[str]:
@@ -287,59 +299,53 @@ class Lexicon:
             for verb in verbs
             if not may_be_same_action(action, verb)
             and self.is_sure(verb, "verb")
-            and self.actions.in_band(action, verb)
+            and self.actions.are_similar(action, verb)
         )
 
 
 class Similarity:
     """The similarity of words: which are similar but not the same.
 
-    Such words have a cosine in a band whose ends are quantiles of the cosines of all pairs of words.
+    A word's partners are those with the largest cosines to it: by rank, so that a word of any vocabulary has some. In a
+    large vocabulary the most similar pairs of all are taken for names of one thing.
+    large vocabulary the most similar pairs of all are taken for names of one thing.
 
     Args:
         contexts: words to their contexts, and how often each occurs.
         embed: maps words to vectors; None makes vectors of their contexts.
-        low, high: the quantiles.
+        share: of all words that are partners of one; at least `NEAREST` are.
 
     Attributes:
         index: words to their rows.
-        band: the least and the greatest cosine of similar words.
     """
 
-    def __init__(
-        self,
-        contexts: Mapping[str, Mapping[str, int]],
-        embed: Embed | None,
-        low: float = 0.985,
-        high: float = 0.9998,
-    ) -> None:
+    def __init__(self, contexts: Mapping[str, Mapping[str, int]], embed: Embed | None, share: float = 0.02) -> None:
         words = sorted(contexts)
         self.index = {word: index for index, word in enumerate(words)}
         self._vectors = embed(words) if embed is not None and words else _compute_ppmi(contexts, words)
-        self._cosines: dict[str, np.ndarray] = {}
-        self.band = self._compute_band(low, high)
+        self._ranks: dict[str, np.ndarray] = {}
+        self._nearest = max(NEAREST, math.ceil(share * len(words)))
+        self._same = self._find_same()
 
-    def _compute_band(self, *quantiles: float) -> tuple[float, float]:
-        if len(self.index) < 3:
-            return -1.0, 1.0
-        step = max(1, len(self.index) // 1000)
-        sample = self._vectors[::step]
-        cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
-        low, high = np.quantile(cosines, quantiles)
-        return float(low), float(high)
+    def _find_same(self) -> float:
+        if len(self.index) < LARGE:
+            return math.inf
+        sample = self._vectors[:: max(1, len(self.index) // 1000)]
+        return float(np.quantile((sample @ sample.T)[np.triu_indices(len(sample), 1)], SAME))
 
-    def cosine(self, first: str, second: str) -> float:
-        """Return the cosine of two known words."""
-        if first not in self._cosines:
-            self._cosines[first] = self._vectors @ self._vectors[self.index[first]]
-        return float(self._cosines[first][self.index[second]])
+    def rank(self, first: str, second: str) -> int:
+        """Return how many known words are more similar to the first than the second is; names of one thing are last."""
+        if first not in self._ranks:
+            cosines = self._vectors @ self._vectors[self.index[first]]
+            cosines[self.index[first]] = -math.inf
+            order = np.argsort(-np.where(cosines > self._same, -math.inf, cosines), kind="stable")
+            self._ranks[first] = np.argsort(order)
+        return int(self._ranks[first][self.index[second]])
 
-    def in_band(self, first: str, second: str) -> bool:
-        """Return whether two words are known, and similar but not the same."""
-        if first not in self.index or second not in self.index:
-            return False
-        low, high = self.band
-        return low <= self.cosine(first, second) <= high
+    def are_similar(self, first: str, second: str) -> bool:
+        """Return whether two words are known, and the second is among the partners of the first."""
+        known = first in self.index and second in self.index and first != second
+        return known and self.rank(first, second) < self._nearest
 
 
 def _group_contexts(pairs: Mapping[tuple[str, str], int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rtd_plugin.triplets.wording import TONE_MODIFIERS, TONES
+
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
@@ -76,6 +78,37 @@ def _build_phrase(head: "Token") -> NounPhrase | None:
     core = words.text.lower()
     compounds = [token.lower_ for token in words if token.dep_ == "compound" and token.head == head]
     return NounPhrase(head, start, first, head.i + 1, determiner, core, " ".join([*compounds, head.lemma_.lower()]))
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An adjective before a noun, or a compound such as "light blue".
+
+    Attributes:
+        start, last: its first and its last token.
+        words: in lower case.
+    """
+
+    start: int
+    last: "Token"
+    words: str
+
+
+def find_attributes(phrase: NounPhrase) -> Iterator[Attribute]:
+    """Yield the attributes of a noun phrase that have no dependents of their own."""
+    doc = phrase.head.doc
+    for token in phrase.head.lefts:
+        before, after = doc[token.i - 1], doc[token.i + 1]
+        if token.dep_ != "amod" or (_is_modifier(token, after) and after.dep_ == "amod"):
+            continue
+        start = token.i - (token.i > phrase.first and _is_modifier(before, token))
+        if all(child.i == start for child in token.children):
+            yield Attribute(start, token, doc[start : token.i + 1].text.lower())
+
+
+def _is_modifier(word: "Token", tone: "Token") -> bool:
+    """Return whether a word is a part of the tone that follows it: in "light blue" and "medium light"."""
+    return word.lower_ in TONE_MODIFIERS and tone.lower_ in TONES and not list(word.children)
 
 
 def find_governor(head: "Token") -> str | None:

@@ -94,6 +94,20 @@ NOUN = (
     "same but {placed_new}",
     "make it {placed_new}",
     "shows it {placed_new}",
+    "no {old} but {a_new}",
+    "no more {old}, {a_new} instead",
+    "from {a_old} to {a_new}",
+    "{the_old} replaced with {a_new}",
+    "{the_old} swapped for {a_new}",
+    "{the_old} {is} swapped for {a_new}",
+    "{the_old} {is} gone and there {is} {a_new}",
+    "there {is} no {old} but {a_new}",
+    "has no {old} but {a_new}",
+    "has no {old} anymore but {a_new}",
+    "shows no {old} but {a_new}",
+    "{sole}is not {a_old} but {a_new}",
+    "{sole}is no longer {a_old} but {a_new}",
+    "forget {the_old}, show {a_new}",
 )
 
 ATTRIBUTE = (
@@ -165,6 +179,20 @@ ATTRIBUTE = (
     "have {the_subject} {doing_new}",
     "{placed_new}",
     "{placed_new} instead of {a_old}",
+    "from {old_value} to {new_value}",
+    "not {old_value} but {new_value}",
+    "no {old} but {a_new}",
+    "{the_old} swapped for {a_new}",
+    "has no {old} but {a_new}",
+    "has no {old} anymore but {a_new}",
+    "{sole}is not {a_old} but {a_new}",
+    "{sole}{predicative}is not {old_value} but {new_value}",
+    "{sole}{predicative}is no longer {old_value} but {new_value}",
+    "{predicative}{the_noun} {is} not {old_value} but {new_value}",
+    "{predicative}{the_noun} {is} no longer {old_value} but {new_value}",
+    "{the_old} {is} replaced by {a_new}",
+    "instead of {a_old} there {is} {a_new}",
+    "use {new_value} in place of {old_value}",
 )
 
 NUMBER = (
@@ -218,6 +246,15 @@ NUMBER = (
     "{main}there {is} {a_new} {doing}",
     "{main}{a_new} {doing} instead of {old_number}",
     "{main}show {a_new} {doing}",
+    "not {old_number} but {a_new}",
+    "from {a_old} to {a_new}",
+    "has not {old_number} but {a_new}",
+    "shows not {old_number} but {a_new}",
+    "there {is} not {old_number} but {a_new}",
+    "instead of {old_number} there {is} {a_new}",
+    "replace {a_old} with {a_new}",
+    "turn {a_old} into {a_new}",
+    "make {a_old} into {a_new}",
 )
 
 PLACE = (
@@ -268,6 +305,17 @@ PLACE = (
     "shows {the_subject} {verb} {new_path}",
     "instead of {old_place}, {the_subject} {is} {new_place}",
     "not {old_place} but {new_place}",
+    "not {old_place} anymore but {new_place}",
+    "{the_subject} {is} not {old_place} but {new_place}",
+    "{the_subject} {is} no longer {old_place} but {new_place}",
+    "{the_subject} {is} no longer {verb} {old_place} but {new_path}",
+    "{sole}is not {old_place} but {new_place}",
+    "{sole}is no longer {old_place} but {new_place}",
+    "{sole}is not {verb} {old_place} but {new_path}",
+    "have {the_subject} not {old_place} but {new_place}",
+    "instead of {verb} {old_place}, {verb} {new_path}",
+    "change {verb} {old_place} to {verb} {new_place}",
+    "change {verb} {old_place} to {verb} {new_path}",
 )
 
 ACTION = (
@@ -307,6 +355,14 @@ ACTION = (
     "have {the_subject} {new_verb} {where}",
     "{main}shows {a_subject} {new_verb} {where}",
     "change to {the_subject} {new_verb}",
+    "from {old_verb} to {new_verb}",
+    "not {old_verb} but {new_verb}",
+    "no longer {old_verb} but {new_verb}",
+    "change {old_verb} to {new_verb}",
+    "replace {old_verb} with {new_verb}",
+    "{sole}is not {old_verb} but {new_verb}",
+    "{sole}is no longer {old_verb} but {new_verb}",
+    "instead of {old_verb} {the_subject} {is} {new_verb}",
 )
 
 REMOVE = (

@@ -2,8 +2,9 @@
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +30,7 @@ class Edit:
         fields: the values that its patterns may use.
         anchors: tokens that change or that the condition mentions; edits that are combined share none.
         reference, target: the changes that turn the caption into either; () if it is the caption.
+        detail: what of that kind it is: of an attribute its kind, of a noun "thing", "role" or "gender".
     """
 
     kind: str
@@ -36,6 +38,12 @@ class Edit:
     anchors: frozenset[int]
     reference: tuple[Change, ...] = ()
     target: tuple[Change, ...] = ()
+    detail: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a build reports: the kind, but of a noun the detail."""
+        return self.detail if self.kind == "noun" else self.kind
 
 
 def _split(text: str) -> frozenset[str]:
@@ -56,12 +64,17 @@ UNCLEAR = _split("other another first second third fourth several many few some 
 
 @dataclass(frozen=True)
 class Scene:
-    """A parsed caption, as the functions that find edits take it."""
+    """A parsed caption, as the functions that find edits take it.
+
+    Attributes:
+        partners: of nouns, how often another could take their place (noun, True), and how often none could.
+    """
 
     doc: "Doc"
     phrases: Sequence[NounPhrase]
     lexicon: Lexicon
     rng: random.Random
+    partners: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def is_unique(self, phrase: NounPhrase) -> bool:
         """Return whether the phrase's noun occurs once in the caption, so that the noun alone identifies it."""
