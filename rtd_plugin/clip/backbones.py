@@ -217,15 +217,15 @@ def _find_architecture(model: str) -> str:
 
 
 def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool) -> nn.Module:
-    vision = dict(config["vision_cfg"])
-    if "timm_model_name" in vision:
-        vision["timm_model_pretrained"] = False  # keeps timm from downloading weights that are replaced below
     import open_clip  # late, as above
 
-    text = {**config["text_cfg"], "layers": 1, "vocab_size": 1}  # not used, so as small as possible
     try:
+        vision = dict(config["vision_cfg"])
+        if "timm_model_name" in vision:
+            vision["timm_model_pretrained"] = False  # keeps timm from downloading weights that are replaced below
+        text = {**config["text_cfg"], "layers": 1, "vocab_size": 1}  # not used, so as small as possible
         return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=quick_gelu).visual
-    except (TypeError, RuntimeError) as error:
+    except Exception as error:  # sizes that are no sizes fail anywhere in open_clip
         raise RTDError(f"open_clip cannot build the configured model ({error})") from error
 
 

@@ -187,9 +187,13 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
     """Check that all values are finite.
 
     Raises:
-        RTDError: a weight has infinite or NaN values, which would spread to every feature.
+        RTDError: a weight has infinite or NaN values, which would spread to every feature, or is no dense tensor.
     """
     for key, weight in weights.items():
+        if not isinstance(weight, Tensor):
+            raise RTDError(f"{key} is not a tensor, but {type(weight).__name__}")
+        if weight.layout is not torch.strided:
+            raise RTDError(f"{key} is a sparse tensor: save it with to_dense()")
         if weight.is_meta or not weight.is_floating_point() or not weight.numel():
             continue
         values = weight.detach().float() if weight.element_size() == 1 else weight.detach()  # float8 has no aminmax

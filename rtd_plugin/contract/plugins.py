@@ -57,9 +57,10 @@ class PluginManager(pluggy.PluginManager):
         """Return a plugin's name with the package it comes from."""
         return f"{plugin} (of {self.packages[plugin]})" if plugin in self.packages else plugin
 
-    def suggest_disabling(self, plugin: str) -> str:
-        """Return the end of an error message: how to leave the plugin out, if it comes from a package."""
-        return f". Leave it out with {DISABLE}={plugin}" if plugin in self.packages else ""
+    def blame(self, plugin: str, problem: str) -> RTDError:
+        """Return an error that names a plugin, and how to leave it out if it comes from a package."""
+        advice = f". Leave it out with {DISABLE}={plugin}" if plugin in self.packages else ""
+        return RTDError(f"the plugin {self.describe(plugin)} {problem}{advice}")
 
     @contextmanager
     def name_failures(self, plugin: str, hook: str) -> Iterator[None]:
@@ -69,8 +70,7 @@ class PluginManager(pluggy.PluginManager):
         except RTDError:
             raise
         except Exception as error:  # third-party code may raise anything
-            problem = f"failed in {hook}: {type(error).__name__}: {error}"
-            raise RTDError(f"the plugin {self.describe(plugin)} {problem}{self.suggest_disabling(plugin)}") from error
+            raise self.blame(plugin, f"failed in {hook}: {type(error).__name__}: {error}") from error
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
         """Register a plugin under a name, by default its class's or module's, and wrap its hooks' errors."""
@@ -130,16 +130,14 @@ def _load(manager: PluginManager, entry_point: EntryPoint) -> None:
         raise _describe_misfit(manager, name, error) from error
     except Exception as error:  # importing third-party code may raise anything
         problem = f"cannot be loaded from {entry_point.value}: {type(error).__name__}: {error}"
-        raise RTDError(f"the plugin {manager.describe(name)} {problem}{manager.suggest_disabling(name)}") from error
+        raise manager.blame(name, problem) from error
     if not manager.get_hookcallers(plugin):
         problem = f"implements no hook: mark its functions with rtd_plugin.contract.hookimpl in {entry_point.value}"
         logging.getLogger(__name__).warning("the plugin %s %s", manager.describe(name), problem)
 
 
 def _describe_misfit(manager: PluginManager, name: str | None, error: pluggy.PluginValidationError) -> RTDError:
-    name = name or type(error.plugin).__name__
-    problem = " ".join(str(error).split())
-    return RTDError(f"the plugin {manager.describe(name)} does not fit: {problem}{manager.suggest_disabling(name)}")
+    return manager.blame(name or type(error.plugin).__name__, f"does not fit: {' '.join(str(error).split())}")
 
 
 @contextmanager
@@ -285,8 +283,7 @@ def _list_named(hook: str, noun: str, check: Callable[[Any], str | None] = lambd
         if problem is None and not isinstance(getattr(item, "name", None), str):
             problem = "it has no name"
         if problem is not None:
-            message = f"registers {item!r} as {noun}, but {problem}{manager.suggest_disabling(plugin)}"
-            raise RTDError(f"the plugin {manager.describe(plugin)} {message}")
+            raise manager.blame(plugin, f"registers {item!r} as {noun}, but {problem}")
     return _index(items, noun, lambda item: item.name)
 
 

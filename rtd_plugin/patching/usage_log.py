@@ -17,15 +17,8 @@ VARIABLE = "RTD_PLUGIN_USAGE_LOG"
 
 # The events: a Python started under the patch, imported a composition point, composed queries, called a composition
 # point from training code, failed to compose, needed a shim; a shim found an error that the host hides.
-STARTED, IMPORTED, COMPOSED, KEPT, FAILED, REPAIRED, HIDDEN = (
-    "started",
-    "imported",
-    "composed",
-    "kept",
-    "failed",
-    "repaired",
-    "hidden",
-)
+STARTED, IMPORTED, COMPOSED, KEPT = "started", "imported", "composed", "kept"
+FAILED, REPAIRED, HIDDEN = "failed", "repaired", "hidden"
 Event = tuple[str, int, int, str]
 """The event, the process, a count, and a note."""
 

@@ -101,7 +101,7 @@ class Recipe(Keys):
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
     gradient_precision: Literal["fp32", "bf16"] = "fp32"
     shuffle: bool = True
-    seed: int = Field(12345, ge=0, lt=2**63)
+    seed: int = Field(12345, ge=0)
     validation: Validation | None = None
     evaluation: ABenchmark | None = None
     checkpoints: Checkpoints = Checkpoints()

@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _explain(error: Exception) -> str:
-    return f"not a value ({error or type(error).__name__})"
+    return str(error) if isinstance(error, ValueError) else f"not a value ({type(error).__name__}: {error})"
 
 
 def load_yaml(text: str) -> Any:

@@ -125,8 +125,9 @@ def evaluate(
         "submissions": list(submissions),
         "seconds": round(time.monotonic() - start, 1),
     }
-    write_text(folder / RESULTS_FILE, dump_json(results) + "\n")  # names of files need not be UTF-8
     write_report(folder / REPORT_FILE, comparison, figures, seed)
+    # Last: with it the folder counts as a finished evaluation. Names of files need not be UTF-8.
+    write_text(folder / RESULTS_FILE, dump_json(results) + "\n")
     return results
 
 

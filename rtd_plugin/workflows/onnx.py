@@ -48,16 +48,17 @@ def export_onnx(run: Path, folder: Path) -> None:
         RTDError: the run has no text encoder or recipe, its projection reads more than features, the packages of the
             extra `onnx` are missing, or a graph gives other values than torch.
     """
+    sources = find_sources(run)
+    adapter = plugins.find_adapter(sources.adapter)
+    if adapter.reads_queries:
+        raise RTDError(f"{adapter.name}: its projection reads more than images' features, which a graph of them cannot")
     with require_extra("onnx", "writing ONNX"):
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     known = {f"{name}{ending}" for name in (COMPOSED_QUERY, PROJECTION) for ending in ("", ".data")}
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - known):
         raise UsageError(f"{folder}: holds other files: name a new folder")
-    sources = find_sources(run)
-    tower, adapter = load_text_encoder(run), plugins.find_adapter(sources.adapter)
-    if adapter.reads_queries:
-        raise RTDError(f"{adapter.name}: its projection reads more than images' features, which a graph of them cannot")
+    tower = load_text_encoder(run)
     projection = load_projection(adapter, sources.projection, tower.features, tower.width)
     prompts = [adapter.prompt.encode(condition=condition) for condition in ("is red", "has no laces and is not blue")]
     features = torch.randn(len(prompts), tower.features, generator=torch.Generator().manual_seed(0))

@@ -108,3 +108,15 @@ def test_a_condition_that_is_not_text_is_refused_before_any_work(search, monkeyp
     done = search(condition="is \udce9 red")
     assert done.exit_code == 1
     assert "half a surrogate pair, or bytes that are not UTF-8" in done.stderr
+
+
+def test_the_reference_is_turned_as_its_exif_orientation_says(search, tmp_path):
+    upright = Image.open(tmp_path / "gallery/2.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    turned, expected, stored = (
+        read(search("--json", image=name))["results"] for name in ("phone.png", "upright.png", "gallery/3.png")
+    )
+    assert turned == expected != stored

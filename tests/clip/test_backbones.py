@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rtd_plugin.clip import backbones
-from rtd_plugin.clip.backbones import Backbone
+from rtd_plugin.clip.backbones import Backbone, _build_image_tower
 from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.errors import RTDError
 
@@ -362,3 +362,12 @@ def test_missing_and_broken_files_are_reported(architecture, tmp_path):
     (tmp_path / "other.json").write_text('{"embed_dim": 3}')
     with pytest.raises(RTDError, match=r"other\.json: not a model configuration of open_clip: it has no text_cfg"):
         Backbone(str(tmp_path / "other.json"), checkpoint=tmp_path).load_text_tower()
+
+
+@pytest.mark.parametrize("vision", [False, {}, {"image_size": "text"}, {"width": 0}, {"layers": None}])
+def test_sizes_that_are_no_sizes_are_refused(vision):
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"context_length": 7, "width": 12, "heads": 3}}
+    if vision:
+        config["vision_cfg"] = {"layers": 1, "width": 64, "patch_size": 16, "image_size": 16, **vision}
+    with pytest.raises(RTDError, match="open_clip cannot build the configured model"):
+        _build_image_tower(config if vision != {} else {"embed_dim": 8}, quick_gelu=False)

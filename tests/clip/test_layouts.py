@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rtd_plugin.clip.layouts import (
     LAYOUTS,
+    check_finite,
     detect_layout,
     find_towers,
     read_sizes,
@@ -213,6 +214,15 @@ def user_state(layout):
     """A state dict and the same one's part with the weights."""
     state = write_state_dict(tower_weights(), layout)
     return state, state[AUTHORS] if layout == "rtd" else state
+
+
+def test_sparse_tensors_are_refused():
+    weights = tower_weights()
+    weights["text_projection"] = weights["text_projection"].to_sparse()
+    with pytest.raises(RTDError, match="text_projection is a sparse tensor"):
+        read_state_dict(weights)
+    with pytest.raises(RTDError, match="conv1 is not a tensor, but NoneType"):
+        check_finite({"conv1": None})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -23,16 +23,18 @@ import traceback
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from injection import run_all
+from injection import run
 from mutations import strategy_of
 from readers import Reader, list_readers
 from scenarios import make_inputs, set_up_process, start_over
 
+from rtd_plugin.cli.main import main as rtd_plugin
 from rtd_plugin.errors import RTDError
 
 CPU_LIMIT, WALL_LIMIT = 20, 300  # seconds for one input
@@ -144,17 +146,16 @@ def _keep_failure(findings: Findings, error: BaseException, path: Path, content:
     findings.failures[signature] = file
 
 
-def fuzz_all(names: list[str], examples: int, number: int, jobs: int, keep: Path | None) -> list[Findings]:
+def fuzz_all(names: list[str], examples: int, number: int, jobs: int, keep: Path | None = None) -> list[Findings]:
     """Fuzz readers, by default all, each in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="rtd-fuzz-") as base:
         root = Path(base).resolve()
         make_inputs(root / "inputs")
-        set_up_process(root)
         for words in (
             ("train", "--recipe", "../inputs/tiny.yaml", "--output", "../inputs/run"),
             ("patch", "../inputs/host", "--weights", "../inputs/run", "--output", "../inputs/patch"),
         ):
-            ended = run_all(words, start_over(root))
+            ended = run(partial(_run_command, root, words), start_over(root))
             if ended.code:
                 raise RuntimeError(ended.output)
         readers = [reader for reader in list_readers(root / "inputs") if not names or reader.name in names]
@@ -170,6 +171,11 @@ def fuzz_all(names: list[str], examples: int, number: int, jobs: int, keep: Path
         for child in running:
             os.waitpid(child, 0)
         return [_read_findings(root, reader) for reader in readers]
+
+
+def _run_command(root: Path, words: tuple[str, ...]) -> None:
+    set_up_process(root)
+    rtd_plugin(list(words))
 
 
 def _fuzz_in_child(reader: Reader, root: Path, examples: int, number: int, keep: Path | None) -> None:

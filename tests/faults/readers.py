@@ -251,7 +251,7 @@ def _list_weight_readers() -> list[Reader]:
 def _list_benchmark_readers() -> list[Reader]:
     def read(name: str, split: str | None, **options: Any) -> Read:
         def read(folder: Path) -> None:
-            benchmark = make_benchmark(name, folder, split, options)
+            benchmark = make_benchmark(name, folder, split, options, False)
             queries, gallery = benchmark.queries(), benchmark.gallery()
             benchmark.remarks()
             for image in islice((*gallery, *(query.reference for query in queries)), 3):

@@ -1,10 +1,13 @@
 """The short form of each program of this folder."""
 
+import precision
 import pytest
 import soak
 import torch
 from accelerate import Accelerator
 from full_disk import fail_everywhere
+from fuzz import fuzz_all
+from hostile_hosts import Trials
 from injection import is_supported
 from kills import kill_everywhere
 from safetensors.torch import save_file
@@ -12,6 +15,7 @@ from trials import Check, run_trials
 
 from rtd_plugin.cache import read_record
 from rtd_plugin.clip.artifact import read_info
+from rtd_plugin.contract.plugins import find_adapter
 from rtd_plugin.errors import RTDError
 from rtd_plugin.generation.llm.answers import AnswerFile
 from rtd_plugin.patching.bootstrap import start as start_patch
@@ -44,7 +48,7 @@ def test_a_command_on_a_failing_disk_leaves_nothing_half_written():
 @pytest.mark.slow
 def test_other_commands_survive_kills():
     names = ("train", "train-resume", "evaluate", "triplets-rules", "triplets-llm", "search")
-    assert run_one(lambda trial: kill_everywhere(trial, every=40, second=1), *names) > 20
+    assert run_one(lambda trial: kill_everywhere(trial, every=25, second=1), *names) > 20
 
 
 @needs_injection
@@ -80,6 +84,30 @@ def test_metadata_of_deep_json_is_an_error(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": "[" * 100_000})
     with pytest.raises(RTDError, match="metadata is not that of a text encoder"):
         read_info(tmp_path / "a.safetensors")
+
+
+@needs_injection
+def test_mutated_files_are_read_or_refused():
+    findings = fuzz_all(["recipe", "manifest", "triplets-lines", "picture-a.png"], examples=15, number=0, jobs=1)
+    assert [each.failures for each in findings] == [{}, {}, {}, {}]
+    assert all(each.examples == 15 for each in findings)
+
+
+def test_patch_runs_no_code_of_a_hostile_host(tmp_path):
+    trials = Trials(tmp_path)
+    for name in ("exit", "start files", "links", "pipe as point", "names", "deep parentheses"):
+        trials.try_host(name, ("patch",))
+    assert trials.problems == []
+    assert trials.count == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", precision.ADAPTERS)
+def test_errors_of_half_precision_are_bounded(name):
+    dtypes = (torch.float32, torch.bfloat16)
+    errors = precision.measure(find_adapter(name), precision.TOWERS["tiny"], 8, 0, dtypes)
+    for dtype in dtypes:
+        assert all(0 < error <= bound for error, bound in zip(errors[dtype], precision.BOUNDS[dtype], strict=True))
 
 
 @pytest.mark.slow
