@@ -121,6 +121,7 @@ def test_written_recipe_is_the_same_read_again(read, tmp_path):
     assert yaml.safe_load(file.read_text())["validation"] == {
         "benchmark": "shelf",
         "data": str(Path.cwd() / "d"),
+        "skip_unreadable": False,
         "books": 3,
         "every": 7,
         "select": "seen.recall_at_5",
