@@ -16,6 +16,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import find_weights
 from rtd_plugin.errors import RTDError, locate_errors
 from rtd_plugin.files import write_atomically
+from rtd_plugin.regular_files import check_regular
 
 FORMAT = 1
 
@@ -86,6 +87,7 @@ def read_info(path: Path) -> TextEncoderInfo:
         RTDError: the file is broken, of a newer format, or was not saved by rtd-plugin.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, warn_of_choice
 from rtd_plugin.errors import RTDError, UsageError, locate_errors
+from rtd_plugin.regular_files import check_regular
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tower import TextTower
@@ -132,6 +133,7 @@ def _has_metadata(file: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_regular(file)
         with safe_open(file, framework="pt") as weights:
             return "base_probe" in (weights.metadata() or {})
     except (SafetensorError, OSError):

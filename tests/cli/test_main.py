@@ -120,7 +120,7 @@ def test_debug_shows_the_traceback(rtd, failing):
 
 
 def test_export_offers_every_layout():
-    assert LAYOUTS == layouts.LAYOUTS
+    assert (*layouts.LAYOUTS, "onnx") == LAYOUTS
 
 
 def test_json_keeps_characters_as_they_are(capsys):

@@ -91,6 +91,7 @@ def test_every_command_prints_an_evil_argument_with_visible_escapes(run, command
         "evaluate": ("--benchmark", EVIL),
         "search": (EVIL, "is red", "--images", EVIL, "--recipe", EVIL),
         "export": (EVIL, "--layout", "rtd", EVIL),
+        "index": (EVIL, "--weights", EVIL, "--output", EVIL),
         "triplets": ("check", EVIL),
         "run": (EVIL, "--", "true"),
         "adapters": (EVIL,),
