@@ -225,7 +225,9 @@ def same_weights():
 def start():
     """Start a program of this folder in a process of its own, with names that it finds as globals."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rtd_plugin.training.loop", "rtd_adapters.lincir"])  # most of a program's time
+    context.set_forkserver_preload(
+        ["rtd_plugin.training.loop", "rtd_adapters.lincir", "open_clip", "accelerate"]
+    )  # most of a program's time
 
     def start(program, **names):
         path = str(Path(__file__).with_name(program))
