@@ -47,14 +47,14 @@ def test_a_command_on_a_failing_disk_leaves_nothing_half_written():
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_kills():
-    names = ("train", "train-resume", "evaluate", "triplets-rules", "triplets-llm", "search")
+    names = ("train-resume", "evaluate", "triplets-rules", "triplets-llm", "search")
     assert run_one(lambda trial: kill_everywhere(trial, every=25, second=1), *names) > 20
 
 
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_a_failing_disk():
-    names = ("train", "evaluate", "triplets-rules", "triplets-llm", "search")
+    names = ("train-resume", "evaluate", "triplets-rules", "search")
     assert run_one(lambda trial: fail_everywhere(trial, every=40), *names) > 20
 
 
