@@ -50,6 +50,18 @@ def test_the_whole_package_reads_files_through_this_module():
     assert readers == OWN_FILES
 
 
+def test_safetensors_are_opened_by_name_only_after_a_check():
+    openers = {}
+    for file in SOURCE.rglob("*.py"):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+                if "safe_open" in calls:
+                    openers[f"{file.name}:{function.name}"] = "check_regular" in calls
+    assert len(openers) > 2
+    assert all(openers.values()), openers
+
+
 @pytest.fixture(params=["pipe", "link to a pipe", "socket", "device", "folder"])
 def irregular(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a socket's path is short

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rtd_plugin.cli.console import announce_loading, out, progress, show
-from rtd_plugin.cli.options import FILE, model_options
+from rtd_plugin.cli.options import FILE, JSON, model_options
 from rtd_plugin.cli.results import comparison_tables
 
 
@@ -24,7 +24,7 @@ from rtd_plugin.cli.results import comparison_tables
 @model_options
 @click.option("--output", type=FILE, help="Folder for the results. Default: a new one in ./evaluations.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses the queries that the report shows.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(as_json: bool, **options: Any) -> None:
     """Measure retrieval before and after: the pre-trained text encoder, and each of --weights.
 

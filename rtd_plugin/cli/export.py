@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from rtd_plugin.cli.console import announce_loading, print_lines, show
+from rtd_plugin.cli.options import JSON
 
 LAYOUTS = ("openai", "huggingface", "rtd", "onnx")
 
@@ -13,7 +14,7 @@ LAYOUTS = ("openai", "huggingface", "rtd", "onnx")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--layout", type=click.Choice(LAYOUTS), required=True, help="Whose names and shapes the weights get.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
     """Write the text encoder of RUN (a run folder or its text_encoder.safetensors) to FILE in another layout.
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rtd_plugin.cli.console import announce_loading, print_lines, progress, show
-from rtd_plugin.cli.options import FILE, JSON, model_options
+from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
 
 
 @click.command()
@@ -20,12 +20,7 @@ from rtd_plugin.cli.options import FILE, JSON, model_options
     help="Whether a search may miss images. Default: if there are more than a million.",
 )
 @click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in IMAGES lead to.")
-@click.option(
-    "--skip-unreadable/--no-skip-unreadable",
-    default=True,
-    show_default=True,
-    help="Leave out images that cannot be read, and say so.",
-)
+@SKIP_UNREADABLE
 @model_options
 @JSON
 def command(as_json: bool, images: Path, output: str, **options: Any) -> None:

@@ -10,6 +10,12 @@ from rtd_plugin.errors import UsageError
 
 FILE = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+SKIP_UNREADABLE = click.option(
+    "--skip-unreadable/--no-skip-unreadable",
+    default=True,
+    show_default=True,
+    help="Leave out images that cannot be read, and say so.",
+)
 
 
 def _parse_columns(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:

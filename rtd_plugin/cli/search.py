@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import announce_loading, out, progress, show
-from rtd_plugin.cli.options import FILE, model_options
+from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
 
 
 @click.command()
@@ -18,16 +18,11 @@ from rtd_plugin.cli.options import FILE, model_options
 @click.option("--index", help="The index to search instead, which `rtd-plugin index` built.")
 @click.option("--where", help='Of an index: a condition on its columns in SQL, such as "price < 50".')
 @click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images lead to.")
-@click.option(
-    "--skip-unreadable/--no-skip-unreadable",
-    default=True,
-    show_default=True,
-    help="Leave out images that cannot be read, and say so.",
-)
+@SKIP_UNREADABLE
 @model_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to show.")
 @click.option("--page", type=FILE, help="Write a page with pictures to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(as_json: bool, image: Path, condition: str, **options: Any) -> None:
     """Find the images of a folder or index that look like IMAGE, changed as CONDITION says.
 

@@ -25,8 +25,8 @@ def command() -> None:
     """Build text triplets from captions.
 
     CAPTIONS is a text file with a caption a line; a table (tabs, commas, semicolons or bars; Parquet); or JSON, also
-    that of COCO. The column with the captions is told by its name or content, or named with --column. So are the names
-    of images, as Flickr8k has them: captions of one image show which words name one thing.
+    that of COCO. The column with the captions is recognised by its name or content, or named with
+    --column. So are the names of images, as Flickr8k has them: captions of one image show which words name one thing.
 
     \b
     Example:

@@ -29,7 +29,7 @@ from rtd_plugin.triplets.records import (
     read_to_end,
 )
 
-SAMPLE = 100  # records by which the form of a file is told
+SAMPLE = 100  # records that are read to recognise the form of a file
 LINE = "line"  # the only column of a text
 
 log = logging.getLogger(__name__)

@@ -183,7 +183,9 @@ def check_tower(settings: Mapping[str, Any], images: ImageFeatures) -> None:
         UsageError: it was built with another, or with another preprocessing.
     """
     if settings.get("tower") != images.digest:
-        raise UsageError("the index was built with another image tower or preprocessing: build it anew with --output")
+        raise UsageError(
+            "the index was built with another image tower or preprocessing: build a new one with another --output"
+        )
 
 
 def _in_blocks(names: Sequence[str], apply: Callable[[Sequence[str]], None]) -> None:

@@ -52,7 +52,7 @@ class Searcher:
         return replace(self, tower=self.pretrained.to(self.images.device))
 
     def encode_images(self, images: Images, normalize: bool = True) -> Tensor:
-        """Encode images for a gallery of one's own, or with `normalize=False` for `compose`.
+        """Encode images for your own gallery, or with `normalize=False` for `compose`.
 
         Args:
             images: one image, or a list: paths, PIL images, or arrays of pixels, (H, W, 3) uint8 in RGB.

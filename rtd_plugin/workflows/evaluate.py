@@ -61,8 +61,8 @@ def evaluate(
         split: by default the one with targets.
         options: the benchmark's other options by name, or as `KEY=VALUE` with the value in YAML.
         skip_unreadable: whether images that cannot be read are left out, with the queries that need them, instead of
-            being an error; by default for one's own images only. Results of a published benchmark that lacks images
-            have the name BENCHMARK-incomplete.
+            being an error; by default for a folder of your own images only. Results of a published benchmark
+            that lacks images have the name BENCHMARK-incomplete.
         output: folder for the results; by default a new one in `evaluations`.
         seed: chooses the queries that the report shows.
         progress: shows how far the work is, see `rtd_plugin.progress`.

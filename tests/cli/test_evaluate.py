@@ -369,7 +369,7 @@ def test_what_is_left_of_a_published_benchmark_has_another_name(evaluate, rtd, s
 
 
 def test_ranks_without_unreadable_images_equal_those_of_a_smaller_folder(evaluate, tmp_path):
-    """Of one's own images they are left out unless switched off, here a picture of no query and a further target."""
+    """In a user's folder they are left out unless switched off, here a picture of no query and a further target."""
     whole = evaluate("folder")
     (tmp_path / "folder/5.png").unlink()
     (tmp_path / "folder/more/1.jpg").unlink()
@@ -498,7 +498,7 @@ def test_the_report_is_one_valid_page(evaluate, finished_run, name):
 
 
 def test_the_reports_heading_data_run_and_date(evaluate, finished_run, tmp_path):
-    """A folder of one's own is called by its name."""
+    """A user's folder is called by its name."""
     result = evaluate("folder", "--weights", finished_run)
     text = (Path(result["output"]) / "report.html").read_text()
     assert "<h1>folder</h1>" in text

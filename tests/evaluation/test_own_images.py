@@ -1,4 +1,4 @@
-"""Folders of one's own images, as people have them: turned, damaged, linked, and with odd names and texts."""
+"""A user's folders of images, as they come: turned, damaged, linked, and with odd names and texts."""
 
 import os
 
