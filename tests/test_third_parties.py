@@ -206,7 +206,7 @@ def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_
     """With prompts that it does not tell apart, the losses are others."""
     run = rtd_plugin.train(recipe("atlas"), output=tmp_path / "a")
     losses = read_losses(run.folder)
-    with pytest.raises(RTDError, match="atlas: its projection reads more than images' features, which a graph"):
+    with pytest.raises(RTDError, match="atlas: its projection reads more than images' features, so it"):
         export_onnx(run.folder, tmp_path / "onnx")
     blind = lambda self, projection, inputs: projection(inputs.features, torch.zeros_like(inputs.features))  # noqa: E731
     monkeypatch.setattr(type(plugins.find_adapter("atlas")), "project", blind)
@@ -224,8 +224,12 @@ def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_
         ),
         ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* found checkpoint: .*a\.pt"),
         ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, found checkpoint: .*a\.pt"),
-        ("palette", {"checkpoint": 3}, r"projection: needs a file, or for some adapters names with a file each, found"),
-        ("palette", [], r"projection: needs a file, or for some adapters names with a file each, found \[\]"),
+        (
+            "palette",
+            {"checkpoint": 3},
+            r"projection: expected a file, or for some adapters a mapping of names to files, found",
+        ),
+        ("palette", [], r"projection: expected a file, or for some adapters a mapping of names to files, found \[\]"),
     ],
 )
 def test_projections_of_other_files_are_refused(installed, recipe, tmp_path, name, projection, message):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rtd_plugin.evaluation.comparison_table import Cell, ComparisonTable, TableRow
 
 COLUMNS = 4  # metrics side by side: they fit into 80 columns
-GROUPS = 4  # groups of queries that have a section each; of more, only the gains are shown
+GROUPS = 4  # groups of queries that have a section each; for more, only the gains are shown
 STYLES = {"up": "green", "down": "red", "": ""}
 
 

@@ -15,7 +15,7 @@ from rtd_plugin.errors import RTDError
 
 @click.command()
 @click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them).")
-@click.option("--recipe", help="A recipe by name or file. Default: the adapter's miniature, which needs no other file.")
+@click.option("--recipe", help="A recipe, by name or file. Default: the adapter's miniature, which needs no files.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, as a.b=value."
 )
@@ -35,7 +35,7 @@ def command(as_json: bool, **options: Any) -> None:
     from rtd_plugin.workflows.huge_pages import use_huge_pages
 
     use_huge_pages()
-    # Imports torch, which `--help` does not wait for.
+    # Imports torch, which `--help` does not need.
     from rtd_plugin.workflows.train import InterruptedRun, train
 
     try:

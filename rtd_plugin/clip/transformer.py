@@ -16,7 +16,7 @@ class QuickGELU(nn.Module):
     """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(1.702 * x).div_(1.702)  # x · sigmoid(1.702 x), with one tensor less to keep for the gradient
+        return F.silu(1.702 * x).div_(1.702)  # x · sigmoid(1.702 x), keeping one tensor fewer for the gradient
 
 
 ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
@@ -42,14 +42,14 @@ class CausalAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what all heads give, (B, L, W), before the output projection; arguments as `forward`."""
+        """Return the outputs of all heads, (B, L, W), before the output projection; arguments as `forward`."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3W)
         query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, W/H)
         x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         return x.transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend to what stands left of a position, or to what a mask allows.
+        """Attend to the positions to the left, or to those that a mask allows.
 
         Args:
             x: (B, L, W).

@@ -44,12 +44,12 @@ def check_projection(adapter: Adapter) -> None:
         )
         require(pseudo_tokens.isfinite().all(), "pseudo tokens are not all finite")
         again = adapter.project(projection, inputs)
-        require(torch.equal(pseudo_tokens, again), "the same features give other pseudo tokens next time")
-        require((pseudo_tokens[0] - pseudo_tokens[1]).abs().max() > 1e-3, "different features give one pseudo token")
+        require(torch.equal(pseudo_tokens, again), "the same features give different pseudo tokens on a second call")
+        require((pseudo_tokens[0] - pseudo_tokens[1]).abs().max() > 1e-3, "different features give equal pseudo tokens")
         for row in range(rows):
             alone = slice(row, row + 1)
             single = replace(inputs, features=inputs.features[alone], prompts=inputs.prompts[alone])
-            problem = "a row of features gives other pseudo tokens in a batch than alone"
+            problem = "a row of features gives different pseudo tokens in a batch and alone"
             require_near(adapter.project(projection, single), pseudo_tokens[alone], problem)
 
 
@@ -83,7 +83,7 @@ def check_checkpoints(adapter: Adapter) -> None:
                     save(contents[name], path)
                 source = files if adapter.projection_files else files["projection"]
                 loaded = load_projection(adapter, source, size, width)
-            problem = f"a checkpoint in {form} gives other pseudo tokens"
+            problem = f"a checkpoint in {form} gives different pseudo tokens"
             require_near(adapter.project(loaded, inputs), adapter.project(projection, inputs), problem)
             require(not loaded.training, "a loaded projection is in training mode")
 
@@ -122,7 +122,7 @@ def _make_bad_checkpoints(
 def _edit(
     checkpoint: Mapping[str, Any], weight: Tensor, change: Callable[[str, Tensor], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return a checkpoint with the entry of a weight, in whatever dictionary, replaced by the entries of `change`."""
+    """Return a checkpoint with the entry of a weight, in any dictionary, replaced by the entries of `change`."""
     edited: dict[str, Any] = {}
     for name, value in checkpoint.items():
         if isinstance(value, Mapping):

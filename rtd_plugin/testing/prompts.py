@@ -28,7 +28,7 @@ def check_name(adapter: Adapter) -> None:
         re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", name),
         f"the name {name!r} must be lower-case letters and digits, with single - . _ between them",
     )
-    require(isinstance(home, str), "it does not say where the method's code or paper is: set `home`")
+    require(isinstance(home, str), "it has no address of the method's code or paper: set `home`")
     require(home.strip(), "its home is empty")
 
 

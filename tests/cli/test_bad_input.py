@@ -75,7 +75,7 @@ CASES = {
     "too large a batch": (None, "batch_size=64", 1, "48 triplets do not fill one batch of 64"),
     "unknown key": (None, "objective.temprature=1", 2, "--set objective.temprature: no such key"),
     "wrong value": (None, "steps=many", 2, "--set steps: "),
-    "unknown adapter": (None, "adapter=lincri", 2, "there is no adapter 'lincri': installed are"),
+    "unknown adapter": (None, "adapter=lincri", 2, "unknown adapter 'lincri': installed are"),
 }
 
 
@@ -101,7 +101,7 @@ def recipe_with_unknown_key(files):
 
 RECIPES = {
     "no recipe": (None, ["--recipe", "none.yaml"], "none.yaml: no such recipe file"),
-    "no such name": (None, ["--recipe", "none"], "there is no recipe 'none'"),
+    "no such name": (None, ["--recipe", "none"], "unknown recipe 'none'"),
     "a folder": (lambda files: Path("bad.yaml").mkdir(), ["--recipe", "bad.yaml"], "bad.yaml: no such recipe file"),
     "binary": (
         lambda files: Path("bad.yaml").write_bytes(bytes(range(256))),
@@ -112,7 +112,7 @@ RECIPES = {
     "a list": (lambda files: Path("bad.yaml").write_text("- 1"), ["--recipe", "bad.yaml"], "not a recipe"),
     "empty": (lambda files: Path("bad.yaml").touch(), ["--recipe", "bad.yaml"], "not a recipe"),
     "unknown key": (recipe_with_unknown_key, ["--recipe", "bad.yaml"], ": stepz: no such key"),
-    "unknown adapter": (None, ["--adapter", "lincri"], "there is no adapter 'lincri': installed are lincir"),
+    "unknown adapter": (None, ["--adapter", "lincri"], "unknown adapter 'lincri': installed are lincir"),
     "neither": (None, [], "pass --adapter NAME"),
     "no value": (None, ["--recipe", "TINY", "--set", "steps"], "--set steps: expected key=value"),
 }

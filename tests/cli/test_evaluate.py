@@ -258,7 +258,7 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--benchmark", "flickr"], 2, "there is no benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
+        (["--benchmark", "flickr"], 2, "unknown benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
         (["--benchmark", "cirr"], 2, "cirr needs --data"),
         (["--benchmark", "cirr", "--data", "nowhere"], 1, "cap.rc2.val.json is missing (val has 4181 queries, 2297"),
         (["--benchmark", "cirr", "--data", "x", "--split", "test"], 2, "--split: input should be 'val' or 'test1'"),
@@ -274,7 +274,7 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
             "change_object.json is missing",
         ),
         (["--benchmark", "cirr", "--data", "x", "--set", "colour"], 2, "--set colour: expected key=value"),
-        (["--benchmark", "miniature", "--adapter", "none"], 2, "there is no adapter 'none'"),
+        (["--benchmark", "miniature", "--adapter", "none"], 2, "unknown adapter 'none'"),
         (["--benchmark", "miniature", "--projection", "no.pt"], 1, "no.pt: no such file"),
         (["--benchmark", "miniature", "--weights", "no"], 1, "no: no such file or folder"),
         (["--benchmark", "miniature", "--device", "tpu9"], 2, "--device tpu9: torch cannot use it here"),

@@ -116,7 +116,7 @@ def test_an_existing_run_needs_resume(rtd, files, finished_run):
     done = rtd("train", "--recipe", files / "tiny.yaml", "--output", finished_run)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"Error: {finished_run}: already holds a run: pass --resume to go on with it, or another --output\n"
+        f"Error: {finished_run}: already holds a run: pass --resume to continue it, or another --output\n"
     )
     assert (finished_run / "recipe.yaml").stat().st_mtime_ns == before
 
@@ -165,7 +165,7 @@ def test_resume_refuses_to_end_before_where_the_run_is(rtd, finished_run):
     before = (finished_run / "recipe.yaml").read_bytes()
     done = rtd("train", "--resume", "--output", finished_run, "--set", "steps=1")
     assert done.exit_code == 2
-    assert "has taken 6 steps already, so it cannot resume to end after 1" in done.stderr
+    assert "already took 6 steps, so it cannot resume with steps=1" in done.stderr
     assert (finished_run / "recipe.yaml").read_bytes() == before
 
 
@@ -201,7 +201,7 @@ def test_an_adapter_without_miniature_needs_a_recipe(rtd, monkeypatch):
     monkeypatch.setattr(runs.plugins, "list_recipes", dict)
     done = rtd("train", "--adapter", "lincir")
     assert done.exit_code == 2
-    assert done.stderr == "Error: no plugin brings a miniature of lincir: pass --recipe NAME|FILE\n"
+    assert done.stderr == "Error: no plugin has a miniature for lincir: pass --recipe NAME|FILE\n"
 
 
 def test_left_out_records_are_counted(rtd, files, tmp_path):

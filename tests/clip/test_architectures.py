@@ -85,7 +85,7 @@ def test_relatives_are_refused_before_anything_is_downloaded(model, monkeypatch)
     with pytest.raises(RTDError) as error:
         Backbone(model, "tag").load_text_tower()
     message = re.fullmatch(
-        rf"{model} \(tag\): not CLIP's causal text tower with CLIP's tokens \((.+)\), which the method needs",
+        rf"{model} \(tag\): needs CLIP's causal text tower and CLIP's tokens, but has other settings: (.+)",
         str(error.value),
     )
     assert set(message[1].split(", ")) & {"hf_model_name", "hf_tokenizer_name", "embed_cls", "no_causal_mask"}

@@ -95,7 +95,7 @@ def test_defaults_are_those_of_transformers(tmp_path):
         ({"text_config": {"hidden_act": "gelu_new"}}, "hidden_act: input should be 'gelu' or 'quick_gelu', found"),
         ({"num_attention_heads": "8"}, "num_attention_heads: input should be a valid integer, found '8'"),
         ({"num_attention_heads": 0}, "num_attention_heads: input should be greater than 0, found 0"),
-        ({"text_config": "clip"}, "text_config: needs keys and values, found 'clip'"),
+        ({"text_config": "clip"}, "text_config: expected a mapping, found 'clip'"),
         ([], "not a JSON object"),
     ],
 )

@@ -181,7 +181,7 @@ def test_folder_with_json_lines(make, tmp_path):
         ("queries.csv", "reference,condition,target\n0.png,a,9.png\n", "line 2: no image 9.png in"),
         ("queries.csv", "reference;condition\n0.png;a\n", "are 'reference;condition'"),
         ("queries.jsonl", '{"reference": "0.png"\n', "queries.jsonl, line 1: invalid JSON"),
-        ("queries.jsonl", "[1]", "line 1: needs keys and values"),
+        ("queries.jsonl", "[1]", "line 1: expected a mapping"),
         (
             "queries.jsonl",
             '{"reference": "0.png", "condition": ["a", "b", "c"], "target": "1.png"}',
@@ -202,7 +202,7 @@ def test_wrong_queries_are_refused(make, tmp_path, name, content, says):
 def test_a_folder_without_queries_or_images(make, tmp_path):
     benchmark = make("folder")
     (tmp_path / "folder/queries.jsonl").write_text("")
-    with pytest.raises(RTDError, match=r"needs queries.csv or queries.jsonl, and has both"):
+    with pytest.raises(RTDError, match=r"expected queries.csv or queries.jsonl, found both"):
         benchmark.queries()
     (tmp_path / "empty").mkdir()
     for folder, says in (("empty", "no image in this folder"), ("nowhere", "no such folder of images")):
@@ -253,9 +253,7 @@ def test_the_annotations_of_another_dataset_are_refused(make, tmp_path, write_da
     if name == other:
         read(benchmark)
         return
-    with pytest.raises(
-        RTDError, match=rf"{file.name}: not a file of {name} \w+: 0\.\w+: (is missing|input|needs keys)"
-    ):
+    with pytest.raises(RTDError, match=rf"{file.name}: not a file of {name} \w+: 0\.\w+: (is missing|input|expected)"):
         read(benchmark)
 
 

@@ -78,7 +78,7 @@ def test_a_vector_that_is_left_out_is_an_error_and_the_rest_is_kept(tmp_path):
     def all_but_7(indices):
         return {index: vector(index) for index in indices if index != 7}
 
-    with pytest.raises(RTDError, match="no features of 1 of 23, the first at index 7"):
+    with pytest.raises(RTDError, match="no features for 1 of 23, the first at index 7"):
         FeatureCache(tmp_path).fetch(KEYS, all_but_7)
     compute = Compute()
     FeatureCache(tmp_path).fetch(KEYS, compute)
@@ -115,7 +115,7 @@ def test_a_file_damaged_after_its_keys_were_read_is_computed_again(tmp_path, dam
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RTDError, match=r"features cannot be kept here .*: pass another --cache"):
+    with pytest.raises(RTDError, match=r"cannot cache features here .*: pass another --cache"):
         FeatureCache(tmp_path / "file" / "images").fetch(KEYS, Compute())
 
 

@@ -291,7 +291,7 @@ def test_answers_are_kept_when_error_bodies_stay_broken(serve, captions, tmp_pat
 def test_a_key_that_no_header_takes_is_an_error(serve, captions, tmp_path, monkeypatch, key):
     monkeypatch.setenv("RTD_PLUGIN_API_KEY", key)
     model = serve()
-    with pytest.raises(RTDError, match=r"cannot be asked .*: correct address or key") as error:
+    with pytest.raises(RTDError, match=r"request failed .*: correct address or key") as error:
         build(captions, tmp_path / "t.jsonl", server(model), limit=100, workers=1)
     assert key not in str(error.value)
     assert model.requests == []
@@ -308,7 +308,7 @@ def test_what_is_no_address_is_an_error(endpoint):
 
 @pytest.mark.parametrize("endpoint", ["http://a b/v1", "http://" + 99 * "x" + ".org/v1"])
 def test_what_is_no_name_of_a_server_is_an_error(captions, tmp_path, endpoint):
-    with pytest.raises(RTDError, match="cannot be asked"):
+    with pytest.raises(RTDError, match="request failed"):
         build(captions, tmp_path / "t.jsonl", Server(endpoint, "m"), limit=9)
 
 

@@ -177,7 +177,7 @@ def test_the_commands(run, images, output):
     [
         (["search", "a.png", "is red"], "nothing to search: pass --images or --index"),
         (["search", "a.png", "is red", "--images", ".", "--index", "a.lance"], "a folder and an index"),
-        (["search", "a.png", "is red", "--index", "a.zip"], "a.zip: no plugin keeps an index of this ending"),
+        (["search", "a.png", "is red", "--index", "a.zip"], "a.zip: no plugin has an index with this ending"),
         (["search", "a.png", "is red", "--index", "a.faiss"], "a.faiss: no index here: build it with `rtd-plugin"),
         (["index", "nowhere", "--output", "a.faiss"], "nowhere: no such folder of images"),
     ],
@@ -201,5 +201,5 @@ def test_hook_rtd_gallery_store():
     with plugins.use_plugins(Plugin()):
         assert isinstance(plugins.find_gallery_store("shop:shoes"), Shop)
         assert not isinstance(plugins.find_gallery_store("a.lance"), Shop)
-    with pytest.raises(UsageError, match="shop:shoes: no plugin keeps an index of this ending"):
+    with pytest.raises(UsageError, match="shop:shoes: no plugin has an index with this ending"):
         plugins.find_gallery_store("shop:shoes")

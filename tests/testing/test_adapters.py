@@ -216,7 +216,7 @@ class NoPoint(LinCIR):
 
 BROKEN = {
     BadName: "name: the name 'My Method' must be lower-case letters",
-    NoHome: "name: it does not say where the method's code or paper is: set `home`",
+    NoHome: "name: it has no address of the method's code or paper: set `home`",
     NoCondition: "prompts: prompt 'a photo of $ that is different' has the conditions [], but needs ['condition']",
     AnotherPlaceholder: "prompts: the placeholder of unconditioned_prompt is '*', that of prompt '$'",
     TwoPlaceholders: "prompts: the numbers of placeholders differ: 1 in prompt, 2 in unconditioned_prompt",
@@ -225,10 +225,10 @@ BROKEN = {
     Uncleaned: "two conditions: encode_two('is red $ ', '$ has longer sleeves') has 3 placeholders, but prompt 1",
     Features: "projection: features (3, 24) become (3, 24), but pseudo tokens of width 32 are (3, 32) or (3, n, 32)",
     Five: "projection: 3 pseudo tokens do not fit the 2 placeholders of prompt",
-    AcrossTheBatch: "projection: a row of features gives other pseudo tokens in a batch than alone",
-    AlwaysDropout: "projection: the same features give other pseudo tokens next time",
+    AcrossTheBatch: "projection: a row of features gives different pseudo tokens in a batch and alone",
+    AlwaysDropout: "projection: the same features give different pseudo tokens on a second call",
     FullPrecision: "precision: features in torch.bfloat16 become pseudo tokens in torch.float32",
-    Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives other pseudo tokens: off by ",
+    Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives different pseudo tokens: off by ",
     KeyErrors: f"bad checkpoints: a checkpoint without weights raises KeyError: 'Phi' ({__file__}, line ",
     Credulous: "bad checkpoints: a checkpoint with an additional weight is accepted",
     WrongPlace: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are wrong, as if `read` did not put",
@@ -336,7 +336,7 @@ def test_pytest_shows_why_a_check_fails(tmp_path):
 def test_pytest_refuses_an_unknown_adapter(tmp_path):
     done = pytest_of("--rtd-adapter", "nobody", folder=tmp_path)
     assert done.returncode == 4
-    assert "there is no adapter 'nobody': installed are lincir" in done.stderr
+    assert "unknown adapter 'nobody': installed are lincir" in done.stderr
 
 
 def test_pytest_without_the_option_does_not_import_torch(tmp_path):

@@ -126,7 +126,7 @@ def test_columns_of_parquet_are_checked(parquet, tmp_path):
     pq.write_table(pa.table({"reference": [1], "condition": ["a"], "target": ["b"]}), tmp_path / "n.parquet")
     with pytest.raises(RTDError, match="column 'reference' holds int64, not text"):
         ParquetSource(path=tmp_path / "n.parquet").load()
-    with pytest.raises(ValidationError, match="'traget' is none of reference, condition, target"):
+    with pytest.raises(ValidationError, match="'traget' is not one of reference, condition, target"):
         ParquetSource(path=path, columns={"traget": "after"})
 
 
