@@ -1,4 +1,4 @@
-"""Records to triplet sets, and the sources of files and of Hugging Face datasets."""
+"""Convert records to triplet sets; the sources of files and of Hugging Face datasets."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ def load_triplets(origin: str, records: Iterable[Record], columns: Sequence[Colu
     """Read all triplets among records.
 
     Args:
-        origin: what error messages call the file or data set.
+        origin: the file or data set, for error messages.
         columns: of reference, condition and target.
         skip_invalid: leave broken records out and count them, instead of raising.
 
@@ -93,7 +93,7 @@ class FileSource(ColumnSource):
     path: RecipePath
 
     def load(self) -> TripletSet:
-        """Read all triplets, few into memory, many into a temporary file; texts stay as they are written.
+        """Read all triplets, few into memory, many into a temporary file; texts are not changed.
 
         Returns:
             The triplets in file order, the SHA-256 of their content in hexadecimal, the number of skipped records.
