@@ -47,8 +47,8 @@ class Benchmark(BaseModel, ABC):
         averages_groups: whether metrics over all queries are the means of the groups' metrics, for example if groups
             are categories with separate galleries.
         recall_at, subset_recall_at, map_at: the depths k of the metrics that are reported.
-        skip_unreadable: whether images that are missing or cannot be read are left out, with the queries that need
-            them, and said; otherwise they are an error.
+        skip_unreadable: whether missing or unreadable images are left out, with the queries that need them, and
+            reported; otherwise they are an error.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -87,7 +87,7 @@ class Benchmark(BaseModel, ABC):
         return None
 
     def remarks(self) -> Sequence[str]:
-        """Return what readers of the results must know, such as that this is not the whole published split."""
+        """Return remarks for readers of the results, such as that the published split is incomplete here."""
         return ()
 
     def title(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 _SHORT_METRICS = {"subset_recall_at_": "subset R@", "recall_at_": "R@", "map_at_": "mAP@"}
-_ORDER = ("image only", "text only", "composed", "target caption")  # from the query that knows least
+_ORDER = ("image only", "text only", "composed", "target caption")  # from the least informed query
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cell:
 
     @property
     def trend(self) -> Literal["up", "down", ""]:
-        """Of a gain: its sign if the interval leaves out zero, else empty."""
+        """The sign of a gain whose interval excludes zero, else empty."""
         return "up" if self.low > 0 else "down" if self.high < 0 else ""
 
 

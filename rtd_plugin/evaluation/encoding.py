@@ -1,4 +1,4 @@
-"""Encode texts and composed queries in batches: the one code that evaluation and search share."""
+"""Encode texts and composed queries in batches, for evaluation and search."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ BATCH_WITH_PATCHES = 64  # references with their patch tokens, half a megabyte e
 
 
 Project = Callable[[Sequence[list[int]]], Tensor]
-"""Gives the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end."""
+"""Returns the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end."""
 
 
 def check_text(text: str) -> None:
@@ -39,8 +39,8 @@ def compose(
     Args:
         tower: encodes them on its device.
         adapter: the method, for its prompts.
-        conditions: one of each query, or two of each query.
-        pseudo_tokens: (Q, W) or (Q, n, W), or what gives them for prompts.
+        conditions: one per query, or two per query.
+        pseudo_tokens: (Q, W) or (Q, n, W), or a function of the prompts.
 
     Returns:
         (Q, D) float32 features, not normalised.
@@ -75,13 +75,13 @@ def make_project(
     device: torch.device,
     read_patches: Callable[[Sequence[int]], Tensor],
 ) -> Tensor | Project:
-    """Return pseudo tokens for `compose`, or what gives them for prompts if the method's φ reads these.
+    """Return pseudo tokens for `compose`, or a function of prompts if the method's φ reads them.
 
     Args:
         adapter, projection, frozen: the method, φ and ψ₀.
         references: (Q, D) features of the reference images.
         device: where to compute.
-        read_patches: gives the patch tokens (N, 1 + P, V) of references, by their rows.
+        read_patches: returns the patch tokens (N, 1 + P, V) of references, by their rows.
     """
     if not adapter.reads_queries:
         return project(projection, references, device)

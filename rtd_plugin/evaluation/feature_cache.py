@@ -20,8 +20,8 @@ from rtd_plugin.regular_files import check_regular
 SHARD = 512  # vectors in a file
 SHARD_LIMIT = 2**20  # more than any file has
 FORMAT = 1
-ATTEMPTS = 3  # to read vectors that have been computed: files may be damaged or removed meanwhile
-POLL = 0.2  # seconds between looks for vectors that other processes compute
+ATTEMPTS = 3  # to read computed vectors: files may be damaged or removed meanwhile
+POLL = 0.2  # seconds between checks for vectors that other processes compute
 
 Key = bytes
 KEY_BYTES = 32
@@ -29,7 +29,7 @@ Compute = Callable[[Sequence[int]], Mapping[int, Tensor]]
 
 
 def hash_text(text: str) -> Key:
-    """Return the key of a vector from a text that says what it was computed from."""
+    """Return the key of a vector, given a text that describes its inputs."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -65,7 +65,7 @@ class FeatureCache:
     for the others' at the end. Damaged files are computed again.
 
     Args:
-        folder: of this model alone: its name has to change with the model. None to keep nothing.
+        folder: for this model only: its name must change with the model. None to keep nothing.
     """
 
     def __init__(self, folder: Path | None):
@@ -103,7 +103,7 @@ class FeatureCache:
             vectors = self._load(keys)
             if vectors is not None:
                 return vectors
-        raise RTDError(f"{self.folder}: kept features cannot be read: remove this folder, or pass another --cache")
+        raise RTDError(f"{self.folder}: cached features cannot be read: remove this folder, or pass another --cache")
 
     def _load(self, keys: Sequence[Key]) -> Tensor | None:
         """Return the vectors of keys that are all known; None after forgetting those in damaged files."""
@@ -134,7 +134,7 @@ class FeatureCache:
             if pending:  # other processes compute these
                 time.sleep(POLL)
         if left_out := [index for index, key in enumerate(keys) if key not in self._rows]:
-            raise RTDError(f"no features of {len(left_out)} of {len(keys)}, the first at index {left_out[0]}")
+            raise RTDError(f"no features for {len(left_out)} of {len(keys)}, the first at index {left_out[0]}")
 
     def _compute_shard(self, shard: Sequence[int], keys: Sequence[Key], compute: Compute) -> bool:
         """Compute a shard's missing vectors; return False if another process is computing the shard."""
@@ -168,7 +168,7 @@ class FeatureCache:
             with lock(self.folder / "locks" / name, wait=False) as is_locked:
                 yield is_locked
         except WriteError as error:
-            raise WriteError(f"{self.folder}: features cannot be kept here ({error}): pass another --cache") from error
+            raise WriteError(f"{self.folder}: cannot cache features here ({error}): pass another --cache") from error
 
     def _find_shards(self) -> None:
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else ():

@@ -107,14 +107,14 @@ class ImageFeatures:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that features depend on but the images: the tower and the preprocessing."""
+        """SHA-256 of the tower and the preprocessing."""
         return self._compute_digest()
 
     def encode(self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress) -> Tensor:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
 
         Args:
-            advance: called with how many of the images that the cache lacks are done.
+            advance: called with the number of uncached images done, and their total.
 
         Raises:
             UnreadableImages: images are missing, or cannot be read; all others have been encoded in the latter case.
@@ -155,7 +155,7 @@ class ImageFeatures:
         """Return the features of the images that can be read, and what is wrong with the others, by name.
 
         Raises:
-            UnreadableImages: the benchmark does not skip unreadable images, or there are no others.
+            UnreadableImages: the benchmark does not skip unreadable images, or none can be read.
         """
         unreadable: dict[str, str] = {}
         while True:  # missing images are found first, then broken ones
@@ -186,7 +186,7 @@ class ImageFeatures:
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
-        self._loaded.visual.to(self.device)  # once, and not before images need it
+        self._loaded.visual.to(self.device)  # when the first image is encoded
         return self._loaded
 
     @torch.no_grad()

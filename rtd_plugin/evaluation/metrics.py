@@ -106,11 +106,11 @@ class PerQueryMetrics:
 
     def compute_metrics(self) -> dict[str, Any]:
         """Return each metric in percent, of all queries and, nested, of each group."""
-        return self._over_groups(lambda name, groups: _average([self.values[name][rows] for rows in groups]))
+        return self._apply_to_groups(lambda name, groups: _average([self.values[name][rows] for rows in groups]))
 
     def compute_intervals(self) -> dict[str, Any]:
         """Return `{"low", "high"}` for each metric, nested as `compute_metrics`: 95 % bootstrap intervals."""
-        return self._over_groups(lambda name, groups: _bootstrap([self.values[name][rows] for rows in groups]))
+        return self._apply_to_groups(lambda name, groups: _bootstrap([self.values[name][rows] for rows in groups]))
 
     def compute_gain(self, before: "PerQueryMetrics") -> dict[str, Any]:
         """Return the differences of all metrics to those of another encoder on the same queries.
@@ -124,10 +124,10 @@ class PerQueryMetrics:
             differences = [self.values[name][rows] - before.values[name][rows] for rows in groups]
             return {"difference": _average(differences), **_bootstrap(differences)}
 
-        return self._over_groups(gain)
+        return self._apply_to_groups(gain)
 
-    def _over_groups(self, function: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
-        """Return a function of each metric and lists of queries: those to average over, and each group's."""
+    def _apply_to_groups(self, function: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
+        """Apply a function to each metric with lists of query rows: those to average over, and each group's."""
         names = dict.fromkeys(name for groups in self.groups for name in groups)
         rows_of = {name: torch.tensor([name in groups for groups in self.groups]).nonzero()[:, 0] for name in names}
         averaged = list(rows_of.values()) if self.averages_groups else [torch.arange(len(self.groups))]

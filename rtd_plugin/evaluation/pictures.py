@@ -83,7 +83,7 @@ def _reduce_depth(path: Path, image: Image.Image) -> Image.Image:
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF orientation says; the same object if it need not be, or has broken EXIF data.
+    """Return an image turned by its EXIF orientation; the same object if it is upright or its EXIF data are broken.
 
     Benchmarks do not turn images, like the hosts.
     """

@@ -17,7 +17,7 @@ class MiniatureBenchmark(Benchmark):
     """A thousand queries on rendered scenes; an image's name is its scene's, so there are no files.
 
     Attributes:
-        split: "test" for reported figures, "development" for every choice before.
+        split: "test" for reported figures, "development" for all choices before.
     """
 
     name: ClassVar[str] = "miniature"
@@ -29,7 +29,7 @@ class MiniatureBenchmark(Benchmark):
     def queries(self) -> Sequence[Query]:
         """Return two queries per reference: one in a phrasing that text triplets use ("seen"), one "unseen"."""
         rng = random.Random(f"miniature queries {self.split}")
-        return [_query(task, rng) for task in split(self.split).tasks]
+        return [_make_query(task, rng) for task in split(self.split).tasks]
 
     def gallery(self) -> Sequence[str]:
         """Return about 3,700 scenes; no reference is among them."""
@@ -40,7 +40,7 @@ class MiniatureBenchmark(Benchmark):
         return picture(Scene.parse(name))
 
 
-def _query(task: Task, rng: random.Random) -> Query:
+def _make_query(task: Task, rng: random.Random) -> Query:
     target = task.edit.apply(task.reference)
     siblings = (edit.apply(task.reference) for edit in task.siblings)
     return Query(

@@ -63,7 +63,7 @@ class FaissStore(GalleryStore):
 
     def search(self, query: np.ndarray, k: int, where: str | None, exact: bool) -> list[Match]:
         if where is not None:
-            raise UsageError("where: a .faiss index has no conditions on columns: use a .lance index")
+            raise UsageError("where: a .faiss index cannot be filtered by columns: use a .lance index")
         rows, index = self._index
         scores, found = index.search(query[None], min(k, len(rows)))
         matches = rows.take(found[0]).to_pylist()

@@ -19,7 +19,7 @@ from rtd_plugin.search.indexing import check_tower
 
 
 class SearchedGallery(ABC):
-    """What a searcher searches."""
+    """The images that a searcher searches."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -51,14 +51,14 @@ class FolderGallery(SearchedGallery):
 
     Args:
         folder: of the images.
-        images: encodes them, but for those that its cache has.
-        advance: called while it does.
+        images: encodes those that are not in its cache.
+        advance: called with the progress.
 
     Attributes:
         unreadable: why images were left out, by name.
 
     Raises:
-        RTDError: there are no images, or some cannot be read and are not to be skipped.
+        RTDError: there are no images, or some cannot be read and must not be skipped.
     """
 
     def __init__(self, folder: ImageFolder, images: ImageFeatures, advance: Advance = ignore_progress):
@@ -72,7 +72,7 @@ class FolderGallery(SearchedGallery):
         return len(self.names)
 
     def remarks(self) -> list[str]:
-        """Return what readers of the results must know: images that were left out or turned."""
+        """Return remarks for readers of the results: images that were left out or turned."""
         remarks = list(self.folder.remarks())
         if self.unreadable:
             name, reason = next(iter(self.unreadable.items()))

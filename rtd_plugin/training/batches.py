@@ -1,4 +1,4 @@
-"""Batches of triplets as tokens and noise, all that a step knows before it computes."""
+"""Batches of triplets as tokens and noise, a step's input."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -22,7 +22,7 @@ ORDER, NOISE = 0, 1  # a run's random streams
 CONDITION, REFERENCE = -1, -2  # stand for a triplet's texts in a prompt
 
 Prepare = Callable[[Tensor, int, Tensor, int | None], Any]
-"""Turns texts into what a tower's `forward` takes; see `rtd_plugin.training.plain.PlainTower.prepare`."""
+"""Prepares texts for a tower's `forward`; see `rtd_plugin.training.plain.PlainTower.prepare`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Batch:
         unconditioned: the same without the condition.
         captions: (B, 2) int64, index of reference and target among the run's captions.
         noise: (B, D) fp32, to be added to the references' features.
-        composed: the queries, then the unconditioned ones if they are hard negatives, as `prepare` made them.
+        composed: the queries, then the unconditioned ones if they are hard negatives, the output of `prepare`.
         packed_captions: the targets, then the references, if they were prepared too.
     """
 
@@ -61,7 +61,7 @@ def make_batch(
         context_length: of the text tower; a longer text keeps its first context_length - 2 tokens.
         projected: True for a placeholder in the queries; False puts the reference caption in its place, the plain
             concatenation of texts that the paper compares with.
-        pseudo_tokens: how many take the placeholder's position: queries leave room for them.
+        pseudo_tokens: number of pseudo tokens for the placeholder; queries leave room for them.
     """
     subject = None if projected else [REFERENCE]
     texts = {CONDITION: triplets.conditions, REFERENCE: triplets.references}
@@ -82,7 +82,7 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
 
     Args:
         template: token ids; a negative one stands for the row's text of that key.
-        texts: B texts a key.
+        texts: B texts per key.
         context_length: longest row, start and end included.
 
     Returns:
@@ -90,7 +90,7 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
     """
     rows = len(next(iter(texts.values())).lengths)
     pieces = [np.full(rows, 1) if token >= 0 else texts[token].lengths for token in template]
-    filled = np.ones(rows, np.int64)  # columns that are filled, the start token's first
+    filled = np.ones(rows, np.int64)  # number of filled columns, with the start token
     room = context_length - 1  # columns before the end token
     width = min(int(sum(pieces, np.ones(rows, np.int64)).max()), room) + 1
     tokens = np.zeros((rows, width), np.int64)
@@ -110,7 +110,7 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
 
 
 def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
-    """Draw s · u · ε, u ~ U(0, 1) one a row and ε ~ N(0, I) (RTD, section 3.2): the same on every device."""
+    """Draw s · u · ε, u ~ U(0, 1) for each row and ε ~ N(0, I) (RTD, section 3.2): the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     strength = torch.rand(shape[0], 1, generator=generator)
     return scale * strength * torch.randn(*shape, generator=generator)
@@ -120,10 +120,10 @@ class RunBatches:
     """The batches of a run on one process, by their index, counted over all epochs.
 
     Args:
-        run: whose triplets they are made of.
-        accelerator: which process of how many this is.
-        prepare: what ψ makes of texts before it encodes them.
-        frozen: whose φ tells how many pseudo tokens there are for a feature.
+        run: the run with the triplets.
+        accelerator: index and number of processes.
+        prepare: prepares texts for ψ.
+        frozen: its φ determines the number of pseudo tokens for a feature.
 
     Raises:
         RTDError: there are too few triplets for one batch of all processes.

@@ -1,4 +1,4 @@
-"""ψ₀ and φ: what never changes in training."""
+"""ψ₀ and φ, which are frozen in training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PlainFrozen(nn.Module):
         return self.adapter.project(self.projection, inputs)
 
     def count_pseudo_tokens(self) -> int:
-        """Return how many pseudo tokens φ gives for a feature, n."""
+        """Return the number of pseudo tokens for a feature, n."""
         feature = torch.zeros(1, self.tower.features, device=self.device, dtype=self.tower.dtype)
         prompts = pad([self.adapter.unconditioned_prompt.encode()] if self.adapter else [[]])
         pseudo_tokens = self.project(feature, prompts)

@@ -15,11 +15,11 @@ from rtd_plugin.training.step import compute_loss
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveInputs:
-    """What a plugin's objective computes a batch's loss from.
+    """The inputs of a plugin's objective for one batch.
 
     Attributes:
-        encode: ψ, with gradients; takes what `rtd_plugin.TextTower.encode` takes. The engine computes what texts of one
-            call begin with alike once, so one call with all texts costs less than several.
+        encode: ψ, with gradients; takes what `rtd_plugin.TextTower.encode` takes. The engine computes common
+            prefixes in a call once, so one call with all texts is faster than several.
         batch: B triplets as tokens, on the CPU.
         targets, references: (B, D) features of the captions by ψ₀, not normalised.
         pseudo_tokens: (B, W) or (B, n, W), of the noised references.
@@ -44,14 +44,14 @@ def is_published() -> bool:
 def choose_objective(
     model: nn.Module, frozen: PlainFrozen, settings: Objective, placeholder: int, prepare: Callable[..., Any]
 ) -> Callable[[Batch], Tensor]:
-    """Return what computes a batch's loss: plugins are asked first, then the published objective.
+    """Return the function that computes a batch's loss: a plugin's objective, or else the published one.
 
     Args:
         model: ψ, on its device; takes prepared texts and pseudo tokens.
         frozen: ψ₀ and φ.
         settings: the recipe's objective.
         placeholder: the placeholder's id in the batches' queries.
-        prepare: as of `rtd_plugin.training.plain.PlainTower`.
+        prepare: as in `rtd_plugin.training.plain.PlainTower`.
     """
 
     def compute_published(batch: Batch) -> Tensor:

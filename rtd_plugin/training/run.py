@@ -1,4 +1,4 @@
-"""A run: what a recipe names, loaded, and the folder of its results."""
+"""A run: the loaded objects that a recipe names, and the folder of its results."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from rtd_plugin.triplets.source_cache import open_source
 from rtd_plugin.triplets.token_store import TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
-# On resuming; the order of the data does not change with them.
+# Keys that may change on resuming: the order of the data does not depend on them.
 MAY_CHANGE = (
     "steps",
     "optimizer",
@@ -41,7 +41,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run works with.
+    """The loaded objects of a run.
 
     Attributes:
         recipe: as resolved.
@@ -49,11 +49,11 @@ class Run:
         adapter: the method.
         tower: ψ₀, the pre-trained text tower.
         projection: φ, frozen.
-        triplets: of all sources in turn, as tokens, each source with its share.
+        triplets: of all sources, as tokens, each source with its share.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file; of several, that of their names and SHA-256s.
-        triplet_digests: one a source.
+        triplet_digests: one per source.
     """
 
     recipe: Recipe
@@ -96,7 +96,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
     Args:
         recipe: as resolved.
         folder: where results will go.
-        advance: called now and then while triplets are tokenised, which happens once for the same triplets.
+        advance: called while triplets are tokenised, which happens once for the same triplets.
 
     Raises:
         RTDError: a file is missing or broken, or does not fit the rest.
@@ -146,12 +146,10 @@ def resume_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -
     for key, value in began.to_dict().items():
         if key not in MAY_CHANGE and now[key] != value:
             raise UsageError(
-                f"{folder}: a run cannot resume with another {key} than it began with ({value!r}): "
+                f"{folder}: a run cannot resume with another {key} than it started with ({value!r}): "
                 f"only {', '.join(MAY_CHANGE)} may change"
             )
     taken = CheckpointStore(folder, recipe.checkpoints.keep).list_steps()
     if taken and taken[-1] > recipe.steps:
-        raise UsageError(
-            f"{folder}: has taken {taken[-1]} steps already, so it cannot resume to end after {recipe.steps}"
-        )
+        raise UsageError(f"{folder}: already took {taken[-1]} steps, so it cannot resume with steps={recipe.steps}")
     return recipe

@@ -28,7 +28,7 @@ def compute_loss(batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Ob
     """
     # The frozen encoder anchors the targets: ψ learns to compose, and stays in the space of CLIP's images.
     targets, references = frozen.features(batch)  # ψ₀ of the captions: (B, D) each
-    # Refined concatenation: φ expects image features, and a text feature with noise looks like one to it.
+    # Refined concatenation: φ expects image features, and a text feature with noise resembles one.
     pseudo_tokens = None
     if settings.concatenation == "projected":
         pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries)  # (B, W) or (B, n, W)

@@ -33,7 +33,7 @@ def check_triplets(
     Args:
         file: JSON in any shape of the source `json`, CSV or Parquet.
         columns: `reference`, `condition` or `target` to its name in the file.
-        adapter: name of the method that is to be trained: conditions have to fit into its prompt, beside all its pseudo
+        adapter: name of the method to train: conditions must fit into its prompt, beside its pseudo
             tokens. None: a condition may be as long as a caption.
         fix: where to write a copy, if given: placeholder characters are removed, records with other problems left out.
         max_listed: list no more problems than this; None lists all.
@@ -51,7 +51,7 @@ def check_triplets(
     file, fix = Path(file), Path(fix) if fix is not None else None
     names = choose_columns(file, columns or {})
     if fix is not None and fix.resolve() == file.resolve():
-        raise UsageError(f"--fix {fix}: is the file that is checked; write the copy to another")
+        raise UsageError(f"--fix {fix}: the same file as the input; write the copy to another file")
     max_condition = count_condition_tokens(plugins.find_adapter(adapter)) if adapter is not None else MAX_TOKENS
     listed: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
@@ -96,7 +96,7 @@ def count_condition_tokens(adapter: Adapter) -> int:
 
     from rtd_plugin.clip.tokens import find_room
 
-    size = 64  # of features and tokens: how many pseudo tokens there are does not depend on it
+    size = 64  # of features and tokens: the number of pseudo tokens does not depend on it
     with torch.inference_mode():
         pseudo_tokens = adapter.build_projection({}, size, size).eval()(torch.zeros(2, size))
     prompt = adapter.prompt.encode(condition="")

@@ -67,7 +67,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-            # The lock's file is removed while the lock is held, so that no other process loses its lock by that.
+            # The lock's file is removed while the lock is held, so no other process can hold it.
             (folder / LOCK_FILE).unlink(missing_ok=True)
             folder.rmdir()  # fails if the run left files
         lock.release()

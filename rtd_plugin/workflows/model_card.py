@@ -18,7 +18,7 @@ CARD_FILE = "README.md"
 
 
 def write_model_card(run: Run, step: int, evaluation: Mapping[str, Any] | None) -> None:
-    """Write the model card of a finished run into its folder, whole or not at all.
+    """Write the model card of a finished run into its folder, atomically.
 
     Args:
         run: the run, its text encoder saved.
@@ -40,7 +40,7 @@ def _collect_values(run: Run, step: int, evaluation: Mapping[str, Any] | None) -
     return {
         "adapter": run.adapter.name,
         "backbone": recipe.backbone.name,
-        # File names without their folders: a card is published, and folders are this machine's.
+        # File names without their folders: a card is published, and folders are local.
         "model": Path(recipe.backbone.model or "MODEL").name.removesuffix(".json"),
         "pretrained": recipe.backbone.pretrained or "CHECKPOINT",
         "base_digest": run.base_digest,

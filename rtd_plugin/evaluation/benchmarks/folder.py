@@ -35,7 +35,7 @@ class OwnImages(FileBenchmark):
     An image's name is its path in the folder. The reference is left out of each ranking.
 
     Attributes:
-        skip_unreadable: as in `Benchmark`; on unless switched off.
+        skip_unreadable: as in `Benchmark`; True by default.
     """
 
     home: ClassVar[str] = "you"
@@ -83,7 +83,7 @@ class OwnImages(FileBenchmark):
 
     @cached_property
     def _others(self) -> Counter[str]:
-        """How many files have each suffix of a picture that is not read."""
+        """The number of files with each suffix of unsupported pictures."""
         suffixes = (Image.registered_extensions().keys() | OTHER_SUFFIXES) - image_suffixes()
         return Counter(suffix for path in self._files if (suffix := path.suffix.lower()) in suffixes)
 
@@ -92,9 +92,9 @@ class OwnImages(FileBenchmark):
         return [path.relative_to(self.data) for path in self._walk(self.data, ())]
 
     def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """Yield all files in a folder and its subfolders but hidden ones; `above` are the folders that it lies in."""
+        """Yield all files in a folder and its subfolders except hidden ones; `above` are its parents."""
         resolved = Path(os.path.realpath(folder))
-        if resolved in above:  # a link to a folder that it lies in
+        if resolved in above:  # a link to one of its parents
             return
         if not self.is_allowed(resolved):
             raise self.refuse(folder, resolved)
@@ -167,8 +167,8 @@ class Folder(OwnImages):
                 problem = describe_error(error)
                 key = f"{problem.key}: " if problem.key else ""
                 raise RTDError(
-                    f"{file}, line {line}: {key}{problem.sentence}; a query has reference, condition, target and "
-                    "perhaps gallery, subset and group"
+                    f"{file}, line {line}: {key}{problem.sentence}; a query has reference, condition, target and, "
+                    "optionally, gallery, subset and group"
                 ) from error
             queries.append(self._make_query(query, f"{file}, line {line}"))
         return queries
@@ -221,6 +221,6 @@ class Folder(OwnImages):
         if len(files) != 1:
             present = "both" if files else "neither"
             raise RTDError(
-                f"{self.data}: needs queries.csv or queries.jsonl, and has {present}; or set the option queries_file"
+                f"{self.data}: expected queries.csv or queries.jsonl, found {present}; or set the option queries_file"
             )
         return files[0]
