@@ -1,4 +1,4 @@
-"""What all tests share: one thread, an empty cache, a fixed seed, small benchmarks in their own formats."""
+"""Fixtures of all tests: one thread, an empty cache, a fixed seed, small benchmarks in their own formats."""
 
 import importlib.util
 import warnings
@@ -18,7 +18,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory):
-    """Keep the user's cache out of the tests and the tests' out of the user's, in child processes too."""
+    """Separate the tests' cache from the user's, in child processes too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RTD_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -90,5 +90,5 @@ def hostile(tmp_path_factory):
         warnings.simplefilter("ignore")  # of TorchScript's deprecation
         torch.jit.save(torch.jit.script(module.Weights()), folder / "hostile.pt")
         torch.jit.load(folder / "hostile.pt")
-    assert victim.read_bytes() == b"A" * 64, "the archive does not overwrite the file: tests with it prove nothing"
+    assert victim.read_bytes() == b"A" * 64, "the archive does not overwrite the file: tests with it cannot fail"
     return folder / "hostile.pt", victim

@@ -1,6 +1,6 @@
-"""Adapters of three third parties, installed as packages are: the kit, the doctor, patching, training, evaluation.
+"""Adapters of three third parties, installed as packages: checks, doctor, patching, training, evaluation.
 
-Palette's function takes texts without a placeholder, Stencil's placeholder has an id of its own, and Atlas's projection
+Palette's function takes texts without a placeholder, Stencil's placeholder has another id, and Atlas's projection
 reads the query's text, patch tokens and a second file.
 """
 
@@ -91,7 +91,7 @@ def test_adapters_are_short():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_kit_passes_them(installed, name):
+def test_they_pass_the_checks(installed, name):
     check_adapter(plugins.find_adapter(name))
 
 
@@ -203,7 +203,7 @@ def test_they_train_alike_with_either_engine(installed, recipe, tmp_path, name):
 
 
 def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_path, monkeypatch):
-    """With prompts that it does not tell apart, the losses are others."""
+    """With indistinguishable prompts, the losses differ."""
     run = rtd_plugin.train(recipe("atlas"), output=tmp_path / "a")
     losses = read_losses(run.folder)
     with pytest.raises(RTDError, match="atlas: its projection reads more than images' features, so it"):

@@ -1,4 +1,4 @@
-"""Pydantic's findings as sentences."""
+"""Pydantic's errors as sentences."""
 
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator

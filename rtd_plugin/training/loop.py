@@ -197,7 +197,7 @@ def _check_same_run(run: Run, saved: RunProgress, processes: int) -> None:
             raise RTDError(f"{run.folder}: cannot resume: the {name} files changed since the run began")
     if saved.processes != processes:
         raise RTDError(
-            f"{run.folder}: began with {saved.processes} process(es), so it cannot resume with {processes}: "
+            f"{run.folder}: started with {saved.processes} process(es), so it cannot resume with {processes}: "
             "each would see different triplets"
         )
 

@@ -1,16 +1,16 @@
-"""What a GPU's training step launches and what it takes of the host, counted on a machine without a GPU.
+"""The kernels and the CPU work of a GPU's training step, counted without a GPU.
 
     python tests/benchmarks/kernels.py [--tower ViT-L-14] [--triplets 128] [--batches 400]
         [--captions FILE --conditions FILE]
 
 The step is the engine's for a GPU, in bf16 autocast, with batches in the few shapes that CUDA graphs need. It runs on
-tensors without data (torch's fake tensors), so it takes seconds at any size, and whatever would wait for the device,
-because it looks at data, is an error. Counted are ATen operations without views, about a kernel each: 929 a step of
+tensors without data (torch's fake tensors), so it takes seconds at any size, and any wait for the device,
+to read data, is an error. Counted are ATen operations without views, about a kernel each: 929 a step of
 ViT-L/14, where a profiler on an H200 finds 981 kernels. The tensors are on the CPU, since autograd needs a driver for
 those of a GPU; autocast casts the same there.
 
-Times are this machine's: `hidden` is what the thread that makes batches ahead takes for one, `main` what is left to the
-main thread before it can replay a graph.
+Times are this machine's: `hidden` is the prefetching thread's time for a batch, `main` the main thread's time before
+it can replay a graph.
 """
 
 import argparse
@@ -99,7 +99,7 @@ class Step:
         self.batches = RunBatches(run, make_accelerator(run.recipe), self.encoder.prepare, self.frozen)
 
     def make_batch(self, index: int) -> Batch:
-        """Make a batch as the thread does that makes them ahead; without pinned memory, which needs a GPU."""
+        """Make a batch as the prefetching thread does, without pinned memory, which needs a GPU."""
         batch = self.batches[index]
         captions = self.frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))
         return replace(batch, packed_captions=captions)

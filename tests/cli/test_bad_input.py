@@ -1,4 +1,4 @@
-"""What is wrong with a run's input is said in a sentence; exit code 1 or 2, and nothing half-written."""
+"""Bad input of a run gives an error message and exit code 1 or 2, and leaves nothing half-written."""
 
 import os
 import pickle
@@ -172,7 +172,7 @@ def small_disk(tmp_path, finished_run):
 
 
 def test_full_disk(rtd, files, finished_run, small_disk):
-    """The checkpoints before are whole: with more room the run goes on."""
+    """Earlier checkpoints are intact: with more space the run continues."""
     run = small_disk / "run"
     done = rtd("train", "--recipe", files / "tiny.yaml", "--output", run, "--set", "checkpoints.keep=9")
     assert done.exit_code == 1
@@ -187,7 +187,7 @@ def test_full_disk(rtd, files, finished_run, small_disk):
 
 
 def test_file_too_large(start, files, tmp_path):
-    """As a full disk, but for one file, and without root's rights."""
+    """Like a full disk, for a single file and without root."""
     process = start("train", "--recipe", files / "tiny.yaml", "--output", "run", largest_file=10_000_000)
     process.join()
     said = (tmp_path / "output.txt").read_text()

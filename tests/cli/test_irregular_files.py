@@ -1,4 +1,4 @@
-"""A named pipe in place of any file that a command reads is refused at once: opening it would wait for ever."""
+"""A named pipe in place of any file that a command reads is refused at once: opening it would block."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ CASES = {  # the file that is a pipe, and a command that reads it
 }
 
 
-@pytest.mark.timeout(300)  # of a command that waits
+@pytest.mark.timeout(300)  # for a command that blocks
 @pytest.mark.parametrize("case", CASES)
 def test_a_pipe_is_refused_at_once(rtd, files, finished_run, write_dataset, tmp_path, case):
     pipe, command = CASES[case]

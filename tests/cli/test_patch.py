@@ -164,7 +164,7 @@ def test_doctor_finds_the_lost_causal_mask(rtd, copy_host, tmp_path):
 
 
 @pytest.mark.slow
-def test_doctor_changes_nothing_in_a_host_that_composes_right(rtd, copy_host, tmp_path):
+def test_doctor_does_not_change_a_host_that_composes_correctly(rtd, copy_host, tmp_path):
     copy_host("pic2word")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = rtd("doctor", "code")
@@ -208,7 +208,7 @@ def test_doctor_recommends_a_patch_last(rtd, copy_host, tmp_path):
     assert lines[-1].startswith("Do: patch the host (`rtd-plugin patch`): composed queries then bypass")
 
 
-def test_doctor_ends_a_host_that_waits(rtd, copy_host, tmp_path, monkeypatch):
+def test_doctor_stops_a_host_that_hangs(rtd, copy_host, tmp_path, monkeypatch):
     """Its process is ended at the time limit; a child that it started does not keep the doctor waiting."""
     copy_host("searle")
     file = tmp_path / "code/src/encode_with_pseudo_tokens.py"

@@ -108,7 +108,7 @@ def test_weights_of_relatives_are_refused_without_their_configuration(model, mod
     "model", ["MobileCLIP-B", "EVA02-L-14", "PE-Core-L-14-336", "ViTamin-XL-256", "convnext_xxlarge"]
 )
 def test_clips_with_other_image_towers_are_accepted(model, tmp_path, monkeypatch):
-    """Nor are a text tower in a module of its own, a shorter context, or heads that are not 64 channels wide."""
+    """Also a text tower in a separate module, a shorter context, or heads that are not 64 channels wide."""
     config = open_clip.get_model_config(model)
     with torch.device("meta"):
         clip = open_clip.CustomTextCLIP(config["embed_dim"], VISION, config["text_cfg"])

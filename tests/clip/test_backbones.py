@@ -365,7 +365,7 @@ def test_missing_and_broken_files_are_reported(architecture, tmp_path):
 
 
 @pytest.mark.parametrize("vision", [False, {}, {"image_size": "text"}, {"width": 0}, {"layers": None}])
-def test_sizes_that_are_no_sizes_are_refused(vision):
+def test_invalid_sizes_are_refused(vision):
     config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"context_length": 7, "width": 12, "heads": 3}}
     if vision:
         config["vision_cfg"] = {"layers": 1, "width": 64, "patch_size": 16, "image_size": 16, **vision}

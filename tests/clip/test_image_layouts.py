@@ -46,7 +46,7 @@ def backbone(model, tmp_path):
 
 @torch.no_grad()
 def test_features_are_those_of_transformers(backbone, model):
-    """Also the activation, which only the folder's configuration tells."""
+    """Also the activation, which only the folder's configuration contains."""
     images = torch.randn(5, 3, 32, 32)
     found = backbone.load_image_encoder()(images)
     expected = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
@@ -55,7 +55,7 @@ def test_features_are_those_of_transformers(backbone, model):
 
 
 def test_every_weight_is_used(backbone, model):
-    """As many numbers as transformers has, and as open_clip wants."""
+    """As many values as transformers has and open_clip expects."""
     visual = backbone.load_image_encoder().visual
     count = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(("vision", "visual")))
     assert sum(weight.numel() for weight in visual.parameters()) == count

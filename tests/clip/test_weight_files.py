@@ -72,7 +72,7 @@ def test_one_of_several_text_encoders_is_chosen(model, tmp_path, caplog):
             load(tmp_path / "last.ckpt#em")
 
 
-def test_a_single_text_encoder_is_not_remarked_on(model, tmp_path, caplog):
+def test_a_single_text_encoder_gives_no_warning(model, tmp_path, caplog):
     model.config.save_pretrained(tmp_path)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     Backbone(checkpoint=tmp_path).load_text_tower()

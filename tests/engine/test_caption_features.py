@@ -1,4 +1,4 @@
-"""Features of captions are computed once, and read back to the last bit or not at all."""
+"""Features of captions are computed once and read back exactly; damaged ones are recomputed."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 
 class Encoder:
-    """Features whose last bits tell with how many captions each was computed; records the requests."""
+    """Features whose last bits show with how many captions each was computed; records the requests."""
 
     def __init__(self, captions, dtype=torch.float32):
         self.captions, self.dtype, self.requested = captions, dtype, []

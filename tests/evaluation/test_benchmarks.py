@@ -1,4 +1,4 @@
-"""The field's benchmarks: what is read from their files, and messages about wrong files."""
+"""The field's benchmarks: reading their files, and messages about wrong files."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ def make(tmp_path, write_dataset):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_image_is_read_and_stamped(make, name):
+def test_each_image_is_read_and_has_a_stamp(make, name):
     """Of every gallery and query, each with a stamp that changes with its file."""
     benchmark = make(name)
     gallery, queries = benchmark.gallery(), benchmark.queries()
@@ -223,7 +223,7 @@ def test_a_folder_without_queries_or_images(make, tmp_path):
         ("genecis", "change_object.json", r"is missing \(change_object has 1960 queries, 15 images\)"),
     ],
 )
-def test_what_is_missing_and_where_it_comes_from(make, tmp_path, name, file, says):
+def test_missing_files_are_named_with_their_source(make, tmp_path, name, file, says):
     make(name)
     (tmp_path / name / file).unlink()
     with pytest.raises(RTDError, match=says):
@@ -363,7 +363,7 @@ def test_images_of_circo_in_other_places(make, tmp_path):
     assert circo(data=str(tmp_path / "circo"), coco=str(coco)).image("101").tobytes() == pixels
 
 
-def test_what_there_is_instead_of_missing_files(make, tmp_path):
+def test_messages_list_the_files_that_exist(make, tmp_path):
     make("cirr")
     (tmp_path / "cirr/dev").rename(tmp_path / "cirr/pictures")
     (tmp_path / "cirr/cirr/captions/cap.rc2.val.json").unlink()

@@ -50,7 +50,7 @@ def test_vectors_are_computed_once(tmp_path):
 
 
 def test_only_missing_vectors_are_computed(tmp_path):
-    """Whatever list of images asks next, and in whatever order."""
+    """For any list of images, in any order."""
     FeatureCache(tmp_path).fetch(KEYS[3:9], lambda indices: {index: vector(3 + index) for index in indices})
     compute = Compute()
     kept = FeatureCache(tmp_path)
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def start():
-    """Starts the program beside this file in a process of its own, which costs no imports."""
+    """Starts the program beside this file in a forked process, without imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rtd_plugin.evaluation.feature_cache"])
     program = str(Path(__file__).with_name("fill_cache.py"))

@@ -335,7 +335,7 @@ def test_two_processes_build_what_one_does(captions, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_build_goes_on(captions, tmp_path, monkeypatch):
+def test_a_stopped_build_continues(captions, tmp_path, monkeypatch):
     output = tmp_path / "t.jsonl"
     build(captions, tmp_path / "whole.jsonl")
 

@@ -1,4 +1,4 @@
-"""A training step as the paper has it, text by text and anchor by anchor: slow, and easy to believe."""
+"""A training step as in the paper, text by text and anchor by anchor: slow and simple."""
 
 import torch
 

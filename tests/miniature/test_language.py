@@ -1,4 +1,4 @@
-"""Captions and conditions: what they say, and which words training never meets."""
+"""Captions and conditions: their content, and the words that training never uses."""
 
 import random
 import re
@@ -116,7 +116,7 @@ def test_unseen_phrasings_have_words_that_training_never_uses():
 
 
 def test_captions_hold_no_condition():
-    """Edit words may stray into captions one by one; a phrasing as such must not."""
+    """Captions may have single words of conditions, but no whole phrasing."""
     rng = random.Random(0)
     scenes = draw_training_scenes(rng)
     captions = [noisy_caption(next(scenes), rng) for _ in range(2000)]

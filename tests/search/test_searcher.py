@@ -110,14 +110,14 @@ def test_search_gives_the_best_images_without_the_reference(searcher, catalogue)
         (["1.png"] * 2, ["is red"] * 3, "2 images and 3 texts"),
     ],
 )
-def test_what_is_no_query(searcher, catalogue, monkeypatch, image, text, says):
+def test_wrong_queries_are_refused(searcher, catalogue, monkeypatch, image, text, says):
     monkeypatch.chdir(catalogue)
     with pytest.raises(UsageError, match=says):
         searcher.compose(image, text)
 
 
 def test_normalised_and_broken_features_are_refused(searcher, catalogue):
-    """The projection needs features as the image tower gives them; a normalised one would give wrong queries."""
+    """The projection needs features that are not normalised; others would give wrong queries."""
     with pytest.raises(UsageError, match=r"a normalised feature, .* use encode_images\(…, normalize=False\)"):
         searcher.compose(searcher.encode_images(catalogue / "1.png").half(), "is red")
     with pytest.raises(RTDError, match="a feature is not finite"):

@@ -1,4 +1,4 @@
-"""The conformance kit passes adapters that are right, and says of each broken one what is wrong with it."""
+"""The checks accept correct adapters, and report the fault of each broken one."""
 
 import dataclasses
 import re
@@ -82,7 +82,7 @@ class SortedConditions(Threefold):
 
 
 class Uncleaned(Threefold):
-    """Puts conditions into the template as they are."""
+    """Puts conditions into the template without cleaning them."""
 
     def encode_two(self, first, second):
         return Prompt(f"a photo of $ that {first} and {second}").encode()

@@ -1,4 +1,4 @@
-"""What plugins receive of a run, and what they can change in it."""
+"""What the hooks of a run pass to plugins, and what plugins can change."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_hook_rtd_step_ended(run_with, metrics):
 
 
 def test_hook_rtd_validation_due(run_with, metrics):
-    """What two plugins measure is put together, and either can select."""
+    """Metrics of two plugins are merged, and any of them can select."""
 
     class Depth:
         @hookimpl
@@ -145,7 +145,7 @@ def test_a_plugin_that_fails_in_a_run_is_named(run_with, tmp_path):
     assert torch.isfinite(run.tower.text_projection).all()
 
 
-def test_plugins_of_a_while_are_gone_after_it(run_with):
+def test_temporary_plugins_are_unregistered_afterwards(run_with):
     class Passing:
         @hookimpl
         def rtd_run_started(self):
@@ -156,7 +156,7 @@ def test_plugins_of_a_while_are_gone_after_it(run_with):
     assert plugins.get_plugin_manager().get_plugins() == before
 
 
-def test_a_misspelt_hook_of_a_plugin_for_a_while(run_with):
+def test_a_misspelt_hook_of_a_temporary_plugin(run_with):
     class Misspelt:
         @hookimpl
         def rtd_step_end(self):

@@ -1,4 +1,4 @@
-"""Recipes: read what is right, and name what is wrong by key, file and line."""
+"""Recipes are read; errors name key, file and line."""
 
 from pathlib import Path
 
@@ -184,7 +184,7 @@ def test_errors_name_key_file_and_line(read, tmp_path, wrong, message):
         ("path: /data/more.jsonl", "path: 7", "line 11: triplets.1.path: "),
     ],
 )  # fmt: skip
-def test_errors_in_what_a_recipe_must_have(read, tmp_path, old, new, message):
+def test_errors_in_required_keys(read, tmp_path, old, new, message):
     assert old in TEXT
     with pytest.raises(UsageError) as error:
         read(TEXT.replace(old, new))
@@ -216,7 +216,7 @@ def test_errors_of_overrides(read, override, message):
     assert str(error.value).startswith(message)
 
 
-def test_an_override_is_not_blamed_for_another_key(read):
+def test_errors_in_other_keys_do_not_name_the_override(read):
     with pytest.raises(UsageError, match=r"my.yaml, line 13: stepz: no such key"):
         read(TEXT + "stepz: 1\n", "steps=5")
 

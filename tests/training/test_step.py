@@ -1,4 +1,4 @@
-"""The step, plain and fast, against the paper's written out."""
+"""The step, plain and fast, against a simple implementation of the paper's."""
 
 import copy
 from dataclasses import replace

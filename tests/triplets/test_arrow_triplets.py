@@ -168,7 +168,7 @@ def test_a_broken_row_of_csv_stops_or_is_skipped(write_csv, row, says):
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
-def test_a_spreadsheets_separator_is_told_by_the_first_row(tmp_path, separator, name):
+def test_the_separator_is_recognised_by_the_first_row(tmp_path, separator, name):
     rows = [Triplet._fields, ("a, red; dog", "is | blue", "a\u2028blue dog"), ("b", "c", "d")]
     with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=separator).writerows(rows)
