@@ -147,6 +147,6 @@ def summarise(events: Iterable[Event], host: str) -> str:
     return make_message(f"rtd-plugin: {line}")
 
 
-def _list_notes(events: Iterable[Event], wanted: str) -> list[str]:
+def _list_notes(events: Iterable[Event], name: str) -> list[str]:
     """Return the distinct notes of one event, each on one line, in order."""
-    return list(dict.fromkeys(" ".join(note.split()) for event, _, _, note in events if event == wanted))
+    return list(dict.fromkeys(" ".join(note.split()) for event, _, _, note in events if event == name))

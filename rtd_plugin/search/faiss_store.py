@@ -57,16 +57,16 @@ class FaissStore(GalleryStore):
         removed = pa.array(images, pa.string())
         for file in self._list_files():
             rows = self._read(file)
-            kept = rows.filter(pc.invert(pc.is_in(rows["image"], removed)))
-            if len(kept) < len(rows):
-                self._write(file, kept)
+            remaining = rows.filter(pc.invert(pc.is_in(rows["image"], removed)))
+            if len(remaining) < len(rows):
+                self._write(file, remaining)
 
     def search(self, query: np.ndarray, k: int, where: str | None, exact: bool) -> list[Match]:
         if where is not None:
             raise UsageError("where: a .faiss index cannot be filtered by columns: use a .lance index")
         rows, index = self._index
-        scores, found = index.search(query[None], min(k, len(rows)))
-        matches = rows.take(found[0]).to_pylist()
+        scores, indices = index.search(query[None], min(k, len(rows)))
+        matches = rows.take(indices[0]).to_pylist()
         return [Match(row.pop("image"), score, row) for row, score in zip(matches, scores[0].tolist(), strict=True)]
 
     def finish(self, approximate: bool) -> None:

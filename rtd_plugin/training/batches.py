@@ -170,7 +170,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return function(value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    return replace(value, **{part.name: map_tensors(function, getattr(value, part.name)) for part in fields(value)})
+    return replace(
+        value, **{attribute.name: map_tensors(function, getattr(value, attribute.name)) for attribute in fields(value)}
+    )
 
 
 def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
