@@ -133,7 +133,7 @@ def _is_safetensors(path: Path) -> bool:
     """Return whether a file begins with the length of a JSON object, as safetensors do, or has their suffix."""
     with open_regular(path) as file:
         start = file.read(9)
-    if start[:2] in (b"PK", b"\x80\x02"):  # a file of torch.save, whatever its name
+    if start[:2] in (b"PK", b"\x80\x02"):  # a file of torch.save, regardless of its name
         return False
     begins = start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
     return begins or path.suffix == ".safetensors"

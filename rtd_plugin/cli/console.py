@@ -23,7 +23,7 @@ PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 
 
 class PrintableConsole(Console):
-    """A console that cleans all text; escape sequences are those of its own colours and progress bars only."""
+    """A console that cleans all text; only its colours and progress bars have escape sequences."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Clean a string before it is measured, so that columns keep their width."""

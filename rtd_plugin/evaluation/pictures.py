@@ -18,7 +18,7 @@ MAX_RATIO = 500  # of an image's sides: CLIP's preprocessing enlarges the shorte
 def open_image(path: Path) -> Image.Image:
     """Read an image completely and close its file; of an animation, the first frame.
 
-    A file is read as one of `FORMATS`, whatever its name says; none of them starts a program. A file that is not
+    A file is read as one of `FORMATS`, regardless of its name; none of them starts a program. A file that is not
     regular after following links, such as a named pipe or a device, is refused without opening it. An image with more
     than `MAX_PIXELS` pixels, or with sides of a ratio above `MAX_RATIO`, is refused before any pixel is decoded.
 

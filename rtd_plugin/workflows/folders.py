@@ -46,8 +46,8 @@ def _make_new_folder(parent: Path, name: str) -> Path:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a run's folder; remove the folder at the end if it stayed empty.
 
-    The kernel releases the lock of a process that dies, so a lock is never stale. The process's id lies in a file
-    of its own, because taking a lock may truncate the lock's file.
+    The kernel releases the lock of a process that dies, so a lock is never stale. The process's id is in a
+    separate file, because taking a lock may truncate the lock's file.
 
     Raises:
         RTDError: another process holds the lock.

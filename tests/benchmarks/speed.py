@@ -10,7 +10,7 @@ without them the miniature's triplets are used. Weights are random: speed does n
 
 * `explicit`: every text padded to 77 tokens, reference captions encoded twice, all positions of every layer computed,
   an AdamW that is not fused. This is the cost of the authors' step, with faster attention; tokenising is not counted.
-* `authors`: where their repository is given, their own functions in the order of their own loop, tokens ready made.
+* `authors`: where their repository is given, their functions in the order of their loop, with prepared tokens.
 * `first epoch`: `rtd-plugin train`'s step when it sees the captions for the first time; tokens are read from the store.
 * `cached`: the same, with the captions' features in the cache.
 """

@@ -80,7 +80,7 @@ def test_captions_are_open_clips(text):
 @pytest.mark.parametrize("text", NASTY)
 @pytest.mark.parametrize(("prompt", "whole"), [(PROMPT, "a photo of $ that "), (STAR, "a photo of * , ")])
 def test_conditions_are_open_clips(text, prompt, whole):
-    # Cleaned by itself, as a text of its own: repairs of encoding would otherwise depend on the template.
+    # Cleaned separately: repairs of encoding would otherwise depend on the template.
     expected = REFERENCE.encode(whole) + REFERENCE.encode(text)
     assert prompt.encode(condition=text) == expected
     assert content(prompt.tokenize([text])[0]) == [START, *expected[:75], END]

@@ -43,7 +43,7 @@ PACKAGES = ("rtd_plugin", "adapters", "rtd_adapters")
 
 
 class LimitExceeded(BaseException):
-    """Reading took too long; not an `Exception`, which a reader might turn into an error of its own."""
+    """Reading took too long; not an `Exception`, which a reader might convert to another error."""
 
 
 @dataclass

@@ -152,7 +152,7 @@ Check = Callable[[Trial], Iterator[tuple[str, str, list[str]]]]
 
 
 def run_trials(check: Check, names: Sequence[str], jobs: int) -> list[Report]:
-    """Inject a kind of fault into scenarios, several at a time, each in a folder of its own.
+    """Inject a kind of fault into scenarios, several at a time, each in a separate folder.
 
     Args:
         check: injects the faults into one scenario.

@@ -86,8 +86,8 @@ def test_condition_identifies_one_of_two_things(edits, group):
         if len(scene.things) == 2 and edit.before:
             text = condition(edit, scene, rng, group)
             meant, other = edit.before, next(thing for thing in scene.things if thing != edit.before)
-            told = [key for key in ("shape", "colour", "place") if says(text, getattr(meant, key))]
-            assert told or (edit.kind == "remove" and (says(text, other.shape) or says(text, other.colour))), text
+            named = [key for key in ("shape", "colour", "place") if says(text, getattr(meant, key))]
+            assert named or (edit.kind == "remove" and (says(text, other.shape) or says(text, other.colour))), text
 
 
 def test_phrasings_are_disjoint_and_many():

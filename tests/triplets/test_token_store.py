@@ -167,9 +167,9 @@ def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
 
 def test_long_files_are_written_in_pieces(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 3)
-    told = []
-    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers[:2]))
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    calls = []
+    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: calls.append(numbers[:2]))
+    assert calls == [(3, 8), (6, 8), (8, 8)]
     assert read_store(store) == [tokenise_triplet(triplet, PROMPT) for triplet in TRIPLETS] * 2
 
 
