@@ -161,5 +161,5 @@ def hash_file(path: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or its type if the error is empty."""
+    """Return the first sentence of an error, or its type if the error is empty."""
     return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
