@@ -36,8 +36,10 @@ class FaissStore(GalleryStore):
     def create(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         if self.folder.exists() and any(self.folder.iterdir()):
             raise RTDError(f"{self.folder}: holds other files: name a new folder")
-        self._write(self.folder / "000000.parquet", schema.empty_table())
-        write_text(self.folder / SETTINGS, json.dumps(settings))
+        with write_atomically(self.folder) as draft:
+            draft.mkdir()
+            self._write(draft / "000000.parquet", schema.empty_table())
+            write_text(draft / SETTINGS, json.dumps(settings))
 
     def read_rows(self, columns: Sequence[str], images: Sequence[str] | None = None) -> pa.Table:
         import pyarrow as pa
@@ -87,9 +89,13 @@ class FaissStore(GalleryStore):
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def _read(self, file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(file, columns=columns)
+        try:
+            return pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise RTDError(f"{file}: a broken file of an index: build it again with another --output") from error
 
     def _write(self, file: Path, rows: pa.Table) -> None:
         import pyarrow.parquet as pq
