@@ -58,7 +58,7 @@ class BatchOrder:
 
 
 def permute(positions: np.ndarray, size: int, seed: int, inverse: bool = False) -> np.ndarray:
-    """Return the values of a permutation of 0 … size-1, or its inverse, at some positions, without computing the others.
+    """Return the values of a permutation of 0 … size-1, or its inverse, at some positions, without the others.
 
     A Feistel network permutes the integers of an even number of bits (Luby and Rackoff 1988); values outside
     the range are permuted again until they are inside (Black and Rogaway 2002, cycle walking).
