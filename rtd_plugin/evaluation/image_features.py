@@ -131,7 +131,7 @@ class ImageFeatures:
             vectors: dict[int, Tensor] = {}
             for batch, images in self._read_batches(benchmark, names, indices, broken):
                 if images:
-                    features = self._encode_batch(torch.stack(list(images.values())))
+                    features = self.encode_pixels(torch.stack(list(images.values())))
                     vectors |= dict(zip(images, features, strict=True))
                 done += len(batch)
                 advance(done, total)
@@ -166,7 +166,24 @@ class ImageFeatures:
                 if not benchmark.skip_unreadable or len(unreadable) == len(set(names)):
                     raise
 
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return an image's pixels (3, H, W) as the image tower reads them; may run in any thread."""
+        return self._loaded.preprocess(image)
+
     @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Return features (N, D) float32 on the CPU, not normalised, of prepared pixels (N, 3, H, W)."""
+        return self._encoder(pixels.to(self.device)).float().cpu()
+
+    @torch.no_grad()
+    def encode_pixel_patches(self, pixels: Tensor) -> Tensor:
+        """Return patch tokens (N, 1 + P, V) float32 on the device of prepared pixels (N, 3, H, W).
+
+        Raises:
+            RTDError: the image tower has no patch tokens.
+        """
+        return self._encoder.encode_patches(pixels.to(self.device)).float()
+
     def encode_patches(self, benchmark: Benchmark, names: Sequence[str]) -> Tensor:
         """Return patch tokens of a benchmark's images, (N, 1 + P, V) float32 on the device.
 
@@ -176,7 +193,7 @@ class ImageFeatures:
         """
         broken: dict[str, Exception] = {}
         batches = [
-            self._encoder.encode_patches(torch.stack(list(images.values())).to(self.device)).float()
+            self.encode_pixel_patches(torch.stack(list(images.values())))
             for _, images in self._read_batches(benchmark, names, range(len(names)), broken)
             if images
         ]
@@ -189,10 +206,6 @@ class ImageFeatures:
         self._loaded.visual.to(self.device)  # once, and not before images need it
         return self._loaded
 
-    @torch.no_grad()
-    def _encode_batch(self, images: Tensor) -> Tensor:
-        return self._encoder(images.to(self.device)).float().cpu()
-
     def _read_batches(
         self, benchmark: Benchmark, names: Sequence[str], indices: Sequence[int], broken: dict[str, Exception]
     ) -> Iterator[tuple[Sequence[int], Mapping[int, Tensor]]]:
@@ -200,7 +213,7 @@ class ImageFeatures:
 
         def read(index: int) -> Tensor | None:
             try:
-                return self._encoder.preprocess(benchmark.image(names[index]))
+                return self.prepare(benchmark.image(names[index]))
             except Exception as error:  # Pillow and benchmarks of other packages may raise anything
                 broken[names[index]] = error
                 return None

@@ -29,6 +29,7 @@ ORDER = [
     "triplets",
     "evaluation",
     "search",
+    "serving",
     "training",
     "engine",
     "patching",
