@@ -153,7 +153,7 @@ def update_index(
             continue
         unreadable |= broken
         block = [name for name in block if name not in broken]
-        flat = pa.array(F.normalize(encoded, dim=-1).reshape(-1).numpy())
+        flat = pa.array(F.normalize(encoded[:], dim=-1).reshape(-1).numpy())
         store.add(make_rows(block, pa.FixedSizeListArray.from_arrays(flat, size)))
     return IndexChange(
         images=len(names) - len(unreadable.keys() & files.keys()),

@@ -112,7 +112,6 @@ class Searcher:
         (features,) = self.compose_with([self.tower], references, conditions, read_patches)
         return features[0] if is_single and isinstance(text, str) else features
 
-    @torch.no_grad()
     def compose_with(
         self,
         towers: Sequence[TextTower],
@@ -131,11 +130,13 @@ class Searcher:
         Returns:
             Normalised features (Q, D) float32 on the CPU for each text encoder.
         """
-        pseudo_tokens = make_project(
-            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
-        )
         conditions = [(text,) for text in texts]
-        return [F.normalize(compose(tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu() for tower in towers]
+        with self.images.compute():
+            pseudo_tokens = make_project(
+                self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+            )
+            features = [compose(tower, self.adapter, conditions, pseudo_tokens) for tower in towers]
+        return [F.normalize(each, dim=-1).cpu() for each in features]
 
     def search(
         self, image: Images, text: str | Sequence[str], k: int = 10, where: str | None = None
