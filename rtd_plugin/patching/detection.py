@@ -11,7 +11,7 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import Shim
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.regular_files import open_regular
+from rtd_plugin.regular_files import open_regular, resolve_links
 
 LARGEST_SOURCE = 2**22  # bytes of a source file that is read
 DEPTH = 2  # levels of folders below the given one in which a host is looked for
@@ -59,12 +59,12 @@ def find_host(folder: Path, adapters: Iterable[Adapter]) -> Host:
     if not folder.is_dir():
         raise RTDError(f"{folder}: {'a file, not the folder of a host' if folder.exists() else 'no such folder'}")
     adapters = [adapter for adapter in adapters if adapter.composition_points]
-    candidates = _find_candidates(_list_roots(folder.resolve()), adapters)
+    candidates = _find_candidates(_list_roots(resolve_links(folder)), adapters)
     if len(candidates) > 1:
         methods = "; ".join(f"{h.adapter.name} ({', '.join(p.point.file for p in h.points)})" for h in candidates)
         raise UsageError(f"{folder}: looks like a host of several methods: {methods}. Pass --adapter NAME")
     if not candidates:
-        below = [host for root in _list_folders(folder.resolve()) for host in _find_candidates([root], adapters)]
+        below = [host for root in _list_folders(resolve_links(folder)) for host in _find_candidates([root], adapters)]
         candidates = _select_specific(below)
     if len(candidates) > 1:
         hosts = ", ".join(f"{host.root} ({host.adapter.name})" for host in candidates)
@@ -92,7 +92,9 @@ def _find_candidates(roots: Iterable[Path], adapters: Sequence[Adapter]) -> list
                 (point, _read_functions(root / point.file).get(point.name)) for point in adapter.composition_points
             ]
             points = [
-                HostPoint(point, node.lineno, _format_signature(node)) for point, node in pairs if node is not None
+                HostPoint(point, node.lineno, _format_signature(node, root / point.file))
+                for point, node in pairs
+                if node is not None
             ]
             best = hosts[adapter.name].points if adapter.name in hosts else ()
             # Markers tell relatives apart: an adapter that is named needs none.
@@ -133,7 +135,7 @@ def _describe_search(folder: Path, adapters: Iterable[Adapter]) -> str:
     looked_for, files = [], []
     for point in {(p.file, p.name): p for adapter in adapters for p in adapter.composition_points}.values():
         looked_for.append(f"{point.name} in {point.file}")
-        for root in _list_roots(folder.resolve()):
+        for root in _list_roots(resolve_links(folder)):
             if (root / point.file).is_file():
                 functions = ", ".join(_read_functions(root / point.file)) or "no function"
                 files.append(f"{root / point.file} has {functions}")
@@ -175,21 +177,35 @@ def _read_source(file: Path) -> bytes:
 
 def _list_definitions(scope: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield functions of a module and its classes, conditional ones too; not those inside functions."""
-    for node in ast.iter_child_nodes(scope):
-        if isinstance(node, ast.FunctionDef):
-            yield prefix + node.name, node
-        elif isinstance(node, ast.ClassDef):
-            yield from _list_definitions(node, f"{prefix}{node.name}.")
-        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
-            yield from _list_definitions(node, prefix)
+    scopes = [(scope, prefix)]
+    while scopes:  # not recursive: `elif` after `elif` is nested without an end
+        scope, prefix = scopes.pop()
+        inner: list[tuple[ast.AST, str]] = []
+        for node in ast.iter_child_nodes(scope):
+            if isinstance(node, ast.FunctionDef):
+                yield prefix + node.name, node
+            elif isinstance(node, ast.ClassDef):
+                inner.append((node, f"{prefix}{node.name}."))
+            elif isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+                inner.append((node, prefix))
+        scopes += reversed(inner)
 
 
-def _format_signature(function: ast.FunctionDef) -> str:
-    """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`."""
+def _format_signature(function: ast.FunctionDef, file: Path) -> str:
+    """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`.
+
+    Raises:
+        RTDError: a default value is nested too deeply.
+    """
     for node in ast.walk(function.args):
         if isinstance(node, ast.arg):
             node.annotation = None
-    return f"({ast.unparse(function.args)})"
+    try:
+        return f"({ast.unparse(function.args)})"
+    except RecursionError as error:
+        raise RTDError(
+            f"{file}, line {function.lineno}: a default value of {function.name} is nested too deeply"
+        ) from error
 
 
 def _read_commit(root: Path) -> str | None:

@@ -109,11 +109,13 @@ class Searcher:
         def read_patches(rows: Sequence[int]) -> Tensor:
             return self._encode_patches([listed[row if len(listed) > 1 else 0] for row in rows])
 
-        pseudo_tokens = make_project(
-            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
-        )
         conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
-        features = F.normalize(compose(self.tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu()
+        with self.images.compute():
+            pseudo_tokens = make_project(
+                self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+            )
+            features = compose(self.tower, self.adapter, conditions, pseudo_tokens)
+        features = F.normalize(features, dim=-1).cpu()
         return features[0] if is_single and isinstance(text, str) else features
 
     def search(
@@ -141,8 +143,8 @@ class Searcher:
         queries = features.unsqueeze(0) if features.ndim == 1 else features
         listed, _ = list_images(image)
         names = [self._find_name(each) for each in (listed * len(queries) if len(listed) == 1 else listed)]
-        found = self.gallery.search(queries, k, names, where)
-        return found[0] if features.ndim == 1 else found
+        matches = self.gallery.search(queries, k, names, where)
+        return matches[0] if features.ndim == 1 else matches
 
     def _find_name(self, image: Any) -> str | None:
         is_path = isinstance(image, str | os.PathLike)

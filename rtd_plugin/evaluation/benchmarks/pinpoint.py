@@ -6,11 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
-import pyarrow as pa
-from pyarrow import parquet
 from pydantic import TypeAdapter, ValidationError
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, find_file
 from rtd_plugin.paths import RecipePath
@@ -58,6 +56,9 @@ class PinPoint(FileBenchmark):
 
     @cached_property
     def _queries(self) -> list[_Query]:
+        with require_extra("train", "the benchmark pinpoint"):
+            import pyarrow as pa
+            from pyarrow import parquet
         try:
             rows = parquet.read_table(BytesIO(self._read_file(QUERIES_FILE))).to_pylist()
             return TypeAdapter(list[_Query]).validate_python(rows)
