@@ -159,7 +159,7 @@ class Gallery:
                 columns = _find_top(scores, indices, padded, depth)
                 top = torch.cat([top, indices[columns]], dim=1)
                 top_scores = torch.cat([top_scores, scores.gather(1, columns)], dim=1)
-                order = _order(top_scores, _find_tie_order(top, padded))[:, :depth]
+                order = _sort_columns(top_scores, _find_tie_order(top, padded))[:, :depth]
                 top, top_scores = top.gather(1, order), top_scores.gather(1, order)
 
         best_first = target_scores.masked_fill(~is_target, _NO_CANDIDATE).argsort(dim=1, descending=True, stable=True)
@@ -294,7 +294,7 @@ def _find_top(scores: Tensor, indices: Tensor, targets: Tensor, depth: int) -> T
         tied = (values[:, -2] == values[:, -1]) & ~values[:, -1].isneginf()
         for row in tied.nonzero()[:, 0].tolist():  # few rows: distinct images hardly ever tie
             rivals = (scores[row] >= values[row, -1]).nonzero().T
-            order = _order(scores[row, rivals], _find_tie_order(indices[rivals], targets[row : row + 1]))
+            order = _sort_columns(scores[row, rivals], _find_tie_order(indices[rivals], targets[row : row + 1]))
             top[row] = rivals.gather(1, order)[0, :depth].sort().values
     return top
 
