@@ -169,7 +169,9 @@ class PerQueryMetrics:
 
     def compute_intervals(self) -> dict[str, Any]:
         """Return `{"low", "high"}` for each metric, nested as `compute_metrics`: 95 % bootstrap intervals."""
-        return self._apply_to_groups(lambda name, groups: _bootstrap([self._list_samples(name, rows) for rows in groups]))
+        return self._apply_to_groups(
+            lambda name, groups: _bootstrap([self._list_samples(name, rows) for rows in groups])
+        )
 
     def compute_gain(self, before: "PerQueryMetrics") -> dict[str, Any]:
         """Return the differences of all metrics to those of another encoder on the same queries.
