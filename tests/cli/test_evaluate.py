@@ -439,7 +439,7 @@ def test_only_the_first_process_prints_and_writes(evaluate, rtd, setup, write_da
     assert (done.exit_code, done.output) == (0, "")
     assert not (tmp_path / "evaluations").exists()
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode_batch", None)
+    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures.encode_pixels", None)
     assert evaluate("cirr")["gallery"] == 18
 
 
