@@ -20,6 +20,7 @@ OWN_FILES = {
     "patching/scripts/sitecustomize.py",
     "patching/usage_log.py",
     "regular_files.py",
+    "serving/app.py",
     "miniature/phrasings.py",
     "workflows/model_card.py",
 }

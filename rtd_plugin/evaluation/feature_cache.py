@@ -151,6 +151,7 @@ class FeatureCache:
         shard = self._shards[path]
         if shard is not None:
             return shard
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("vectors")
 

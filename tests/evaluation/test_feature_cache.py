@@ -80,7 +80,7 @@ def test_a_vector_that_is_left_out_is_an_error_and_the_rest_is_kept(tmp_path):
     def all_but_7(indices):
         return {index: vector(index) for index in indices if index != 7}
 
-    with pytest.raises(RTDError, match="no features for 1 of 23, the first at index 7"):
+    with pytest.raises(RTDError, match="no features of 1 of 23, the first at index 7"):
         FeatureCache(tmp_path).fetch(KEYS, all_but_7)
     compute = Compute()
     FeatureCache(tmp_path).fetch(KEYS, compute)

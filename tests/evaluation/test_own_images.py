@@ -148,7 +148,7 @@ def test_a_query_may_have_its_own_gallery_and_subset(folder):
         ("queries.jsonl", "\udcff", "cannot be read as text in UTF-8"),
         ("queries.csv", "reference;condition;target\n0.png;a;1.png\n", r"are 'reference;condition;target'"),
         ("queries.csv", "", "no column reference"),
-        ("queries.csv", f"reference,condition,target\n0.png,{'x' * 200_000},1.png\n", "after line 1: not CSV"),
+        ("queries.csv", f"reference,condition,target\n0.png,{'x' * 2_000_000},1.png\n", "after line 1: not CSV"),
         ("queries.csv", "reference,condition,target,subset\n0.png,a,1.png,9/\n0.png,a,1.png,x.png\n", "no image x.png"),
     ],
 )

@@ -20,6 +20,7 @@ from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.printable import count_noun
 from rtd_plugin.regular_files import read_text, resolve_links
+from rtd_plugin.triplets.records import MAX_LINE_BYTES
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
@@ -209,6 +210,7 @@ class Folder(OwnImages):
     def _split_cells(self, file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the rows of a CSV file, each with its line number, without empty cells."""
         # Not str.splitlines, which also splits at separators such as U+2028 within a cell.
+        csv.field_size_limit(MAX_LINE_BYTES)  # of the process: triplet files set the same
         reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more cells than the header has")
         try:
             if missing := [name for name in REQUIRED if name not in (reader.fieldnames or ())]:
