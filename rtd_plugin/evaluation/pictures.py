@@ -68,16 +68,20 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image:
     with opened as image:
         check_size(path, image.size)
         image.load()
-        return _reduce_depth(path, image)
+        return reduce_depth(path, image)
 
 
-def _reduce_depth(path: Path, image: Image.Image) -> Image.Image:
-    """Return an image in a mode that Pillow converts to RGB without loss of its greys."""
+def reduce_depth(picture: object, image: Image.Image) -> Image.Image:
+    """Return an image in a mode that Pillow converts to RGB without loss of its greys.
+
+    Raises:
+        RTDError: the greys' range is not known.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # from 0 to 65535
         return image.convert("I").point(lambda grey: grey * (1 / 257)).convert("L")
     if image.mode in ("I", "F", "La"):
         raise RTDError(
-            f"{path}: pixels in Pillow's mode {image.mode}, of no known range: save it with 8 bits a channel"
+            f"{picture}: pixels in Pillow's mode {image.mode}, of no known range: save it with 8 bits a channel"
         )
     return image
 
