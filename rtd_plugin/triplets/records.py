@@ -243,8 +243,9 @@ def get_text(record: object, column: Column) -> str:
         if name in record:
             break
     else:
-        keys = f" (it has {', '.join(map(str, islice(record, SHOWN_KEYS)))})" if record else ""
-        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{keys}")
+        keys = ", ".join(map(str, islice(record, SHOWN_KEYS)))
+        advice = f" (it has {keys}; set `columns` if one of them is meant)" if record else ""
+        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{advice}")
     if fault := find_fault(record[name]):
         raise Fault(f"`{name}` is {fault}")
     return record[name]
@@ -259,6 +260,8 @@ def find_fault(text: object) -> str:
         return "" if text.replace("$", "").strip() else "empty"
     if isinstance(text, str) and any("\udc80" <= letter <= "\udcff" for letter in text):
         return "not UTF-8"
+    if isinstance(text, str):
+        return f"not text ({'a NUL character' if chr(0) in text else 'half a surrogate pair'})"
     return "null" if text is None else "not text"
 
 
