@@ -4,11 +4,12 @@ It is causal, so a feature depends on nothing right of its end token: `encode` c
 for the same result and a fraction of the work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
@@ -218,6 +219,13 @@ class TextTower(nn.Module):
             raise RTDError(f"a text needs {x.shape[1]} positions, but the text tower has {self.context_length}")
         with select_attention_kernels():
             return self.transformer(x + self.positional_embedding[: x.shape[1]]), ends
+
+
+def average_features(features: Sequence[Tensor]) -> Tensor:
+    """Return the mean of normalised features, (B, D) fp32, of m batches (B, D); one batch as it is, not normalised."""
+    if len(features) == 1:
+        return features[0]
+    return F.normalize(torch.stack(tuple(features)).float(), dim=-1).mean(dim=0)
 
 
 def _shape_in(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:

@@ -92,15 +92,14 @@ def check_triplets(
 
 def count_condition_tokens(adapter: Adapter) -> int:
     """Return how many tokens of a condition fit into a method's prompt beside its pseudo tokens."""
-    import torch
-
     from rtd_plugin.clip.tokens import find_room
+    from rtd_plugin.clip.tower import TextTower
+    from rtd_plugin.training.frozen import PlainFrozen
 
     size = 64  # of features and tokens: how many pseudo tokens there are does not depend on it
-    with torch.inference_mode():
-        pseudo_tokens = adapter.build_projection({}, size, size).eval()(torch.zeros(2, size))
+    tower = TextTower(width=size, layers=1, features=size)
+    _, count = PlainFrozen(tower, adapter.build_projection({}, size, size), adapter).count_pseudo_tokens()
     prompt = adapter.prompt.encode(condition="")
-    count = pseudo_tokens.shape[1] if pseudo_tokens.ndim == 3 else 1
     return find_room(prompt, adapter.prompt.placeholder_id, count) - 2 - len(prompt)
 
 
