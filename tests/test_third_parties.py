@@ -249,10 +249,10 @@ def test_a_recipe_and_its_run_carry_several_files(installed, recipe, pictures, m
         (
             "atlas",
             "phi.pt",
-            r"projection of atlas needs several files, \{checkpoint: FILE, database: FILE\}, found",
+            r"projection of atlas needs several files, \{checkpoint: FILE, database: FILE\}, not",
         ),
-        ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* found checkpoint: .*a\.pt"),
-        ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, found checkpoint: .*a\.pt"),
+        ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* not checkpoint: .*a\.pt"),
+        ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, not checkpoint: .*a\.pt"),
         ("palette", {"checkpoint": 3}, r"projection: needs a file, or for some adapters names with a file each, found"),
         ("palette", [], r"projection: needs a file, or for some adapters names with a file each, found \[\]"),
     ],
@@ -339,4 +339,4 @@ def test_the_command_line_takes_several_files(installed, backbone, pictures, mon
     assert "--projection phi.pt: expected NAME=FILE, such as checkpoint=phi.pt" in done.output
     done = CliRunner().invoke(main, ["evaluate", *models, *files[:2], "--benchmark", "folder", "--data", "one"])
     assert done.exit_code == 2
-    assert "the projection of atlas needs several files, {checkpoint: FILE, database: FILE}, found" in done.output
+    assert "the projection of atlas needs several files, {checkpoint: FILE, database: FILE}, not" in done.output
