@@ -1,4 +1,4 @@
-"""Each extra of pyproject.toml left out of a virtual environment, as after `pip install rtd-plugin`."""
+"""The extras of pyproject.toml left out of a virtual environment, as after `pip install rtd-plugin`."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import venv
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, metadata, requires
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from PIL import Image
 
 import rtd_plugin
 
-EXTRAS = tuple(metadata("rtd-plugin").get_all("Provides-Extra"))
-
 
 def list_packages(extra: str) -> list[str]:
     """Return the packages that an extra installs itself."""
     lines = [line for line in requires("rtd-plugin") if re.search(f"extra == ['\"]{extra}['\"]", line)]
     return [re.match(r"[\w.-]+", line)[0] for line in lines if not line.startswith("rtd-plugin[")]
+
+
+EXTRAS = [extra for extra in metadata("rtd-plugin").get_all("Provides-Extra") if list_packages(extra)]  # not `all`
 
 
 def list_entries(package: str) -> set[str]:
@@ -34,53 +36,53 @@ def list_entries(package: str) -> set[str]:
     return {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}
 
 
+def list_left_out(kept: tuple[str, ...]) -> set[str]:
+    """Return the names in the folder of packages that belong to extras alone, but for those that are kept."""
+    packages = {package for extra in EXTRAS if extra not in kept for package in list_packages(extra)}
+    packages -= {package for extra in kept for package in list_packages(extra)}
+    return {entry for package in packages for entry in list_entries(package)}
+
+
 @pytest.fixture(scope="module")
 def make_environment(tmp_path_factory):
     """Make a virtual environment with links to all installed packages but those of extras; return its Python."""
 
-    def make_environment(*extras: str) -> Path:
+    @cache
+    def make_environment(kept: tuple[str, ...]) -> Path:
         root = tmp_path_factory.mktemp("environment")
         venv.create(root, with_pip=False, symlinks=True)
         (site_packages,) = root.glob("lib/python*/site-packages")
-        left_out = set().union(*(list_entries(package) for extra in extras for package in list_packages(extra)))
+        left_out = list_left_out(kept)
         installed = [Path(folder) for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
-        entries = [entry for folder in installed for entry in folder.iterdir() if entry.suffix != ".pth"]
-        entries += [Path(package.__file__).parent for package in (rtd_plugin, rtd_adapters, rtd_recipes)]
-        names = {"adapters": "rtd_adapters", "recipes": "rtd_recipes"}  # of folders in a checkout
-        for entry in entries:
-            link = site_packages / (names.get(entry.name, entry.name) if entry.parent not in installed else entry.name)
-            if entry.name not in left_out and not link.exists():
-                link.symlink_to(entry)
+        entries = {
+            entry.name: entry for folder in reversed(installed) for entry in folder.iterdir() if entry.suffix != ".pth"
+        }
+        entries |= {
+            package.__name__: Path(package.__file__).parent for package in (rtd_plugin, rtd_adapters, rtd_recipes)
+        }
+        for name in entries.keys() - left_out:
+            (site_packages / name).symlink_to(entries[name])
         return root / "bin" / "python"
 
     return make_environment
 
 
 @pytest.fixture
-def run_without(make_environment, tmp_path):
-    """Run the command line in an environment without extras."""
+def run_with(make_environment, tmp_path):
+    """Run the command line in an environment with no extras but those that are named."""
     (tmp_path / "captions.txt").write_text("A red dog is running on the grass .\n")
     (tmp_path / "t.jsonl").write_text('{"caption": "a red dog", "edit": "is blue", "output": "a blue dog"}\n')
+    (tmp_path / "images").mkdir()
     for index, colour in enumerate(("red", "green", "blue")):
-        (tmp_path / "images").mkdir(exist_ok=True)
         Image.new("RGB", (32, 32), colour).save(tmp_path / "images" / f"{index}.png")
-    environments = {}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables["XDG_CACHE_HOME"] = str(tmp_path / "cache")
 
-    def run_without(extras: tuple[str, ...], *arguments: str, start: tuple[str, ...] = ("-m", "rtd_plugin")):
-        if extras not in environments:
-            environments[extras] = make_environment(*extras)
-        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        variables["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-        return subprocess.run(
-            [environments[extras], *start, *arguments],
-            cwd=tmp_path,
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run_with(kept: tuple[str, ...], *arguments: str, start: tuple[str, ...] = ("-m", "rtd_plugin")):
+        command = [make_environment(kept), *start, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
 
-    return run_without
+    return run_with
 
 
 def needs(purpose: str, package: str, extra: str) -> str:
@@ -90,16 +92,19 @@ def needs(purpose: str, package: str, extra: str) -> str:
 RULES = ["triplets", "build", "rules", "captions.txt", "--output", "out.jsonl"]
 TRAIN = ["train", "--adapter", "lincir", "--output", "run", "--set", "steps=1", "--set", "evaluation=null"]
 INDEX = ["index", "images", "--recipe", "lincir-miniature", "--output"]
-MESSAGES = {
-    "triplets": (RULES, needs("building triplets by rules", "(inflect|spacy|en_core_web_sm)", "triplets")),
+MESSAGES = {  # the extras that a command needs beside it, the command, and what it says
+    "train": ((), TRAIN, needs("training", "(accelerate|pyarrow)", "train")),
+    "triplets": ((), RULES, needs("building triplets by rules", "(inflect|spacy|en_core_web_sm)", "triplets")),
     "datasets": (
+        ("train",),
         [*TRAIN, "--set", "triplets=[{source: datasets, dataset: mine}]"],
         needs("the source `datasets`", "datasets", "datasets"),
     ),
-    "index": ([*INDEX, "out.lance"], needs("an index in LanceDB", "lancedb", "index")),
-    "faiss": ([*INDEX, "out.faiss"], needs("an index in faiss", "faiss", "faiss")),
-    "onnx": (["export", "run", "--layout", "onnx", "out"], needs("writing ONNX", "(onnxruntime|onnxscript)", "onnx")),
+    "index": ((), [*INDEX, "out.lance"], needs("an index in LanceDB", "(lancedb|pyarrow)", "index")),
+    "faiss": ((), [*INDEX, "out.faiss"], needs("an index in faiss", "(faiss|pyarrow)", "faiss")),
+    "onnx": ((), ["export", "run", "--layout", "onnx", "out"], needs("writing ONNX", "onnx(runtime|script)", "onnx")),
     "test": (
+        ("train",),
         [*TRAIN, "--set", "tracker=tensorboard"],
         "Error: the tracker tensorboard is not installed: pip install tensorboard",
     ),
@@ -112,12 +117,12 @@ def test_every_extra_is_tried():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", MESSAGES)
-def test_without_an_extra_a_command_says_how_to_install_it(run_without, tmp_path, extra):
-    arguments, message = MESSAGES[extra]
+def test_without_an_extra_a_command_says_how_to_install_it(run_with, tmp_path, extra):
+    kept, arguments, message = MESSAGES[extra]
     if extra == "onnx":
         (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "recipe.yaml").write_text(run_without((extra,), "recipes", "lincir-miniature").stdout)
-    done = run_without((extra,), *arguments)
+        (tmp_path / "run" / "recipe.yaml").write_text(run_with((), "recipes", "lincir-miniature").stdout)
+    done = run_with(kept, *arguments)
     *_, last = done.stderr.strip().splitlines()
     assert re.fullmatch(message.replace("[", r"\[").replace("]", r"\]"), last), done.stderr
     assert done.returncode == 1
@@ -125,24 +130,23 @@ def test_without_an_extra_a_command_says_how_to_install_it(run_without, tmp_path
 
 
 @pytest.mark.slow
-def test_without_any_extra_all_else_works(run_without):
-    def run(*arguments, **options):
-        done = run_without(EXTRAS, *arguments, **options)
+def test_without_any_extra_all_else_works(run_with):
+    def run(*arguments, kept=(), **options):
+        done = run_with(kept, *arguments, **options)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    modules = sorted({entry for extra in EXTRAS for package in list_packages(extra) for entry in list_entries(package)})
-    names = [name for name in modules if name.isidentifier()]
-    assert {"spacy", "inflect", "lancedb", "faiss", "onnx", "datasets", "material", "pytest"} <= {*names}
+    names = [name for name in list_left_out(()) if name.isidentifier()]
+    assert {"accelerate", "spacy", "lancedb", "faiss", "onnx", "datasets", "material", "pytest", "pyarrow"} <= {*names}
     code = f"from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
     assert run(start=("-c", code)) == "[]\n"
     assert "lincir" in run("adapters")
     assert "stats" in run("triplets", "--help")
     assert json.loads(run("triplets", "check", "t.jsonl", "--json"))["sound"] == 1
     run("triplets", "stats", "t.jsonl")
-    run(*TRAIN)
+    run(*TRAIN, kept=("train",))
     search = ["search", "images/0.png", "is green", "--images", "images", "--weights", "run", "--json"]
-    assert len(json.loads(run(*search))["results"]) == 2
+    assert [len(each["images"]) for each in json.loads(run(*search))["results"]] == [2, 2]
     run("export", "run", "--layout", "huggingface", "encoder")
     check = (
         "from rtd_plugin.testing import check_adapter; from rtd_adapters.lincir import LinCIR; check_adapter(LinCIR())"

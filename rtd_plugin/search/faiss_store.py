@@ -30,6 +30,7 @@ class FaissStore(GalleryStore):
     def __init__(self, path: str):
         with require_extra("faiss", "an index in faiss"):
             import faiss  # noqa: F401  # before images are encoded for it
+            import pyarrow  # noqa: F401
         self.folder = Path(path)
 
     def read_settings(self) -> Mapping[str, Any] | None:
