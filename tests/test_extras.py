@@ -143,7 +143,9 @@ def test_without_any_extra_all_else_works(run_with):
     assert "lincir" in run("adapters")
     assert "stats" in run("triplets", "--help")
     assert json.loads(run("triplets", "check", "t.jsonl", "--json"))["sound"] == 1
-    run("triplets", "stats", "t.jsonl")
+    for arguments, purpose in ((["stats", "t.jsonl"], "reading triplets"), (["check", "t.parquet"], "a Parquet file")):
+        done = run_with((), "triplets", *arguments)
+        assert (done.returncode, done.stderr.strip()) == (1, needs(purpose, "pyarrow", "train"))
     run(*TRAIN, kept=("train",))
     search = ["search", "images/0.png", "is green", "--images", "images", "--weights", "run", "--json"]
     assert [len(each["images"]) for each in json.loads(run(*search))["results"]] == [2, 2]

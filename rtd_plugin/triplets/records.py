@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.regular_files import open_regular
 
 MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
@@ -143,7 +143,8 @@ def name_cells(row: Sequence[str] | Fault, names: Sequence[str]) -> object:
 
 def read_parquet(path: Path, names: Sequence[str] | None) -> Iterator[Record]:
     """Yield the rows of a Parquet file, with the columns `names`, or all that hold text."""
-    from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
+    with require_extra("train", "a Parquet file"):
+        from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
 
     table = ParquetTriplets(path, names, lambda values: "")
     for row, values in enumerate(table.rows(), 1):
