@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
-from rtd_plugin.evaluation.ranking import Gallery
+from rtd_plugin.evaluation.ranking import open_gallery
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.search.gallery_store import GalleryStore, Match, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
@@ -65,7 +64,7 @@ class FolderGallery(SearchedGallery):
         self._device = images.device
         features, self.unreadable = images.encode_readable(folder, folder.gallery(), advance)
         self.names = [name for name in folder.gallery() if name not in self.unreadable]
-        self._gallery = Gallery(F.normalize(features, dim=-1).to(self._device))
+        self._gallery = open_gallery(features, len(self.names), self._device)
 
     def __len__(self) -> int:
         return len(self.names)

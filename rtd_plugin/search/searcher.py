@@ -109,11 +109,13 @@ class Searcher:
         def read_patches(rows: Sequence[int]) -> Tensor:
             return self._encode_patches([listed[row if len(listed) > 1 else 0] for row in rows])
 
-        pseudo_tokens = make_project(
-            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
-        )
         conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
-        features = F.normalize(compose(self.tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu()
+        with self.images.compute():
+            pseudo_tokens = make_project(
+                self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+            )
+            features = compose(self.tower, self.adapter, conditions, pseudo_tokens)
+        features = F.normalize(features, dim=-1).cpu()
         return features[0] if is_single and isinstance(text, str) else features
 
     def search(

@@ -16,6 +16,7 @@ from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText, name_projection
 from rtd_plugin.progress import Progress, no_progress
+from rtd_plugin.regular_files import resolve_links
 from rtd_plugin.search.galleries import FolderGallery, IndexGallery, SearchedGallery
 from rtd_plugin.search.gallery_store import Match
 from rtd_plugin.search.image_folder import ImageFolder
@@ -202,7 +203,7 @@ def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> Non
         "results": results,
         "folder": str(folder.data),
         "reference": make_thumbnail(
-            turn_upright(open_image(reference)), folder.find_name(reference) or str(reference.resolve())
+            turn_upright(open_image(reference)), folder.find_name(reference) or str(resolve_links(reference))
         ),
         "projection": name_projection(results["projection"]),
         "rankings": rankings,

@@ -19,7 +19,7 @@ from rtd_plugin.evaluation.image_features import name_images
 from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.printable import count_noun
-from rtd_plugin.regular_files import read_text
+from rtd_plugin.regular_files import read_text, resolve_links
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
@@ -162,7 +162,7 @@ class Folder(OwnImages):
     queries_file: RecipePath | None = None
 
     def title(self) -> str:
-        return self.data.resolve().name
+        return resolve_links(self.data).name
 
     def queries(self) -> Sequence[Query]:
         file = self._find_file()
