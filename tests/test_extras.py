@@ -142,7 +142,7 @@ def test_without_any_extra_all_else_works(run_with):
     assert run(start=("-c", code)) == "[]\n"
     assert "lincir" in run("adapters")
     assert "stats" in run("triplets", "--help")
-    assert json.loads(run("triplets", "check", "t.jsonl", "--json"))["sound"] == 1
+    assert json.loads(run("triplets", "check", "t.jsonl", "--adapter", "lincir", "--json"))["sound"] == 1
     for arguments, purpose in ((["stats", "t.jsonl"], "reading triplets"), (["check", "t.parquet"], "a Parquet file")):
         done = run_with((), "triplets", *arguments)
         assert (done.returncode, done.stderr.strip()) == (1, needs(purpose, "pyarrow", "train"))

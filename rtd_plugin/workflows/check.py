@@ -93,14 +93,17 @@ def check_triplets(
 
 def count_condition_tokens(adapter: Adapter) -> int:
     """Return how many tokens of a condition fit into a method's prompt beside its pseudo tokens."""
-    from rtd_plugin.clip.tokens import find_room
-    from rtd_plugin.clip.tower import TextTower
-    from rtd_plugin.training.frozen import PlainFrozen
+    import torch
+
+    from rtd_plugin.clip.tokens import find_room, pad
+    from rtd_plugin.contract.adapter import ProjectionInputs, list_pseudo_tokens
 
     size = 64  # of features and tokens: how many pseudo tokens there are does not depend on it
-    tower = TextTower(width=size, layers=1, features=size)
-    _, count = PlainFrozen(tower, adapter.build_projection({}, size, size), adapter).count_pseudo_tokens()
     prompt = adapter.prompt.encode(condition="")
+    inputs = ProjectionInputs(torch.zeros(2, size), pad([prompt] * 2), lambda tokens: torch.zeros(len(tokens), size))
+    with torch.inference_mode():
+        pseudo_tokens, *_ = list_pseudo_tokens(adapter, adapter.build_projection({}, size, size).eval(), inputs)
+    count = pseudo_tokens.shape[1] if pseudo_tokens.ndim == 3 else 1
     return find_room(prompt, adapter.prompt.placeholder_id, count) - 2 - len(prompt)
 
 
