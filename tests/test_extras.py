@@ -103,6 +103,7 @@ MESSAGES = {  # the extras that a command needs beside it, the command, and what
     "index": ((), [*INDEX, "out.lance"], needs("an index in LanceDB", "(lancedb|pyarrow)", "index")),
     "faiss": ((), [*INDEX, "out.faiss"], needs("an index in faiss", "(faiss|pyarrow)", "faiss")),
     "onnx": ((), ["export", "run", "--layout", "onnx", "out"], needs("writing ONNX", "onnx(runtime|script)", "onnx")),
+    "serve": ((), ["serve", "--port", "0"], needs("the service", "(fastapi|prometheus_client|uvicorn)", "serve")),
     "test": (
         ("train",),
         [*TRAIN, "--set", "tracker=tensorboard"],
