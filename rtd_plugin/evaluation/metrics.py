@@ -78,13 +78,13 @@ def wrong_share_at(ranks: Sequence[Sequence[int]], counts: Sequence[int], k: int
 
 
 def is_lower_better(metric: str) -> bool:
-    """Return whether less of a metric is better.
+    """Return whether less of a metric is better; the name of its group may stand before it.
 
     Example:
-        >>> is_lower_better("wrong_at_10"), is_lower_better("worst_map_at_10")
+        >>> is_lower_better("wrong_at_10"), is_lower_better("unseen.worst_map_at_10")
         (True, False)
     """
-    return metric.startswith(_LOWER_IS_BETTER)
+    return metric.rpartition(".")[2].startswith(_LOWER_IS_BETTER)
 
 
 def bootstrap_interval(

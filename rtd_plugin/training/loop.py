@@ -13,6 +13,7 @@ from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKw
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation.metrics import is_lower_better
 from rtd_plugin.training.checkpoints import Best, BrokenCheckpoint, CheckpointStore, RunProgress
 from rtd_plugin.training.interrupts import catch_interrupts
 from rtd_plugin.training.losses import PendingLosses
@@ -124,7 +125,8 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
                     trainer.check_weights(progress.step)
                 if validation is not None and validation_due:
                     value = validate(validation.select)
-                    if progress.best is None or value > progress.best.value:
+                    sign = -1 if is_lower_better(validation.select) else 1
+                    if progress.best is None or sign * value > sign * progress.best.value:
                         progress.best = Best(step=progress.step, value=value, validation=_describe_validation(recipe))
                         checkpoint_due = True  # the best tower is kept as a checkpoint like any other
                 if main and (checkpoint_due or stop):

@@ -65,15 +65,23 @@ class Optimizer(Keys):
 
 
 class Validation(Keys):
-    """A benchmark run every so many steps; the tower that is best by `select` becomes the result."""
+    """What is measured every so many steps; the tower that is best by `select` becomes the result.
+
+    Attributes:
+        every, select: how often, and by which metric.
+        benchmark: what is measured, or
+        triplets: the share of the triplets that is held out of training and measured.
+    """
 
     every: int = Field(100, gt=0, le=MAX_COUNT)
     select: str = "recall_at_1"
-    benchmark: ABenchmark
+    benchmark: ABenchmark | None = None
+    triplets: float | None = Field(None, gt=0, lt=1)
 
     @model_serializer
     def _flatten(self) -> dict[str, Any]:
-        return {**_dump("benchmark", self.benchmark), "every": self.every, "select": self.select}
+        measure = {"triplets": self.triplets} if self.benchmark is None else _dump("benchmark", self.benchmark)
+        return {**measure, "every": self.every, "select": self.select}
 
 
 class Checkpoints(Keys):
@@ -206,7 +214,9 @@ def _validate(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
             for index, entry in enumerate(values["triplets"])
         ]
     validation = values.get("validation")
-    if isinstance(validation, dict):
+    if isinstance(validation, dict) and "benchmark" not in validation and validation.get("triplets") is None:
+        raise report(("validation",), "needs benchmark: NAME and its options, or triplets: SHARE")
+    if isinstance(validation, dict) and "benchmark" in validation:
         settings = {name: value for name, value in validation.items() if name in ("every", "select")}
         options = {name: value for name, value in validation.items() if name not in settings}
         benchmark = check_entry(options, "benchmark", plugins.find_benchmark, ("validation",))

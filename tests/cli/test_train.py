@@ -54,7 +54,9 @@ def test_a_run_writes_its_folder(finished_run, files):
         "step": 6,
         "triplets": 48,
         "skipped": 0,
+        "validation": None,
         "evaluation": None,
+        "warning": None,
     }
 
 

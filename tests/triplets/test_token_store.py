@@ -250,3 +250,45 @@ def test_a_store_is_mapped_not_read():
         while isinstance(part, np.ndarray):
             part = part.base
         assert isinstance(part, mmap.mmap)
+
+
+def make_groups(count):
+    """Triplets of as many reference captions, each of one to three triplets."""
+    return [
+        Triplet(f"picture {index}", f"is {step}", f"picture {index} {step}")
+        for index in range(count)
+        for step in range(1 + index % 3)
+    ]
+
+
+def list_references(store):
+    return [tuple(reference) for reference, _, _ in read_store(store)]
+
+
+def test_triplets_of_a_reference_caption_are_held_out_together():
+    """A share of the triplets, chosen by the seed; the rest stays in its order."""
+    store = open_token_store([as_set(make_groups(150))], PROMPT)
+    rest, held_out = store.hold_out(0.1, 1000, seed=5)
+    assert 30 <= len(held_out) <= 32
+    assert len(rest) + len(held_out) == len(store) == 300
+    assert not set(list_references(rest)) & set(list_references(held_out))
+    triplets = read_store(store)
+    assert sorted(read_store(rest) + read_store(held_out)) == sorted(triplets)
+    assert read_store(rest) == [triplet for triplet in triplets if triplet in read_store(rest)]
+    again, other = store.hold_out(0.1, 1000, seed=5), store.hold_out(0.1, 1000, seed=6)
+    assert [*map(read_store, again)] == [read_store(rest), read_store(held_out)]
+    assert read_store(other[1]) != read_store(held_out)
+    assert len({store.key, rest.key, other[0].key}) == 3
+    assert 7 <= len(store.hold_out(0.1, 7, seed=5)[1]) <= 9
+
+
+def test_held_out_triplets_are_in_no_position_of_a_mixture():
+    """Repeated ones are held out once."""
+    first, second = make_groups(30), [Triplet("dog", "is red", "red dog"), Triplet("cat", "is red", "red cat")]
+    store = open_token_store([as_set(first), as_set(second)], PROMPT).reorder(Mixture([len(first), 2], [1, 1]))
+    for seed in range(20):
+        rest, held_out = store.hold_out(0.3, 1000, seed)
+        assert not set(list_references(rest)) & set(list_references(held_out))
+        assert len(held_out) == len({tuple(map(tuple, triplet)) for triplet in read_store(held_out)})
+        repeated = [reference for reference in list_references(rest) if len(reference) == 1]
+        assert len(repeated) in (0, len(first) // 2, len(first))
