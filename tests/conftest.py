@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from benchmark_files import WRITERS
+from safetensors.torch import save_file
 
 from rtd_plugin import printable
+from rtd_plugin.files import write_text
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -41,6 +43,21 @@ def randomise():
     from rtd_plugin.testing.fixtures import randomise
 
     return randomise
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run's folder with the miniature's recipe, and its text encoder with noise on all weights."""
+    from rtd_plugin.workflows.catalogue import load_recipe
+    from rtd_plugin.workflows.loading import load_models
+
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    write_text(folder / "recipe.yaml", load_recipe("lincir-miniature")[0])
+    generator = torch.Generator().manual_seed(0)
+    state = load_models(recipe="lincir-miniature").tower.state_dict()
+    tuned = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in state.items()}
+    save_file(tuned, folder / "text_encoder.safetensors")
+    return folder
 
 
 @pytest.fixture(scope="session")

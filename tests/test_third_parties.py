@@ -1,7 +1,7 @@
 """Adapters of three third parties, installed as packages: checks, doctor, patching, training, evaluation.
 
-Palette's function takes texts without a placeholder, Stencil's placeholder has another id, and Atlas's projection
-reads the query's text, patch tokens and a second file.
+Palette's function takes texts without a placeholder, Stencil's placeholder has an id of its own, and Atlas's projection
+reads the query's text, patch tokens and a second file, for two composed queries whose features it averages.
 """
 
 import importlib
@@ -214,6 +214,35 @@ def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_
     assert max(abs(one - other) for one, other in zip(losses, others, strict=True)) > 1e-4
 
 
+def test_a_recipe_and_its_run_carry_several_files(installed, recipe, pictures, monkeypatch):
+    """Paths in a file are relative to it, those of overrides to the current folder; a run names all its files."""
+    monkeypatch.chdir(pictures)
+    values = recipe("atlas")
+    (pictures / "recipes").mkdir()
+    (pictures / "checkpoint.pt").rename(pictures / "recipes" / "phi.pt")
+    values["projection"] = {"checkpoint": "phi.pt", "database": "elsewhere.pt"}
+    values["evaluation"] = {"benchmark": "folder", "data": str(pictures / "one")}
+    (pictures / "recipes" / "atlas.yaml").write_text(json.dumps(values))
+    options = ["--recipe", "recipes/atlas.yaml", "--set", "projection.database=database.pt", "--output", "run"]
+    done = CliRunner().invoke(main, ["train", *options])
+    assert done.exit_code == 0, done.output
+    monkeypatch.chdir(pictures / "recipes")
+    command = ["evaluate", "--weights", "../run", "--benchmark", "folder", "--data", "../one", "--json", "--cache", "c"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    files = {
+        name: str(pictures / file) for name, file in (("checkpoint", "recipes/phi.pt"), ("database", "database.pt"))
+    }
+    result = json.loads(done.stdout)
+    assert result["projection"] == files
+    evaluated = json.loads((pictures / "run" / "results.json").read_text())["evaluation"]
+    assert [each["metrics"] for each in evaluated["results"]] == [each["metrics"] for each in result["results"]]
+    (pictures / "database.pt").unlink()
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert f"{pictures}/database.pt: no such file" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "projection", "message"),
     [
@@ -224,12 +253,8 @@ def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_
         ),
         ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* not checkpoint: .*a\.pt"),
         ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, not checkpoint: .*a\.pt"),
-        (
-            "palette",
-            {"checkpoint": 3},
-            r"projection: expected a file, or for some adapters a mapping of names to files, found",
-        ),
-        ("palette", [], r"projection: expected a file, or for some adapters a mapping of names to files, found \[\]"),
+        ("palette", {"checkpoint": 3}, r"projection: needs a file, or for some adapters names with a file each, found"),
+        ("palette", [], r"projection: needs a file, or for some adapters names with a file each, found \[\]"),
     ],
 )
 def test_projections_of_other_files_are_refused(installed, recipe, tmp_path, name, projection, message):
@@ -256,8 +281,9 @@ def encode_atlas_query(models, image, prompt):
     pixels = models.images._encoder.preprocess(image).unsqueeze(0)
     patches = visual.transformer(visual._embeds(pixels))
     tokens = pad([prompt])
-    inputs = ProjectionInputs(visual(pixels), tokens, tower.encode, patches)
-    return tower.encode(tokens, adapter.project(models.projection, inputs), 265)[0]
+    streams = adapter.project(models.projection, ProjectionInputs(visual(pixels), tokens, tower.encode, patches))
+    first, second = (F.normalize(tower.encode(tokens, pair, 265)[0], dim=0) for pair in streams)
+    return (first + second) / 2
 
 
 def test_evaluation_and_search_project_each_query_with_its_text(installed, backbone, pictures, monkeypatch):
@@ -294,6 +320,7 @@ def test_evaluation_and_search_project_each_query_with_its_text(installed, backb
 
 def test_the_command_line_takes_several_files(installed, backbone, pictures, monkeypatch):
     monkeypatch.chdir(pictures)
+    Path("t.jsonl").write_text('{"caption": "a red dog", "edit": "is blue", "output": "a blue dog"}\n')
     projection = save_projection(plugins.find_adapter("atlas"), pictures)
     files = [text for name in projection for text in ("--projection", f"{name}={name}.pt")]
     models = ["--adapter", "atlas", "--model", backbone["model"], "--checkpoint", backbone["checkpoint"]]
@@ -304,6 +331,8 @@ def test_the_command_line_takes_several_files(installed, backbone, pictures, mon
     results = json.loads((pictures / "x/results.json").read_text())
     assert results["projection"] == projection
     assert "checkpoint.pt, database.pt" in (pictures / "x/report.html").read_text()
+    done = CliRunner().invoke(main, ["triplets", "check", "t.jsonl", "--adapter", "atlas", "--json"])
+    assert json.loads(done.output)["sound"] == 1, done.output
     files[1] = "phi.pt"
     done = CliRunner().invoke(main, ["evaluate", *models, *files, "--benchmark", "folder", "--data", "one"])
     assert done.exit_code == 2

@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint, split_key
-from rtd_plugin.clip.huggingface_config import find_text_config
+from rtd_plugin.clip.huggingface_config import find_text_config, find_vision_config
 from rtd_plugin.clip.image_layouts import convert_image_weights
 from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, select_clip
 from rtd_plugin.clip.openclip_files import list_architectures, read_architecture
@@ -147,7 +147,10 @@ class Backbone:
                     "image features need an open_clip architecture (backbone.model) and an image tower in "
                     "OpenAI's, open_clip's or Hugging Face's layout"
                 )
-            activation, _ = _find_text_settings(config, self._find_tag(), state, source)
+            if vision := find_vision_config(source, state):
+                _check_image_heads(vision.heads, config["vision_cfg"], self.name)
+            text_activation, _ = _find_text_settings(config, self._find_tag(), state, source)
+            activation = vision.activation if vision else text_activation
             visual = _build_image_tower(config, activation == "quick_gelu")
             check_finite(weights)
             try:
@@ -276,6 +279,16 @@ def _check_sizes(sizes: TowerSizes | None, heads: int | None, config: Mapping[st
         raise RTDError(f"{sizes}; {name} has {expected}: {advice}")
     if heads not in (None, _read_heads(config)):
         raise RTDError(f"{heads} attention heads; {name} has {_read_heads(config)}: {advice}")
+
+
+def _check_image_heads(heads: int, vision: Mapping[str, Any], name: str) -> None:
+    """Refuse an image tower with other attention heads than the configured one, as which it would load silently."""
+    expected = vision.get("width", 768) // vision.get("head_width", 64)  # open_clip's defaults
+    if heads != expected:
+        raise RTDError(
+            f"{heads} attention heads in the image tower; {name} has {expected}: set backbone.model to the "
+            "architecture of the checkpoint"
+        )
 
 
 def _read_openclip_config(file: Path) -> dict[str, Any]:

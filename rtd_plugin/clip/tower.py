@@ -5,11 +5,12 @@ for the same result and a fraction of the work. Tokens on a GPU are not cut, sin
 pass them from the CPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
@@ -225,7 +226,14 @@ class TextTower(nn.Module):
             return self.transformer(x + self.positional_embedding[: x.shape[1]]), ends
 
 
-def _find_shape(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
+def average_features(features: Sequence[Tensor]) -> Tensor:
+    """Return the mean of normalised features, (B, D) fp32, of m batches (B, D); one batch as it is, not normalised."""
+    if len(features) == 1:
+        return features[0]
+    return F.normalize(torch.stack(tuple(features)).float(), dim=-1).mean(dim=0)
+
+
+def _shape_in(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
     """Return a parameter's shape as its state dict's layout has it."""
     shape = tuple(weight.shape)
     if layout == "openai":

@@ -110,11 +110,13 @@ class Adapter(ABC):
             A module that maps features (B, D) to pseudo tokens: (B, W), or (B, n, W) for n of them.
         """
 
-    def project(self, projection: nn.Module, inputs: ProjectionInputs) -> Tensor:
-        """Return the pseudo tokens of B queries, (B, W) or (B, n, W), given the module that `build_projection` built.
+    def project(self, projection: nn.Module, inputs: ProjectionInputs) -> Tensor | tuple[Tensor, ...]:
+        """Return the pseudo tokens of B queries, (B, W) or (B, n, W), from what `build_projection` built.
 
         By default they depend on the images' features alone. A method whose projection reads the query's text or patch
-        tokens overrides this. In training, the prompt without a condition shares the pseudo tokens of the one with it.
+        tokens overrides this. So does one that averages the normalised features of several composed queries, one prompt
+        with different pseudo tokens: it returns a tuple of these, all of one shape. In training, the prompt without a
+        condition shares the pseudo tokens of the one with it.
         """
         return projection(inputs.features)
 
@@ -134,6 +136,12 @@ class Adapter(ABC):
     def projection_checkpoint(self, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Return a checkpoint as the method's own training program saves it: the inverse of `projection_state`."""
         return state
+
+
+def list_pseudo_tokens(adapter: Adapter, projection: nn.Module, inputs: ProjectionInputs) -> tuple[Tensor, ...]:
+    """Return the pseudo tokens of `Adapter.project` for each composed query of the mean; of one, without a mean."""
+    pseudo_tokens = adapter.project(projection, inputs)
+    return pseudo_tokens if isinstance(pseudo_tokens, tuple) else (pseudo_tokens,)
 
 
 def load_projection(

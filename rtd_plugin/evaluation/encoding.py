@@ -4,19 +4,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rtd_plugin.clip.tokens import find_room, pad
-from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
+from rtd_plugin.clip.tower import TextTower, average_features
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs, list_pseudo_tokens
 from rtd_plugin.errors import RTDError
 
 BATCH = 256  # texts or references at a time
 BATCH_WITH_PATCHES = 64  # references with their patch tokens, half a megabyte each, at a time
 
 
-Project = Callable[[Sequence[list[int]]], Tensor]
-"""Returns the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end."""
+Project = Callable[[Sequence[list[int]]], tuple[Tensor, ...]]
+"""Gives the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end; see `Adapter.project`."""
 
 
 def check_text(text: str) -> None:
@@ -47,15 +46,16 @@ def compose(
     """
 
     def encode(prompts: Sequence[list[int]]) -> Tensor:
-        vectors = pseudo_tokens if isinstance(pseudo_tokens, Tensor) else pseudo_tokens(prompts)
-        return encode_texts(tower, prompts, vectors, adapter.prompt.placeholder_id)
+        vectors = (pseudo_tokens,) if isinstance(pseudo_tokens, Tensor) else pseudo_tokens(prompts)
+        placeholder = adapter.prompt.placeholder_id
+        return average_features([encode_texts(tower, prompts, each, placeholder) for each in vectors])
 
     if len(conditions[0]) == 1:
         return encode([adapter.prompt.encode(condition=condition) for (condition,) in conditions])
     features = encode([adapter.encode_two(*each) for each in conditions])
     if adapter.both_orders:
         swapped = encode([adapter.encode_two(second, first) for first, second in conditions])
-        features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
+        features = average_features([features, swapped])
     return features
 
 
@@ -87,14 +87,14 @@ def make_project(
         return project(projection, references, device)
 
     @torch.no_grad()
-    def project_prompts(prompts: Sequence[list[int]]) -> Tensor:
+    def project_prompts(prompts: Sequence[list[int]]) -> tuple[Tensor, ...]:
         tower, module, vectors = frozen.to(device), projection.to(device), []
         for rows in torch.arange(len(prompts)).split(BATCH_WITH_PATCHES if adapter.reads_patch_tokens else BATCH):
             tokens = pad([prompts[row] for row in rows.tolist()], tower.context_length).to(device)
             patches = read_patches(rows.tolist()) if adapter.reads_patch_tokens else None
             inputs = ProjectionInputs(references[rows].to(device), tokens, tower.encode, patches)
-            vectors.append(adapter.project(module, inputs))
-        return torch.cat(vectors).float()
+            vectors.append(list_pseudo_tokens(adapter, module, inputs))
+        return tuple(torch.cat(batches).float() for batches in zip(*vectors, strict=True))
 
     return project_prompts
 

@@ -116,11 +116,15 @@ def _decode(name: object, file: BinaryIO, max_pixels: int) -> Image.Image:
         if side is not None:
             image.draft(None, (side, side))  # of JPEGs alone
         image.load()
-        return _reduce_depth(name, image)
+        return reduce_depth(name, image)
 
 
-def _reduce_depth(name: object, image: Image.Image) -> Image.Image:
-    """Return an image in a mode that Pillow converts to RGB without loss of its greys."""
+def reduce_depth(name: object, image: Image.Image) -> Image.Image:
+    """Return an image in a mode that Pillow converts to RGB without loss of its greys.
+
+    Raises:
+        RTDError: the greys' range is not known.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # from 0 to 65535
         return image.convert("I").point(lambda grey: grey * (1 / 257)).convert("L")
     if image.mode in ("I", "F", "La"):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.pictures import check_size, open_image, turn_upright
+from rtd_plugin.evaluation.pictures import check_size, open_image, reduce_depth, turn_upright
 
 OneImage: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
@@ -40,7 +40,7 @@ class Pictures(Benchmark):
         picture = self.pictures[name]
         if isinstance(picture, Image.Image):
             check_size(name, picture.size)
-            return turn_upright(picture)
+            return turn_upright(reduce_depth(name, picture))
         return turn_upright(open_image(Path(picture)))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs, list_pseudo_tokens
 from rtd_plugin.testing.reference import encode_slowly
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -64,10 +64,10 @@ def make_inputs(
 
 
 def make_pseudo_tokens(adapter: Adapter, width: int) -> Tensor:
-    """Return pseudo tokens from an untrained projection of the adapter, (3, W) or (3, n, W)."""
+    """Return pseudo tokens from an untrained projection of the adapter, (3, W) or (3, n, W); of several, the first."""
     projection = randomise(adapter.build_projection({}, FEATURES, width))
     with torch.no_grad():
-        return adapter.project(projection, make_inputs(adapter, FEATURES, width))
+        return list_pseudo_tokens(adapter, projection, make_inputs(adapter, FEATURES, width))[0]
 
 
 def encode_expected(adapter: Adapter, tokens: Tensor, pseudo_tokens: Tensor) -> Tensor:

@@ -47,6 +47,12 @@ def check_prompts(adapter: Adapter) -> None:
             prompt.placeholder == adapter.prompt.placeholder,
             f"the placeholder of {attribute} is {prompt.placeholder!r}, that of prompt {adapter.prompt.placeholder!r}",
         )
+    for prompt in (adapter.prompt, adapter.prompt_of_two):
+        ids = prompt.encode(**dict.fromkeys(prompt.conditions, "very " * CONTEXT_LENGTH))
+        require(
+            prompt.placeholder_id in ids[:CONTEXT_LENGTH],
+            f"a long condition cuts off the placeholder of prompt {prompt.template!r}: put it before the condition",
+        )
     conditioned = _count_placeholders(adapter, adapter.prompt.encode(condition="is red"))
     unconditioned = _count_placeholders(adapter, adapter.unconditioned_prompt.encode())
     require(

@@ -36,7 +36,7 @@ class Batch:
         unconditioned: the same without the condition.
         rows: (B,) int64, which of the run's triplets they are.
         noise: (B, D) fp32, to be added to the references' features.
-        composed: the queries, then the unconditioned ones if they are hard negatives, the output of `prepare`.
+        composed: what `stack_composed` returns, as `prepare` made it.
         packed_captions: the targets, then the references, if they were prepared too.
     """
 
@@ -153,7 +153,9 @@ class RunBatches:
     def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
         self._run, self._rank, self._prepare = run, accelerator.process_index, prepare
         self._projected = run.recipe.objective.concatenation == "projected"
-        self._pseudo_tokens = frozen.count_pseudo_tokens() if self._projected else None
+        self._queries, self._pseudo_tokens = 1, None  # of plain texts
+        if self._projected:
+            self._queries, self._pseudo_tokens = frozen.count_pseudo_tokens()
         self._order = order_batches(run, accelerator)
 
     def __getitem__(self, index: int) -> Batch:
@@ -161,9 +163,7 @@ class RunBatches:
         rows = self._order.rows(index)
         triplets = run.triplets.gather(rows)
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
-        tokens, subjects = batch.queries, torch.arange(len(batch.queries))
-        if settings.hard_negatives:
-            tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+        tokens, subjects = stack_composed(batch, settings.hard_negatives, self._queries)
         seed = stream_seed(run.recipe.seed, NOISE, index, self._rank)
         return replace(
             batch,
@@ -171,6 +171,24 @@ class RunBatches:
             noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
             composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
         )
+
+
+def stack_composed(batch: Batch, hard_negatives: bool, queries: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the texts that ψ encodes, and for each the row of its pseudo tokens.
+
+    Args:
+        batch: B triplets.
+        hard_negatives: whether the unconditioned queries follow the queries: T texts, B or 2B.
+        queries: how many composed queries the method averages, m: the T texts are repeated for each.
+
+    Returns:
+        (m · T, L) tokens and (m · T,) int64, rows of m · B.
+    """
+    tokens, subjects = batch.queries, torch.arange(len(batch.queries))
+    if hard_negatives:
+        tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+    first_rows = torch.arange(queries) * len(batch.queries)
+    return tokens.repeat(queries, 1), (first_rows.unsqueeze(1) + subjects).flatten()
 
 
 def stack_tokens(*batches: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rtd_plugin.clip.tower import average_features
 from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.training.batches import Batch, map_tensors
 from rtd_plugin.training.frozen import PlainFrozen
@@ -22,7 +23,8 @@ class ObjectiveInputs:
             prefixes in a call once, so one call with all texts is faster than several.
         batch: B triplets as tokens, on the CPU.
         targets, references: (B, D) features of the captions by ψ₀, not normalised.
-        pseudo_tokens: (B, W) or (B, n, W), of the noised references.
+        pseudo_tokens: (B, W) or (B, n, W), of the noised references; a tuple of them if the method averages several
+            composed queries, which `encode` does too.
         placeholder: the placeholder's id in the batch's queries.
         settings: the recipe's objective.
     """
@@ -31,7 +33,7 @@ class ObjectiveInputs:
     batch: Batch
     targets: Tensor
     references: Tensor
-    pseudo_tokens: Tensor
+    pseudo_tokens: Tensor | tuple[Tensor, ...]
     placeholder: int
     settings: Objective
 
@@ -59,17 +61,20 @@ def choose_objective(
 
     def encode(
         tokens: Tensor,
-        pseudo_tokens: Tensor | None = None,
+        pseudo_tokens: Tensor | tuple[Tensor, ...] | None = None,
         placeholder: int | Tensor = placeholder,
         subjects: Tensor | None = None,
     ) -> Tensor:
+        if isinstance(pseudo_tokens, tuple):
+            return average_features([encode(tokens, each, placeholder, subjects) for each in pseudo_tokens])
         count = None if pseudo_tokens is None else 1 if pseudo_tokens.ndim == 2 else pseudo_tokens.shape[1]
         texts = prepare(tokens.cpu(), placeholder, subjects, count)
         return model(map_tensors(lambda tensor: tensor.to(frozen.device), texts), pseudo_tokens)
 
     def ask_plugins(batch: Batch) -> Tensor:
         targets, references = frozen.features(batch)
-        pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries)
+        pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries).split(len(references))
+        pseudo_tokens = pseudo_tokens if len(pseudo_tokens) > 1 else pseudo_tokens[0]
         inputs = ObjectiveInputs(encode, batch, targets, references, pseudo_tokens, placeholder, settings)
         loss = get_plugin_manager().hook.rtd_objective(inputs=inputs)
         return compute_published(batch) if loss is None else loss

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.regular_files import open_regular
 
 MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
@@ -143,7 +143,8 @@ def name_cells(row: Sequence[str] | Fault, names: Sequence[str]) -> object:
 
 def read_parquet(path: Path, names: Sequence[str] | None) -> Iterator[Record]:
     """Yield the rows of a Parquet file, with the columns `names`, or all that hold text."""
-    from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
+    with require_extra("train", "a Parquet file"):
+        from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
 
     table = ParquetTriplets(path, names, lambda values: "")
     for row, values in enumerate(table.rows(), 1):
@@ -243,8 +244,9 @@ def get_text(record: object, column: Column) -> str:
         if name in record:
             break
     else:
-        keys = f" (it has {', '.join(map(str, islice(record, SHOWN_KEYS)))})" if record else ""
-        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{keys}")
+        keys = ", ".join(map(str, islice(record, SHOWN_KEYS)))
+        advice = f" (it has {keys}; set `columns` if one of them is meant)" if record else ""
+        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{advice}")
     if fault := find_fault(record[name]):
         raise Fault(f"`{name}` is {fault}")
     return record[name]
@@ -259,6 +261,8 @@ def find_fault(text: object) -> str:
         return "" if text.replace("$", "").strip() else "empty"
     if isinstance(text, str) and any("\udc80" <= letter <= "\udcff" for letter in text):
         return "not UTF-8"
+    if isinstance(text, str):
+        return f"not text ({'a NUL character' if chr(0) in text else 'half a surrogate pair'})"
     return "null" if text is None else "not text"
 
 

@@ -28,7 +28,8 @@ def load_triplets(origin: str, records: Iterable[Record], columns: Sequence[Colu
     Raises:
         RTDError: there are no triplets, or a record is broken and skip_invalid is not set.
     """
-    from rtd_plugin.triplets.arrow_triplets import collect  # imports pyarrow, which `--help` does not need
+    with require_extra("train", "reading triplets"):
+        from rtd_plugin.triplets.arrow_triplets import collect  # imports pyarrow, which `--help` does not need
 
     digest = hashlib.sha256()
     broken, first_fault = 0, ""
@@ -146,7 +147,9 @@ class ParquetSource(FileSource):
         """
         from rtd_plugin.cache import hash_key
         from rtd_plugin.files import hash_file
-        from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
+
+        with require_extra("train", "a Parquet file"):
+            from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
 
         columns = self.named_columns
         names = [column[0] for column in columns]

@@ -58,10 +58,10 @@ def build_index(
         RTDError: a file cannot be read, or the index cannot be written.
         UsageError: an option is wrong, or the existing index was built with other settings.
     """
+    start = time.monotonic()
+    store = plugins.find_gallery_store(str(output))  # names the extra that it lacks
     with require_extra("index", "an index"):
         from rtd_plugin.search.indexing import APPROXIMATE_FROM, update_index  # imports pyarrow, a search does not
-    start = time.monotonic()
-    store = plugins.find_gallery_store(str(output))
     roots = tuple(map(CommandLineText, image_roots))
     values = {"data": CommandLineText(images), "image_roots": roots, "skip_unreadable": skip_unreadable}
     folder = ImageFolder.model_validate(values)

@@ -395,7 +395,7 @@ def test_captions_that_cannot_be_used_are_counted(captions, tmp_path):
     ("content", "says"),
     [
         ("", "holds no captions; name"),
-        ("\0\n", "holds no captions, but not text in 'line': name another file"),
+        ("\0\n", "holds no captions, but not text (a NUL character) in 'line': name another file"),
         ("le chien court\n", "none of 1 captions could be edited"),
     ],
 )

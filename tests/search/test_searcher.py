@@ -67,6 +67,18 @@ def test_every_form_of_an_image(searcher, catalogue):
     assert searcher.compose(with_alpha, "is big").equal(searcher.compose(np.asarray(with_alpha), "is big"))
 
 
+def test_a_picture_of_16_bits_is_not_white(searcher, tmp_path):
+    greys = np.linspace(0, 255, 48 * 48).astype(np.uint8).reshape(48, 48)
+    deep = Image.frombytes("I;16", (48, 48), (greys.astype("<u2") * 257).tobytes())
+    deep.save(tmp_path / "deep.png")
+    expected = searcher.encode_images(Image.fromarray(greys))
+    for image in (deep, tmp_path / "deep.png", Image.open(tmp_path / "deep.png")):
+        torch.testing.assert_close(searcher.encode_images(image), expected, atol=0.02, rtol=0)
+    assert (searcher.encode_images(Image.new("L", (48, 48), 255)) - expected).abs().max() > 0.05
+    with pytest.raises(RTDError, match="pixels in Pillow's mode F, of no known range"):
+        searcher.encode_images(Image.new("F", (48, 48), 0.5))
+
+
 def test_one_and_many(searcher, catalogue):
     paths = [catalogue / "1.png", catalogue / "2.png"]
     features = searcher.encode_images(paths, normalize=False)

@@ -111,7 +111,7 @@ def test_the_digest_of_parquet_is_of_its_bytes_and_columns(parquet):
 def test_a_broken_row_of_parquet_stops_or_is_skipped(parquet, fault):
     rows = [*TRIPLETS[:9], ("a", fault, "b"), *TRIPLETS[9:]]
     path = parquet(rows)
-    says = {None: "null", "": "empty", " $ ": "empty"}.get(fault, "not text")
+    says = {None: "null", "": "empty", " $ ": "empty"}.get(fault, "not text (a NUL character)")
     with pytest.raises(RTDError) as raised:
         list(ParquetSource(path=path, columns=COLUMNS).load().triplets)
     assert str(raised.value) == f"{path}, row 10: `edit` is {says}; repair the file or set `skip_invalid: true`"

@@ -71,6 +71,10 @@ class OwnImages(FileBenchmark):
             suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self._unread_suffixes.items()))
             files = count_noun(self._unread_suffixes.total(), "file")
             remarks.append(f"{files} in formats that are not read: {suffixes}")
+        if self._dangling:
+            links = count_noun(len(self._dangling), "link")
+            verb = "leads" if len(self._dangling) == 1 else "lead"
+            remarks.append(f"{links} {verb} to nothing: {name_images(self._dangling)}")
         return remarks
 
     @cached_property
@@ -88,6 +92,17 @@ class OwnImages(FileBenchmark):
         """The number of files with each suffix of unsupported pictures."""
         suffixes = (Image.registered_extensions().keys() | OTHER_SUFFIXES) - image_suffixes()
         return Counter(suffix for path in self._files if (suffix := path.suffix.lower()) in suffixes)
+
+    @cached_property
+    def _dangling(self) -> list[str]:
+        """Links to nothing, which may have been folders; those that are named like pictures are in the gallery."""
+        suffixes = image_suffixes()
+        others = [path for path in self._files if path.suffix.lower() not in suffixes]
+        return [
+            path.as_posix()
+            for path in others
+            if os.path.islink(self.data / path) and not os.path.exists(self.data / path)
+        ]
 
     @cached_property
     def _files(self) -> list[Path]:
