@@ -107,7 +107,7 @@ class TextTower(nn.Module):
                 activation=activation or "quick_gelu",
             )
         for name, parameter in tower.state_dict().items():
-            shape, expected = _find_shape(layout, name, weights[name]), _find_shape(layout, name, parameter)
+            shape, expected = _get_shape(layout, name, weights[name]), _get_shape(layout, name, parameter)
             if shape != expected:
                 raise RTDError(
                     f"{layout_names(name, layout)[0]} has shape {shape}, "
@@ -233,7 +233,7 @@ def average_features(features: Sequence[Tensor]) -> Tensor:
     return F.normalize(torch.stack(tuple(features)).float(), dim=-1).mean(dim=0)
 
 
-def _shape_in(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
+def _get_shape(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
     """Return a parameter's shape as its state dict's layout has it."""
     shape = tuple(weight.shape)
     if layout == "openai":
