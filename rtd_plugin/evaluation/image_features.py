@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -130,7 +130,7 @@ class ImageFeatures:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
 
         Args:
-            advance: called with how many of the images that the cache lacks are done.
+            advance: called with the number of uncached images done, and their total.
 
         Raises:
             UnreadableImages: images are missing, or cannot be read; all others have been encoded in the latter case.
@@ -150,7 +150,7 @@ class ImageFeatures:
             vectors: dict[int, Tensor] = {}
             for batch, images in self._read_batches(benchmark, names, indices, broken):
                 if images:
-                    features = self._encode_batch(images)
+                    features = self.encode_pixels(torch.stack(list(images.values())))
                     vectors |= dict(zip(images, features, strict=True))
                 done += len(batch)
                 advance(done, total)
@@ -176,7 +176,7 @@ class ImageFeatures:
         The features are read from the cache when they are asked for.
 
         Raises:
-            UnreadableImages: the benchmark does not skip unreadable images, or there are no others.
+            UnreadableImages: the benchmark does not skip unreadable images, or none can be read.
         """
         unreadable: dict[str, str] = {}
         while True:  # missing images are found first, then broken ones
@@ -188,6 +188,29 @@ class ImageFeatures:
                 if not benchmark.skip_unreadable or len(unreadable) == len(set(names)):
                     raise
 
+    def prepare(self, read: Callable[[], Image.Image]) -> Tensor:
+        """Return an image's pixels (3, H, W) as the image tower reads them; may run in any thread.
+
+        Args:
+            read: opens the image, by `open_image` or `decode_image`.
+        """
+        with decode_smaller(self._find_draft_side()):
+            return self._loaded.preprocess(read())
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Return features (N, D) float32 on the CPU, not normalised, of prepared pixels (N, 3, H, W)."""
+        with self.compute():
+            return self._encoder(self._move(pixels)).float().cpu()
+
+    def encode_pixel_patches(self, pixels: Tensor) -> Tensor:
+        """Return patch tokens (N, 1 + P, V) float32 on the device of prepared pixels (N, 3, H, W).
+
+        Raises:
+            RTDError: the image tower has no patch tokens.
+        """
+        with self.compute():
+            return self._encoder.encode_patches(self._move(pixels)).float()
+
     def encode_patches(self, benchmark: Benchmark, names: Sequence[str]) -> Tensor:
         """Return patch tokens of a benchmark's images, (N, 1 + P, V) float32 on the device.
 
@@ -196,29 +219,23 @@ class ImageFeatures:
             RTDError: the image tower has no patch tokens.
         """
         broken: dict[str, Exception] = {}
-        with self.compute():
-            batches = [
-                self._encoder.encode_patches(self._stack(images)).float()
-                for _, images in self._read_batches(benchmark, names, range(len(names)), broken)
-                if images
-            ]
+        batches = [
+            self.encode_pixel_patches(torch.stack(list(images.values())))
+            for _, images in self._read_batches(benchmark, names, range(len(names)), broken)
+            if images
+        ]
         if broken:
             raise UnreadableImages(benchmark, _describe(broken)) from next(iter(broken.values()))
         return torch.cat(batches)
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
-        self._loaded.visual.to(self.device)  # once, and not before images need it
+        self._loaded.visual.to(self.device)  # when the first image is encoded
         return self._loaded
 
-    def _encode_batch(self, images: Mapping[int, Tensor]) -> Tensor:
-        with self.compute():
-            return self._encoder(self._stack(images)).float().cpu()
-
-    def _stack(self, images: Mapping[int, Tensor]) -> Tensor:
-        """Return a batch of images on the device; a GPU fetches it from pinned memory."""
-        batch = torch.stack(list(images.values()))
-        return batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch
+    def _move(self, pixels: Tensor) -> Tensor:
+        """Return pixels on the device; a GPU fetches them from pinned memory."""
+        return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
     def _read_batches(
         self, benchmark: Benchmark, names: Sequence[str], indices: Sequence[int], broken: dict[str, Exception]
@@ -227,13 +244,11 @@ class ImageFeatures:
 
         def read(index: int) -> Tensor | None:
             try:
-                with decode_smaller(side):
-                    return self._encoder.preprocess(benchmark.image(names[index]))
+                return self.prepare(lambda: benchmark.image(names[index]))
             except Exception as error:  # Pillow and benchmarks of other packages may raise anything
                 broken[names[index]] = error
                 return None
 
-        side = self._find_draft_side()
         batches = [indices[start : start + self._batch] for start in range(0, len(indices), self._batch)]
         with ThreadPoolExecutor(self._workers) as pool:  # starts a thread only for what is submitted
             ahead = pool.map(read, batches[0]) if len(indices) > 1 else map(read, indices)
@@ -243,7 +258,7 @@ class ImageFeatures:
 
     def _find_draft_side(self) -> int | None:
         """Return the side that JPEGs have at least when they are decoded at a fraction; None to decode all whole."""
-        size = getattr(self._encoder.visual, "image_size", None)  # as open_clip's towers have it
+        size = getattr(self._loaded.visual, "image_size", None)  # as open_clip's towers have it
         if self.precision != "bf16" or size is None:
             return None
         return DRAFT_SIDE * max((size,) if isinstance(size, int) else size)

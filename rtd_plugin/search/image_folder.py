@@ -16,6 +16,9 @@ class ImageFolder(OwnImages):
     name: ClassVar[str] = "search"
     image_roots_option: ClassVar[str] = "--image-root {}"
 
+    def title(self) -> str:
+        return str(self.data)
+
     def queries(self) -> Sequence[Query]:
         return []
 

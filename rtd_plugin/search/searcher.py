@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rtd_plugin.search.queries import Images, Pictures, check_references, list_i
 
 @dataclass(frozen=True, eq=False)
 class Searcher:
-    """What composes queries and searches a gallery; `rtd_plugin.load` makes one. Its models stay loaded.
+    """Composes queries and searches a gallery; `rtd_plugin.load` creates it. Its models stay loaded.
 
     A query is encoded by the code that `evaluate` uses: the same images and texts in the same batches give the same
     features, to the last bit. Other batches may change the last digits, as they do in any matrix product.
@@ -67,13 +67,12 @@ class Searcher:
         """
         listed, is_single = list_images(images)
         if any(isinstance(each, Tensor) for each in listed):
-            raise UsageError("image: is a feature already")
+            raise UsageError("image: already a feature")
         features = self._encode(listed)
         if normalize:
             features = F.normalize(features, dim=-1)
         return features[0] if is_single else features
 
-    @torch.no_grad()
     def compose(self, image: Images, text: str | Sequence[str]) -> Tensor:
         """Encode composed queries: images, changed as texts say.
 
@@ -109,14 +108,35 @@ class Searcher:
         def read_patches(rows: Sequence[int]) -> Tensor:
             return self._encode_patches([listed[row if len(listed) > 1 else 0] for row in rows])
 
-        conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
+        conditions = list(texts) * queries if len(texts) == 1 else texts
+        (features,) = self.compose_with([self.tower], references, conditions, read_patches)
+        return features[0] if is_single and isinstance(text, str) else features
+
+    def compose_with(
+        self,
+        towers: Sequence[TextTower],
+        references: Tensor,
+        texts: Sequence[str],
+        read_patches: Callable[[Sequence[int]], Tensor],
+    ) -> list[Tensor]:
+        """Encode composed queries with several text encoders; the references are projected once.
+
+        Args:
+            towers: the text encoders, on the device of `images`.
+            references: (Q, D) features of the reference images, not normalised.
+            texts: a condition of each.
+            read_patches: gives the patch tokens (N, 1 + P, V) of references, by their rows.
+
+        Returns:
+            Normalised features (Q, D) float32 on the CPU for each text encoder.
+        """
+        conditions = [(text,) for text in texts]
         with self.images.compute():
             pseudo_tokens = make_project(
                 self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
             )
-            features = compose(self.tower, self.adapter, conditions, pseudo_tokens)
-        features = F.normalize(features, dim=-1).cpu()
-        return features[0] if is_single and isinstance(text, str) else features
+            features = [compose(tower, self.adapter, conditions, pseudo_tokens) for tower in towers]
+        return [F.normalize(each, dim=-1).cpu() for each in features]
 
     def search(
         self, image: Images, text: str | Sequence[str], k: int = 10, where: str | None = None

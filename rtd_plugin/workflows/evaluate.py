@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.evaluation.benchmark import Benchmark
+from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.comparison import PRE_TRAINED, Comparison, compare
 from rtd_plugin.evaluation.comparison_table import tabulate_comparison as tabulate_comparison
 from rtd_plugin.evaluation.report import write_report
-from rtd_plugin.evaluation.retrieval import Retrieval, check_queries
+from rtd_plugin.evaluation.retrieval import Retrieval, check_queries, has_wordings
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.printable import dump_json
@@ -64,14 +64,14 @@ def evaluate(
             being an error; by default for a folder of your own images only. Results of a published benchmark
             that lacks images have the name BENCHMARK-incomplete.
         output: folder for the results; by default a new one in `evaluations`.
-        seed: chooses the queries that the report shows.
-        progress: shows how far the work is, see `rtd_plugin.progress`.
+        seed: chooses the queries in the report.
+        progress: shows the progress, see `rtd_plugin.progress`.
         **model_options: `adapter`, `projection`, `model`, `pretrained`, `checkpoint`, `recipe`, `weights`,
             `preprocess`, `cache`, `workers`, `device`: see `rtd_plugin.workflows.loading.ModelOptions`.
 
     Returns:
         What `results.json` holds: metrics in percent, gains in percentage points. None in all processes of `torchrun`
-        but the first, which only help to encode images.
+        except the first: they only encode images.
 
     Raises:
         RTDError: a file is missing, broken, or does not fit the other files.
@@ -118,6 +118,8 @@ def evaluate(
         write_text(folder / RANKS_FILE, "".join(f"{json.dumps(query)}\n" for query in ranks))
         for row in figures["results"]:
             row["ranks"] = [query["ranks"][row["name"]] for query in ranks]
+            if has_wordings(retrieval.queries):
+                row["ranks_by_request"] = _group_ranks(retrieval.queries, row["ranks"])
     results = {
         **figures,
         "output": str(folder),
@@ -163,6 +165,15 @@ def make_benchmark(
         raise UsageError(f"{option}: {problem.sentence}") from error
 
 
+def _group_ranks(queries: Sequence[Query], ranks: Sequence[int]) -> dict[str, list[int]]:
+    """Return the ranks of each request's wordings, in the order of the queries."""
+    by_request: dict[str, list[int]] = {}
+    for query, rank in zip(queries, ranks, strict=True):
+        if query.request:
+            by_request.setdefault(query.request, []).append(rank)
+    return by_request
+
+
 def _make_submissions(comparison: Comparison) -> dict[str, Any]:
     """Return the content of each file for the benchmark's server, by its path; empty if targets are known."""
     if comparison.retrieval.queries[0].targets:
@@ -176,7 +187,7 @@ def _make_submissions(comparison: Comparison) -> dict[str, Any]:
 
 
 def name_folders(names: Sequence[str]) -> list[str]:
-    """Return a folder name for each name of a text encoder, no two alike, also if the file system ignores case."""
+    """Return a folder name for each name of a text encoder, unique even if the file system ignores case."""
     folders: list[str] = []
     for name in names:
         base = "tuned" if name in (".", "..") else name.replace("/", "-")

@@ -181,7 +181,7 @@ def test_weights_in_any_layout(evaluate, finished_run, tmp_path):
     assert len({row["name"] for row in result["results"]}) == 6
 
 
-def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished_run, files, tmp_path):
+def test_a_run_names_its_adapter_backbone_and_projection(rtd, setup, write_dataset, finished_run, files, tmp_path):
     """Adapter, backbone and projection come from its recipe; options replace them."""
     write_dataset("cirr", tmp_path / "cirr")
     done = rtd("evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run, "--json")
@@ -196,7 +196,7 @@ def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished_ru
 
 
 def test_submissions(evaluate, finished_run):
-    """Of a split whose targets are secret: a file for each text encoder, and no metrics."""
+    """For a split with secret targets: a file for each text encoder, and no metrics."""
     result = evaluate("circo", "--split", "test", "--weights", finished_run)
     assert result["submissions"] == [
         "submissions/pre-trained/circo.json",
@@ -229,7 +229,10 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished_run, t
     assert "Encoding images 18/18" in done.stderr
     assert "cirr val has 6 queries and 18 images here, but 4181 queries and 2297 images as published" in done.stderr
     lines = done.stdout.splitlines()
-    assert [line.rstrip() for line in lines if line.startswith("cirr: ")] == ["cirr: recall in percent"] * 2
+    assert [line.rstrip() for line in lines if line.startswith("cirr: ")] == [
+        "cirr: recall in percent",
+        "cirr: subset recall in percent",
+    ]
     assert sum("gain of tuning" in line for line in lines) == 2
     assert lines[-1] == "Wrote evaluations/cirr-val/report.html."
     assert all(len(line) <= 80 for line in lines)
@@ -240,7 +243,7 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished_run, t
     assert "evaluations/cirr-val: already holds results: pass another --output" in refused.stderr
 
 
-def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
+def test_the_miniature_needs_no_other_option(rtd, monkeypatch):
     benchmark = "rtd_plugin.miniature.benchmark.MiniatureBenchmark"
     from rtd_plugin.miniature.benchmark import MiniatureBenchmark as Whole
 
@@ -258,7 +261,7 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--benchmark", "flickr"], 2, "there is no benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
+        (["--benchmark", "flickr"], 2, "unknown benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
         (["--benchmark", "cirr"], 2, "cirr needs --data"),
         (["--benchmark", "cirr", "--data", "nowhere"], 1, "cap.rc2.val.json is missing (val has 4181 queries, 2297"),
         (["--benchmark", "cirr", "--data", "x", "--split", "test"], 2, "--split: input should be 'val' or 'test1'"),
@@ -274,7 +277,7 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
             "change_object.json is missing",
         ),
         (["--benchmark", "cirr", "--data", "x", "--set", "colour"], 2, "--set colour: expected key=value"),
-        (["--benchmark", "miniature", "--adapter", "none"], 2, "there is no adapter 'none'"),
+        (["--benchmark", "miniature", "--adapter", "none"], 2, "unknown adapter 'none'"),
         (["--benchmark", "miniature", "--projection", "no.pt"], 1, "no.pt: no such file"),
         (["--benchmark", "miniature", "--weights", "no"], 1, "no: no such file or folder"),
         (["--benchmark", "miniature", "--device", "tpu9"], 2, "--device tpu9: torch cannot use it here"),
@@ -340,15 +343,15 @@ def test_an_incomplete_benchmark_is_refused(evaluate, write_dataset, tmp_path, c
 
 
 def break_images(folder):
-    """Break three images of FashionIQ as in everybody's copy: a target, a reference, and one of the gallery alone."""
+    """Break three images of FashionIQ, as in real copies: a target, a reference, and one only in the gallery."""
     (folder / "images/B009.jpg").unlink()
     (folder / "images/B009.jpg").symlink_to("/nowhere/B009.jpg")
     (folder / "images/B101.jpg").write_bytes(b"")
     (folder / "images/B020.jpg").write_bytes((folder / "images/B020.jpg").read_bytes()[:200])
 
 
-def test_what_is_left_of_a_published_benchmark_has_another_name(evaluate, rtd, setup, write_dataset, tmp_path):
-    """Only if asked for; then without the queries whose reference or target is missing, and it is said."""
+def test_an_incomplete_published_benchmark_has_another_name(evaluate, rtd, setup, write_dataset, tmp_path):
+    """Only with --skip-unreadable; queries whose reference or target is missing are left out and reported."""
     write_dataset("fashioniq", tmp_path / "fashioniq")
     break_images(tmp_path / "fashioniq")
     refused = evaluate("fashioniq", fails=True)
@@ -429,14 +432,14 @@ def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomise, tmp
 
 
 def test_only_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
-    """The other processes of torchrun only help to encode images."""
+    """The other processes of torchrun only encode images."""
     write_dataset("cirr", tmp_path / "cirr")
     monkeypatch.setenv("RANK", "1")
     done = evaluate("cirr", fails=True)
     assert (done.exit_code, done.output) == (0, "")
     assert not (tmp_path / "evaluations").exists()
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures._encode_batch", None)
+    monkeypatch.setattr("rtd_plugin.evaluation.image_features.ImageFeatures.encode_pixels", None)
     assert evaluate("cirr")["gallery"] == 18
 
 
@@ -554,3 +557,49 @@ def test_the_report_opens_without_errors(evaluate, finished_run, tmp_path, width
     assert seen["images"] > 10
     assert seen["curves"] == 4
     assert seen["wide"] <= seen["window"]
+
+
+def test_wordings_and_wrong_answers(evaluate, finished_run, write_dataset, tmp_path):
+    """In the metrics, in `--json`, in the ranks of each query, and in the report a request's wordings side by side."""
+    write_dataset("folder", tmp_path / "folder")
+    rows = [
+        f"{reference}.png,{wording},{reference + 1}.png;more/1.jpg,{reference},{reference + 2}.png;more/2.jpg"
+        for reference in (0, 3)
+        for wording in ("is red", "in red", "make it red")
+    ]
+    content = "\n".join(["reference,condition,target,request,wrong", *rows])
+    (tmp_path / "folder/queries.csv").write_text(content)
+    result = evaluate("folder", "--weights", finished_run)
+    assert (result["queries"], result["requests"]) == (6, 2)
+    queries = [json.loads(line) for line in (Path(result["output"]) / "ranks.jsonl").read_text().splitlines()]
+    for row in result["results"]:
+        ranks = [query["ranks"][row["name"]] for query in queries]
+        assert ranks == row["ranks"] == [min(query["target_ranks"][row["name"]]) for query in queries]
+        assert row["ranks_by_request"] == {"0": ranks[:3], "3": ranks[3:]}
+        wrong = [sum(rank <= 10 for rank in query["wrong_ranks"][row["name"]]) / 2 for query in queries]
+        metrics = row["metrics"]["folder"]
+        assert metrics["wrong_at_10"] == pytest.approx(100 * sum(wrong) / 6)
+        assert set(metrics) - set(METRICS["folder"]) == {
+            "wrong_at_10",
+            *(f"{kind}_{metric}_at_10" for kind in ("spread_of", "worst") for metric in ("recall", "map")),
+        }
+    text = (Path(result["output"]) / "report.html").read_text()
+    check_page(text)
+    assert "6 queries (wordings of 2 requests)" in text
+    before, after = (row["ranks"][0] for row in result["results"])
+    assert f"<tr><td>“is red”</td><td>{before}</td><td>{after}</td></tr>" in text
+    assert 'class="wrong"' in text
+
+
+def test_tables_of_wordings_and_wrong_answers(rtd, setup, write_dataset, tmp_path):
+    write_dataset("pinpoint", tmp_path / "pinpoint")
+    done = rtd("evaluate", *setup, "--benchmark", "pinpoint", "--data", "pinpoint", "--cache", "cache")
+    assert done.exit_code == 0, done.stderr
+    titles = [line.strip() for line in done.stdout.splitlines() if line.startswith("pinpoint: ")]
+    assert titles == [
+        "pinpoint: recall in percent",
+        "pinpoint: mAP in percent",
+        "pinpoint: wrong answers in percent",
+        "pinpoint: recall and mAP over the wordings of a request, in percent",
+    ]
+    assert "the 1 queries of two images are left out" in done.stderr

@@ -29,6 +29,7 @@ ORDER = [
     "triplets",
     "evaluation",
     "search",
+    "serving",
     "training",
     "engine",
     "patching",
@@ -105,13 +106,13 @@ def test_shipped_plugins_are_found():
 def test_hook_rtd_adapters(install):
     install(first=registering(ONE), second=registering(TWO))
     assert plugins.list_adapters() == {"one": ONE, "two": TWO}
-    with pytest.raises(UsageError, match=r"^there is no adapter 'three': installed are one, two$"):
+    with pytest.raises(UsageError, match=r"^unknown adapter 'three': installed are one, two$"):
         plugins.find_adapter("three")
 
 
 def test_no_adapter_is_installed(install):
     install()
-    with pytest.raises(UsageError, match="there is no adapter 'one': installed are none"):
+    with pytest.raises(UsageError, match="unknown adapter 'one': installed are none"):
         plugins.find_adapter("one")
 
 
@@ -190,7 +191,7 @@ def test_hook_rtd_triplet_sources(install):
 
     install(mine=Plugin())
     assert plugins.find_triplet_source("one") is ONE
-    with pytest.raises(UsageError, match="there is no triplet source 'two': installed are one"):
+    with pytest.raises(UsageError, match="unknown triplet source 'two': installed are one"):
         plugins.find_triplet_source("two")
 
 
@@ -202,15 +203,15 @@ def test_hook_rtd_benchmarks(install):
 
     install(mine=Plugin())
     assert plugins.find_benchmark("two") is TWO
-    with pytest.raises(UsageError, match="there is no benchmark 'one': installed are two"):
+    with pytest.raises(UsageError, match="unknown benchmark 'one': installed are two"):
         plugins.find_benchmark("one")
 
 
 def test_hook_rtd_commands(install, capsys, caplog):
-    @click.command("serve")
-    def serve():
-        """Serve a page."""
-        raise RTDError("the port is taken")
+    @click.command("stamp")
+    def stamp():
+        """Stamp a page."""
+        raise RTDError("the ink is dry")
 
     @click.command("triplets label")
     def label():
@@ -219,7 +220,7 @@ def test_hook_rtd_commands(install, capsys, caplog):
     class Plugin:
         @hookimpl
         def rtd_commands(self):
-            return [serve, label]
+            return [stamp, label]
 
     def run(*args):
         with pytest.raises(SystemExit) as end:
@@ -228,16 +229,16 @@ def test_hook_rtd_commands(install, capsys, caplog):
 
     install(mine=Plugin())
     assert run("triplets", "label") == (0, "labelled\n")
-    assert run("serve") == (1, "Error: the port is taken\n")
-    assert re.search(r"recipes .*\n  serve +Serve a page\.$", run("--help")[1], re.M)
+    assert run("stamp") == (1, "Error: the ink is dry\n")
+    assert re.search(r"recipes .*\n  stamp +Stamp a page\.$", run("--help")[1], re.M)
     assert re.search(r"  check .*\n  label$", run("triplets", "--help")[1], re.M)
     assert run("label")[0] == 2
     install(other=Plugin())
-    code, message = run("serve")
-    assert (code, "two plugins register the command 'serve'" in message) == (1, True)
+    code, message = run("stamp")
+    assert (code, "two plugins register the command 'stamp'" in message) == (1, True)
     code, shown = run("--help")  # help is there when a plugin is broken
-    assert (code, "  train " in shown, "serve " in shown) == (0, True, False)
-    assert "two plugins register the command 'serve'" in shown
+    assert (code, "  train " in shown, "stamp " in shown) == (0, True, False)
+    assert "two plugins register the command 'stamp'" in shown
 
 
 def test_hook_rtd_recipe_folders(install, tmp_path):
