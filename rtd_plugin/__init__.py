@@ -4,13 +4,15 @@ Names are imported when they are first used: `rtd-plugin --help` need not wait f
 gets nothing imported that it does not need.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
-    from rtd_plugin.contract.hookspecs import hookimpl
+    from rtd_plugin.contract.markers import hookimpl
     from rtd_plugin.generation.workflows import build_triplets
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
@@ -35,7 +37,7 @@ _HOMES = {
     "activate": "rtd_plugin.patching.activation",
     "build_triplets": "rtd_plugin.generation.workflows",
     "evaluate": "rtd_plugin.workflows.evaluate",
-    "hookimpl": "rtd_plugin.contract.hookspecs",
+    "hookimpl": "rtd_plugin.contract.markers",
     "load": "rtd_plugin.workflows.search",
     "load_text_encoder": "rtd_plugin.clip.artifact",
     "rtd_loss": "rtd_plugin.training.loss",

@@ -4,6 +4,8 @@ It is causal, so a feature depends on nothing right of its end token: `encode` c
 for the same result and a fraction of the work.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
-from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer, select_attention_kernels
+from rtd_plugin.clip.old_torch import build_empty, copy_weights, is_compiling, select_attention_kernels
+from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer
 from rtd_plugin.errors import RTDError
 
 HEAD_WIDTH = 64  # of every published CLIP text tower
@@ -67,7 +70,7 @@ class TextTower(nn.Module):
     @classmethod
     def from_state_dict(
         cls, state: Mapping[str, Any], *, activation: str | None = None, heads: int | None = None
-    ) -> "TextTower":
+    ) -> TextTower:
         """Build the tower that a state dict describes, with its weights and their dtype.
 
         Args:
@@ -93,8 +96,8 @@ class TextTower(nn.Module):
             return weights[name].shape[dimension]
 
         width = read_size("token_embedding.weight", 1)
-        with torch.device("meta"):
-            tower = cls(
+        tower = build_empty(
+            lambda: cls(
                 vocabulary=read_size("token_embedding.weight", 0),
                 context_length=read_size("positional_embedding", 0),
                 width=width,
@@ -104,6 +107,7 @@ class TextTower(nn.Module):
                 features=read_size("text_projection", 1),
                 activation=activation or "quick_gelu",
             )
+        )
         for name, parameter in tower.state_dict().items():
             shape, expected = _shape_in(layout, name, weights[name]), _shape_in(layout, name, parameter)
             if shape != expected:
@@ -114,9 +118,7 @@ class TextTower(nn.Module):
         dtypes = {weight.dtype for weight in weights.values()}
         # OpenAI's own archives mix fp16 and fp32: fp32 holds both without loss.
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-        tower.load_state_dict(
-            {name: weight.detach().to(dtype, copy=True) for name, weight in weights.items()}, assign=True
-        )
+        copy_weights(tower, weights, dtype)
         return tower
 
     @property
@@ -207,7 +209,7 @@ class TextTower(nn.Module):
             raise RTDError(f"tokens have shape {tuple(tokens.shape)}, but a batch of texts needs (B, L)")
         ends = tokens.argmax(dim=1)  # (B,)
         length = tokens.shape[1]
-        if cut and not torch.compiler.is_compiling() and len(tokens):  # an exported graph cannot depend on data
+        if cut and not is_compiling() and len(tokens):  # an exported graph cannot depend on data
             length = int(ends.max()) + 1
         x = self.token_embedding(tokens[:, :length])  # (B, L, W)
         if pseudo_tokens is not None:

@@ -145,7 +145,7 @@ class ParquetSource(FileSource):
             RTDError: the file is not Parquet, lacks a column, or holds no triplets.
         """
         from rtd_plugin.cache import hash_key
-        from rtd_plugin.files import hash_file
+        from rtd_plugin.regular_files import hash_file
         from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
 
         columns = self.named_columns
