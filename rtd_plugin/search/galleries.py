@@ -91,11 +91,11 @@ class FolderGallery(SearchedGallery):
             raise UsageError("where: a folder has no columns: build an index with `rtd-plugin index --columns`")
         no_targets: Sequence[Sequence[int]] = [()] * len(queries)
         rankings = self._gallery.rank(queries.to(self._device), no_targets, depth=k + 1)
-        found: list[list[Match]] = []
+        matches_by_query: list[list[Match]] = []
         for top, scores, name in zip(rankings.top.tolist(), rankings.scores.tolist(), excluded, strict=True):
             matches = (Match(self.names[index], score) for index, score in zip(top, scores, strict=True))
-            found.append([match for match in matches if match.image != name][:k])
-        return found
+            matches_by_query.append([match for match in matches if match.image != name][:k])
+        return matches_by_query
 
 
 class IndexGallery(SearchedGallery):
@@ -124,8 +124,8 @@ class IndexGallery(SearchedGallery):
     def search(
         self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
     ) -> list[list[Match]]:
-        found = [self.store.search(query.cpu().numpy(), k + 1, where, exact=False) for query in queries]
+        matches_by_query = [self.store.search(query.cpu().numpy(), k + 1, where, exact=False) for query in queries]
         return [
             [match for match in matches if match.image != name][:k]
-            for matches, name in zip(found, excluded, strict=True)
+            for matches, name in zip(matches_by_query, excluded, strict=True)
         ]

@@ -141,8 +141,8 @@ class Searcher:
         queries = features.unsqueeze(0) if features.ndim == 1 else features
         listed, _ = list_images(image)
         names = [self._find_name(each) for each in (listed * len(queries) if len(listed) == 1 else listed)]
-        found = self.gallery.search(queries, k, names, where)
-        return found[0] if features.ndim == 1 else found
+        matches = self.gallery.search(queries, k, names, where)
+        return matches[0] if features.ndim == 1 else matches
 
     def _find_name(self, image: Any) -> str | None:
         is_path = isinstance(image, str | os.PathLike)

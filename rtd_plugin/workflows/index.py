@@ -96,15 +96,15 @@ def measure_recall(store: GalleryStore) -> float:
     names = store.read_rows(["image"])["image"].to_pylist()
     chosen = [names[row] for row in rng.permutation(len(names))[:QUERIES]]
     vectors = store.read_rows(["image", "vector"], chosen)["vector"].combine_chunks().flatten().to_numpy()
-    found = 0
+    shared = 0
     queries = vectors.reshape(len(chosen), -1)
     queries = queries + rng.normal(size=queries.shape, scale=0.5 * queries.shape[1] ** -0.5).astype(np.float32)
     for query in queries / np.linalg.norm(queries, axis=1, keepdims=True):
         exact, approximate = (
             {match.image for match in store.search(query, DEPTH, None, exact)} for exact in (True, False)
         )
-        found += len(exact & approximate)
-    return round(100 * found / (len(chosen) * min(DEPTH, len(names))), 1)
+        shared += len(exact & approximate)
+    return round(100 * shared / (len(chosen) * min(DEPTH, len(names))), 1)
 
 
 def open_index(path: str | Path) -> GalleryStore:
