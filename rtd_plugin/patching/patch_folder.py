@@ -85,7 +85,8 @@ def write_patch(
         for shim in host.shims
         if shim.name not in without_shims
     )
-    not_copied, code = None, {}
+    not_copied: str | None = None
+    code: dict[str, bytes] = {}
     try:
         references = [*(point.read for point in points), *(shim.repair for shim in shims)]
         packages = {base.__module__.split(".")[0] for base in type(host.adapter).__mro__}
@@ -118,9 +119,9 @@ def write_patch(
         for name, script in SCRIPTS.items():
             content = (files("rtd_plugin.patching") / "scripts" / script).read_text(encoding="utf-8")
             (draft / name).write_text(content, encoding="utf-8")
-        for name, content in code.items():
+        for name, source in code.items():
             (draft / CODE / name).parent.mkdir(parents=True, exist_ok=True)
-            (draft / CODE / name).write_bytes(content)
+            (draft / CODE / name).write_bytes(source)
         # Copies, as safetensors refuses tensors that share memory; hosts may have a torch without float8.
         copies = {name: (w.float() if w.element_size() == 1 else w).clone().contiguous() for name, w in state.items()}
         save_file(copies, draft / WEIGHTS_FILE)
