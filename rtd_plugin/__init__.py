@@ -6,6 +6,7 @@ gets nothing imported that it does not need.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,4 +53,7 @@ def __getattr__(name: str) -> Any:
         return version("rtd-plugin")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    from rtd_plugin.errors import require_extra
+
+    with require_extra("train", "training") if name == "train" else nullcontext():
+        return getattr(import_module(_HOMES[name]), name)

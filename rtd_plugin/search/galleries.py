@@ -13,9 +13,8 @@ from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.evaluation.ranking import Gallery
 from rtd_plugin.progress import Advance, ignore_progress
-from rtd_plugin.search.gallery_store import GalleryStore, Match
+from rtd_plugin.search.gallery_store import GalleryStore, Match, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
-from rtd_plugin.search.indexing import check_tower
 
 
 class SearchedGallery(ABC):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, UnreadableImages
 from rtd_plugin.progress import Advance, ignore_progress
-from rtd_plugin.search.gallery_store import GalleryStore
+from rtd_plugin.search.gallery_store import GalleryStore, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
 
 ROWS = 4096  # rows that are added or removed at a time: what a killed process loses
@@ -176,18 +176,6 @@ def check_index(store: GalleryStore, images: ImageFeatures, folder: ImageFolder,
         if settings.get(key) != expected[key]:
             built = f"the index was built with the {key} {settings.get(key)}, not {expected[key]}"
             raise UsageError(f"{built}: name another with --output")
-
-
-def check_tower(settings: Mapping[str, Any], images: ImageFeatures) -> None:
-    """Check that an index was built with an image tower.
-
-    Raises:
-        UsageError: it was built with another, or with another preprocessing.
-    """
-    if settings.get("tower") != images.digest:
-        raise UsageError(
-            "the index was built with another image tower or preprocessing: build a new one with another --output"
-        )
 
 
 def _in_blocks(names: Sequence[str], apply: Callable[[Sequence[str]], None]) -> None:

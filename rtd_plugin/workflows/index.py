@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtd_plugin.contract import plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import UsageError, require_extra
 from rtd_plugin.evaluation.image_features import name_images
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.search.gallery_store import GalleryStore
 from rtd_plugin.search.image_folder import ImageFolder
-from rtd_plugin.search.indexing import APPROXIMATE_FROM, update_index
 from rtd_plugin.workflows.loading import ModelOptions, load_models
 
 if TYPE_CHECKING:
@@ -59,6 +58,8 @@ def build_index(
         RTDError: a file cannot be read, or the index cannot be written.
         UsageError: an option is wrong, or the index there was built otherwise.
     """
+    with require_extra("index", "an index"):
+        from rtd_plugin.search.indexing import APPROXIMATE_FROM, update_index  # imports pyarrow, a search does not
     start = time.monotonic()
     store = plugins.find_gallery_store(str(output))
     roots = tuple(map(CommandLineText, image_roots))
