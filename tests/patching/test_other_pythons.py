@@ -26,7 +26,9 @@ NOT_INSTALLED = (
 
 @pytest.fixture(scope="module")
 def host_python(tmp_path_factory) -> str:
-    """A virtual environment with packages of the hosts."""
+    """A virtual environment with packages of the hosts, here this Python's; `tests/versions.py` has an older one."""
+    if python := os.environ.get("RTD_PLUGIN_HOST_PYTHON"):
+        return python
     folder = tmp_path_factory.mktemp("python")
     venv.create(folder / "venv", with_pip=False)
     (folder / "packages").mkdir()
@@ -55,7 +57,7 @@ def path_of(manifest, *more: str) -> str:
 
 @pytest.mark.slow
 def test_searle_composes_as_with_rtd_plugin_installed(patch_host, rtd, run_command, files, host_python, tmp_path):
-    """Equal to the last bit; with and without the launcher."""
+    """Equal to the last bit if torch is the same; with and without the launcher."""
     manifest = patch_host("searle")
     host = Path(manifest.host)
     assert run_command(host_python, "-c", "import rtd_plugin").returncode == 1
@@ -66,8 +68,8 @@ def test_searle_composes_as_with_rtd_plugin_installed(patch_host, rtd, run_comma
         assert (done.returncode, done.stdout) == (0, "recall = 50.00\n"), done.stderr
         assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder\n"
         results.append(torch.load(tmp_path / f"{name}.pt", weights_only=True))
-    for key, features in results[0].items():
-        assert torch.equal(features, results[1][key])
+    tolerance = 1e-5 if "RTD_PLUGIN_HOST_PYTHON" in os.environ else 0
+    torch.testing.assert_close(results[1], results[0], rtol=tolerance, atol=tolerance)
     done = run_command(host_python, "src/validate.py", files.clip, "3.pt", cwd=host, PYTHONPATH=path_of(manifest))
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder\n"
 
