@@ -29,6 +29,15 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     _check_mode(path, os.stat(path).st_mode)
 
 
+def resolve_links(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path without links; a link to itself, for which `Path.resolve` raises RuntimeError, stays.
+
+    Raises:
+        ValueError: the path holds NUL.
+    """
+    return Path(os.path.realpath(path))
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading, without waiting if a named pipe has replaced it.
 

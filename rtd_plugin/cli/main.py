@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "Measure retrieval before and after on a benchmark.",
     "search": "Find images in a folder or index by a reference image and a condition.",
     "index": "Build an index of images to search, or bring it up to date.",
+    "serve": "Search in a browser, or over HTTP.",
     "patch": "Put a tuned text encoder under a host, without editing it.",
     "run": "Run a command with an active patch.",
     "doctor": "Examine a host in this environment.",

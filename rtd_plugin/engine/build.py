@@ -41,7 +41,7 @@ def _build_for_cpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
 
 def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> Engine:
     recipe, device = run.recipe, accelerator.device
-    frozen = PackedFrozen(*copy_frozen(run, device))
+    frozen = PackedFrozen(*copy_frozen(run, device), compiled=recipe.compile)
 
     def finish(batch: Batch) -> Batch:
         captions = frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))

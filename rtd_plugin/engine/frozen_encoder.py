@@ -15,11 +15,16 @@ from rtd_plugin.triplets.token_store import TokenStore
 
 
 class PackedFrozen(PlainFrozen):
-    """Encodes the captions that a batch brings packed."""
+    """Encodes the captions that a batch brings packed.
 
-    def __init__(self, tower: TextTower, projection: nn.Module, adapter: Adapter | None = None):
+    Args:
+        tower, projection, adapter: as of `PlainFrozen`.
+        compiled: as of `PackedTower`.
+    """
+
+    def __init__(self, tower: TextTower, projection: nn.Module, adapter: Adapter | None = None, compiled: bool = False):
         super().__init__(tower, projection, adapter)
-        self.encoder = PackedTower(tower, tower.device)
+        self.encoder = PackedTower(tower, tower.device, compiled=compiled)
 
     @torch.no_grad()
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -6,27 +6,52 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from rtd_plugin.errors import UsageError
+from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
-from rtd_plugin.evaluation.ranking import Gallery
+from rtd_plugin.evaluation.ranking import open_gallery
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.search.gallery_store import GalleryStore, Match, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
 
 
 class SearchedGallery(ABC):
-    """What a searcher searches."""
+    """What a searcher searches.
+
+    Attributes:
+        title: a name for readers.
+        columns: what else it has of each image, to filter by.
+    """
+
+    title: str
+    columns: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int:
         """Return how many images there are."""
 
     @abstractmethod
+    def __contains__(self, name: str) -> bool:
+        """Return whether an image is in the gallery."""
+
+    @abstractmethod
+    def sample_names(self, count: int) -> list[str]:
+        """Return the names of up to `count` images from all over the gallery, always the same."""
+
+    @abstractmethod
+    def image(self, name: str) -> Image.Image:
+        """Read an image of the gallery.
+
+        Raises:
+            RTDError: it cannot be read.
+        """
+
     def find_name(self, file: Path) -> str | None:
         """Return the name of an image file in this gallery; None if it lies elsewhere."""
+        return None
 
     @abstractmethod
     def search(
@@ -45,11 +70,11 @@ class SearchedGallery(ABC):
         """
 
 
-class FolderGallery(SearchedGallery):
-    """The images of a folder, ranked exactly.
+class MemoryGallery(SearchedGallery):
+    """The images of a folder, or of another benchmark, with their features in memory, ranked exactly.
 
     Args:
-        folder: of the images.
+        source: of the images.
         images: encodes them, but for those that its cache has.
         advance: called while it does.
 
@@ -60,19 +85,30 @@ class FolderGallery(SearchedGallery):
         RTDError: there are no images, or some cannot be read and are not to be skipped.
     """
 
-    def __init__(self, folder: ImageFolder, images: ImageFeatures, advance: Advance = ignore_progress):
-        self.folder = folder
+    def __init__(self, source: Benchmark, images: ImageFeatures, advance: Advance = ignore_progress):
+        self.title = source.title()
+        self._source = source
         self._device = images.device
-        features, self.unreadable = images.encode_readable(folder, folder.gallery(), advance)
-        self.names = [name for name in folder.gallery() if name not in self.unreadable]
-        self._gallery = Gallery(F.normalize(features, dim=-1).to(self._device))
+        features, self.unreadable = images.encode_readable(source, source.gallery(), advance)
+        self.names = [name for name in source.gallery() if name not in self.unreadable]
+        self._distinct_names = frozenset(self.names)
+        self._gallery = open_gallery(features, len(self.names), self._device)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._distinct_names
+
+    def sample_names(self, count: int) -> list[str]:
+        return _sample(self.names, count)
+
+    def image(self, name: str) -> Image.Image:
+        return self._source.image(name)
+
     def remarks(self) -> list[str]:
         """Return what readers of the results must know: images that were left out or turned."""
-        remarks = list(self.folder.remarks())
+        remarks = list(self._source.remarks())
         if self.unreadable:
             name, reason = next(iter(self.unreadable.items()))
             total = len(self.names) + len(self.unreadable)
@@ -81,7 +117,7 @@ class FolderGallery(SearchedGallery):
         return remarks
 
     def find_name(self, file: Path) -> str | None:
-        return self.folder.find_name(file)
+        return self._source.find_name(file) if isinstance(self._source, ImageFolder) else None
 
     def search(
         self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
@@ -103,22 +139,34 @@ class IndexGallery(SearchedGallery):
     Args:
         store: the index.
         images: the image tower that it has to be built with.
+        image_roots: folders that links in its folder may lead to.
 
     Raises:
         UsageError: it was built with another.
     """
 
-    def __init__(self, store: GalleryStore, images: ImageFeatures):
+    def __init__(self, store: GalleryStore, images: ImageFeatures, image_roots: Sequence[Path] = ()):
         settings = store.read_settings() or {}
         check_tower(settings, images)
         self.store = store
-        self.folder = ImageFolder(data=Path(settings["folder"]))
+        self._folder = ImageFolder(data=Path(settings["folder"]), image_roots=tuple(image_roots))
+        self.title = self._folder.title()
+        self.columns = list(settings["columns"])
 
     def __len__(self) -> int:
         return len(self.store.read_rows(["image"]))
 
+    def __contains__(self, name: str) -> bool:
+        return len(self.store.read_rows(["image"], [name])) > 0
+
+    def sample_names(self, count: int) -> list[str]:
+        return _sample(sorted(self.store.read_rows(["image"])["image"].to_pylist()), count)
+
+    def image(self, name: str) -> Image.Image:
+        return self._folder.image(name)
+
     def find_name(self, file: Path) -> str | None:
-        return self.folder.find_name(file)
+        return self._folder.find_name(file)
 
     def search(
         self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
@@ -128,3 +176,8 @@ class IndexGallery(SearchedGallery):
             [match for match in matches if match.image != name][:k]
             for matches, name in zip(matches_by_query, excluded, strict=True)
         ]
+
+
+def _sample(names: Sequence[str], count: int) -> list[str]:
+    step = max(1, len(names) // count)
+    return list(names[::step][:count])

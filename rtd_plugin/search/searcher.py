@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,6 @@ class Searcher:
             features = F.normalize(features, dim=-1)
         return features[0] if is_single else features
 
-    @torch.no_grad()
     def compose(self, image: Images, text: str | Sequence[str]) -> Tensor:
         """Encode composed queries: images, changed as texts say.
 
@@ -109,12 +108,35 @@ class Searcher:
         def read_patches(rows: Sequence[int]) -> Tensor:
             return self._encode_patches([listed[row if len(listed) > 1 else 0] for row in rows])
 
-        pseudo_tokens = make_project(
-            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
-        )
-        conditions = [(each,) for each in (list(texts) * queries if len(texts) == 1 else texts)]
-        features = F.normalize(compose(self.tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu()
+        conditions = list(texts) * queries if len(texts) == 1 else texts
+        (features,) = self.compose_with([self.tower], references, conditions, read_patches)
         return features[0] if is_single and isinstance(text, str) else features
+
+    def compose_with(
+        self,
+        towers: Sequence[TextTower],
+        references: Tensor,
+        texts: Sequence[str],
+        read_patches: Callable[[Sequence[int]], Tensor],
+    ) -> list[Tensor]:
+        """Encode composed queries with several text encoders; the references are projected once.
+
+        Args:
+            towers: the text encoders, on the device of `images`.
+            references: (Q, D) features of the reference images, not normalised.
+            texts: a condition of each.
+            read_patches: gives the patch tokens (N, 1 + P, V) of references, by their rows.
+
+        Returns:
+            Normalised features (Q, D) float32 on the CPU for each text encoder.
+        """
+        conditions = [(text,) for text in texts]
+        with self.images.compute():
+            pseudo_tokens = make_project(
+                self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+            )
+            features = [compose(tower, self.adapter, conditions, pseudo_tokens) for tower in towers]
+        return [F.normalize(each, dim=-1).cpu() for each in features]
 
     def search(
         self, image: Images, text: str | Sequence[str], k: int = 10, where: str | None = None

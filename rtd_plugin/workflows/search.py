@@ -16,7 +16,8 @@ from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText, name_projection
 from rtd_plugin.progress import Progress, no_progress
-from rtd_plugin.search.galleries import FolderGallery, IndexGallery, SearchedGallery
+from rtd_plugin.regular_files import resolve_links
+from rtd_plugin.search.galleries import IndexGallery, MemoryGallery, SearchedGallery
 from rtd_plugin.search.gallery_store import Match
 from rtd_plugin.search.image_folder import ImageFolder
 from rtd_plugin.search.searcher import Searcher
@@ -63,11 +64,11 @@ def load(
         RTDError: a file is missing, broken, or does not fit the other files.
         UsageError: an option is missing or wrong.
     """
-    open_gallery = _choose_gallery(images, index, image_roots)
+    open_gallery = choose_gallery(images, index, image_roots)
     models = load_models(weights=[run] if run is not None else [], **options)
     gallery = open_gallery(models, progress) if open_gallery is not None else None
     towers = [load_tower() for load_tower in models.tuned.values()]
-    return _build_searcher(models, towers[0] if towers else models.tower, gallery)
+    return build_searcher(models, towers[0] if towers else models.tower, gallery)
 
 
 def search(
@@ -110,15 +111,15 @@ def search(
     if not 1 <= top <= MOST:
         raise UsageError(f"top: {top} is not from 1 to {MOST}")
     check_text(condition)
-    open_gallery = _choose_gallery(images, index, image_roots, skip_unreadable)
+    open_gallery = choose_gallery(images, index, image_roots, skip_unreadable)
     if open_gallery is None:
         raise UsageError("nothing to search: pass --images or --index")
     models = load_models(**model_options)
     gallery = open_gallery(models, progress)
-    reference = _build_searcher(models, models.tower, gallery).encode_images(image, normalize=False)
+    reference = build_searcher(models, models.tower, gallery).encode_images(image, normalize=False)
     rows = []
     for path, name, label, load_tower in list_encoders(models.tower, models.tuned):
-        query = _build_searcher(models, load_tower(), gallery).compose(reference, condition)
+        query = build_searcher(models, load_tower(), gallery).compose(reference, condition)
         (matches,) = gallery.search(query.unsqueeze(0), top, [gallery.find_name(Path(image))], where)
         rows.append(
             {
@@ -132,14 +133,14 @@ def search(
         "reference": str(image),
         "condition": condition,
         "gallery": len(gallery),
-        "unreadable": gallery.unreadable if isinstance(gallery, FolderGallery) else {},
-        "remarks": gallery.remarks() if isinstance(gallery, FolderGallery) else [],
+        "unreadable": gallery.unreadable if isinstance(gallery, MemoryGallery) else {},
+        "remarks": gallery.remarks() if isinstance(gallery, MemoryGallery) else [],
         "page": str(page) if page is not None else None,
         "results": rows,
         **models.to_dict(),
     }
     if page is not None:
-        _write_page(Path(page), gallery.folder, results)
+        _write_page(Path(page), gallery, results)
     return results
 
 
@@ -147,15 +148,16 @@ def _columns(match: Match) -> dict[str, Any]:
     return {"columns": dict(match.columns)} if match.columns else {}
 
 
-def _choose_gallery(
+def choose_gallery(
     images: str | Path | None, index: str | Path | None, image_roots: Sequence[str | Path], skip_unreadable: bool = True
-) -> Callable[[Models, Progress], FolderGallery | IndexGallery] | None:
+) -> Callable[[Models, Progress], MemoryGallery | IndexGallery] | None:
     """Return a function that opens a folder or an index; a wrong one is found before models are loaded."""
     if images is not None and index is not None:
         raise UsageError("a folder and an index: pass --images or --index")
     if index is not None:
         store = open_index(index)
-        return lambda models, _: IndexGallery(store, models.images)
+        roots = [Path(root) for root in image_roots]
+        return lambda models, _: IndexGallery(store, models.images, roots)
     if images is None:
         return None
     folder = _make_folder(images, image_roots, skip_unreadable)
@@ -171,27 +173,27 @@ def _make_folder(images: str | Path, image_roots: Sequence[str | Path], skip_unr
     return folder
 
 
-def _encode_folder(models: Models, folder: ImageFolder, progress: Progress) -> FolderGallery:
+def _encode_folder(models: Models, folder: ImageFolder, progress: Progress) -> MemoryGallery:
     with progress("Encoding images") as advance:
-        gallery = FolderGallery(folder, models.images, advance)
+        gallery = MemoryGallery(folder, models.images, advance)
     for remark in gallery.remarks():
         _log.warning("%s.", remark)
     return gallery
 
 
-def _build_searcher(models: Models, tower: TextTower, gallery: SearchedGallery | None) -> Searcher:
+def build_searcher(models: Models, tower: TextTower, gallery: SearchedGallery | None) -> Searcher:
     device = models.images.device
     return Searcher(
         models.adapter, models.images, models.projection.to(device), tower.to(device), models.tower, gallery
     )
 
 
-def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> None:
+def _write_page(page: Path, gallery: SearchedGallery, results: dict[str, Any]) -> None:
     rankings = [
         {
             "label": row["label"],
             "images": [
-                {"picture": make_thumbnail(folder.image(match["image"]), match["image"]), "score": match["score"]}
+                {"picture": make_thumbnail(gallery.image(match["image"]), match["image"]), "score": match["score"]}
                 for match in row["images"]
             ],
         }
@@ -200,9 +202,9 @@ def _write_page(page: Path, folder: ImageFolder, results: dict[str, Any]) -> Non
     reference = Path(results["reference"])
     context = {
         "results": results,
-        "folder": str(folder.data),
+        "gallery": gallery.title,
         "reference": make_thumbnail(
-            turn_upright(open_image(reference)), folder.find_name(reference) or str(reference.resolve())
+            turn_upright(open_image(reference)), gallery.find_name(reference) or str(resolve_links(reference))
         ),
         "projection": name_projection(results["projection"]),
         "rankings": rankings,

@@ -23,7 +23,7 @@ from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.pictures import open_image
-from rtd_plugin.search.galleries import FolderGallery
+from rtd_plugin.search.galleries import MemoryGallery
 from rtd_plugin.search.image_folder import ImageFolder
 from rtd_plugin.search.searcher import Searcher
 
@@ -68,7 +68,7 @@ def main() -> None:
         folder = Path(name)
         write_pictures(folder, options.images)
         images = ImageFeatures(encoder)
-        gallery = FolderGallery(ImageFolder(data=name), images)
+        gallery = MemoryGallery(ImageFolder(data=name), images)
         searcher = Searcher(adapter, images, phi, tower, tower, gallery)
         encodings, queries = [], []
         for index in range(options.repeat + 3):
