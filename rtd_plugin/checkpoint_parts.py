@@ -45,7 +45,7 @@ def hash_checkpoint(path: Path) -> str:
 
 
 def flatten_checkpoint(checkpoint: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what is in a checkpoint's nested dictionaries by their keys joined by dots; each dictionary once."""
+    """Return a checkpoint's nested dictionaries as one, their keys joined by dots; each dictionary is read once."""
     values: dict[str, Any] = {}
     visited: set[int] = set()
     pending: list[tuple[str, Mapping[Any, Any]]] = [("", checkpoint)]

@@ -1,6 +1,6 @@
 """Run quick tests on the oldest and the newest supported versions, and patched hosts in the oldest that hosts may have.
 
-Each runs in a virtual environment of its own.
+Each runs in a separate virtual environment.
 
 `python tests/versions.py [NAME ...]`, or `make versions`. Interpreters come from PATH or pyenv; nothing but packages is
 downloaded (2 to 3 GB of torch for each). What was run, with which versions, and what was skipped is printed at the end.
