@@ -67,8 +67,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--weights",
             type=FILE,
             multiple=True,
-            help="A tuned text encoder: a run's folder, or a file in any layout. May be repeated. A run also names "
-            "its adapter, backbone and projection.",
+            help="A tuned text encoder: a run's folder, a file in any layout, or hf://USER/NAME[@REVISION]. May be "
+            "repeated. A run also names its adapter, backbone and projection.",
         ),
         click.option(
             "--preprocess",

@@ -22,6 +22,7 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
+from rtd_plugin.hub import find_run
 from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
@@ -65,7 +66,8 @@ class ModelOptions(BackboneOptions, total=False):
     """Options of `load_models`, which `evaluate` and `search` have as well.
 
     Attributes:
-        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
+        weights: tuned text encoders: a run's folder, a file in any layout, or `hf://USER/NAME[@REVISION]` on the Hub. A
+            run also names the rest.
     """
 
     weights: Sequence[str | Path]
@@ -126,7 +128,7 @@ def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -
         UsageError: an option is missing or wrong.
     """
     weights = options.get("weights", ())
-    files = [Path(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
+    files = [find_run(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
     recipe_file = _find_recipe_file(options.get("recipe"), files)
     keys = ("adapter", "projection", "model", "pretrained", "checkpoint")
     texts = {key: _mark(value) for key, value in options.items() if key in keys and value is not None}
