@@ -16,6 +16,11 @@ SKIP_UNREADABLE = click.option(
     show_default=True,
     help="Leave out images that cannot be read, and say so.",
 )
+RAY = click.option(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Work on the machines of a Ray cluster, which have to see the same files. The result does not depend on it.",
+)
 
 
 def _parse_columns(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:

@@ -38,7 +38,7 @@ def _build_for_cpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
 
 
 def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> Engine:
-    recipe, device = run.recipe, accelerator.device
+    device = accelerator.device
     frozen = PackedFrozen(*copy_frozen(run, device))
 
     def finish(batch: Batch) -> Batch:
@@ -49,7 +49,7 @@ def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
     engine = Engine(encoder.tower, encoder, frozen, batches)
     # A graph repeats the work of its capture: it holds neither a scale of gradients, nor a plugin's objective, nor a φ
     # that reads prompts, which are on the CPU.
-    single = accelerator.num_processes == recipe.accumulation == 1 and accelerator.scaler is None
+    single = accelerator.num_processes == run.count_batches(1) == 1 and accelerator.scaler is None
     if single and is_published() and not run.adapter.reads_queries:
         engine = replace(engine, capture=lambda update: GraphedUpdate(update, device))
     return engine

@@ -106,7 +106,13 @@ class CaptionFeatures:
 def open_caption_features(run: Run, accelerator: Accelerator) -> CaptionFeatures:
     """Open the cache of a run's captions; its name is a hash of all that the features' last bits depend on."""
     recipe, dtype = run.recipe, DTYPES[run.recipe.precision]
-    batches = [recipe.seed, recipe.shuffle, recipe.batch_size, accelerator.num_processes]
+    batches = [
+        recipe.seed,
+        recipe.shuffle,
+        recipe.batch_size,
+        accelerator.num_processes,
+        run.began_with or accelerator.num_processes,
+    ]
     device = [torch.__version__, accelerator.device.type, torch.get_num_threads(), str(dtype), run.base_digest]
     name = hash_key([FORMAT, run.triplets.key, *batches, *device])
     path = cache_folder() / "frozen" / f"{name}.features"

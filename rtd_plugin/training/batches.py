@@ -121,7 +121,8 @@ class RunBatches:
 
     Args:
         run: whose triplets they are made of.
-        accelerator: which process of how many this is.
+        accelerator: which process of how many this is. A run that goes on with another number of them has the same
+            batches in each step.
         prepare: what ψ makes of texts before it encodes them.
         frozen: whose φ tells how many pseudo tokens there are for a feature.
 
@@ -131,7 +132,8 @@ class RunBatches:
 
     def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
         recipe = run.recipe
-        self._run, self._rank, self._prepare = run, accelerator.process_index, prepare
+        self._run, self._prepare = run, prepare
+        self._rank, self._processes = accelerator.process_index, accelerator.num_processes
         self._projected = recipe.objective.concatenation == "projected"
         self._pseudo_tokens = frozen.count_pseudo_tokens() if self._projected else None
         self._order = BatchOrder(
@@ -139,18 +141,18 @@ class RunBatches:
             recipe.batch_size,
             recipe.shuffle,
             stream_seed(recipe.seed, ORDER),
-            accelerator.process_index,
-            accelerator.num_processes,
+            run.began_with or accelerator.num_processes,
         )
 
     def __getitem__(self, index: int) -> Batch:
         run, settings = self._run, self._run.recipe.objective
-        triplets = run.triplets.gather(self._order.rows(index))
+        index, rank = divmod(index * self._processes + self._rank, self._order.processes)  # where the run began
+        triplets = run.triplets.gather(self._order.rows(index, rank))
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
         tokens, subjects = batch.queries, torch.arange(len(batch.queries))
         if settings.hard_negatives:
             tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
-        seed = stream_seed(run.recipe.seed, NOISE, index, self._rank)
+        seed = stream_seed(run.recipe.seed, NOISE, index, rank)
         return replace(
             batch,
             noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
