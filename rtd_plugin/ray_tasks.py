@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.files import first_line
 
+CONNECT_SECONDS = 10
 RETRIES = 5  # of a job whose worker was killed
 
 Job = TypeVar("Job")
@@ -35,8 +37,11 @@ class RayTasks:
         self._ray = ray
         if not ray.is_initialized():
             try:
+                host, colon, port = address.rpartition(":")
+                if colon and port.isdigit() and "/" not in host:
+                    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for minutes
                 ray.init(address=address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 hint = "start one with `ray start --head`, or name its address"
                 raise RTDError(f"--ray {address}: no Ray cluster ({first_line(error)}): {hint}") from error
 

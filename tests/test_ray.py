@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -142,19 +143,13 @@ def test_an_index_is_that_of_one_machine(cluster, tmp_path, monkeypatch):
     torch.testing.assert_close(tables[0][2], tables[1][2], atol=1e-6, rtol=0)
 
 
-def test_a_missing_cluster_is_named(tmp_path):
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    command = ["index", tmp_path, "--output", "a.lance", "--recipe", "lincir-miniature", "--ray", "auto"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "rtd_plugin", *command],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**environment, "RAY_TMPDIR": str(tmp_path)},
-    )
-    assert done.returncode == 1
-    assert "--ray auto: no Ray cluster" in done.stderr
+def test_a_missing_cluster_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    program = "import sys; from rtd_plugin.ray_tasks import RayTasks; RayTasks(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True)
+    assert f"RTDError: --ray {address}: no Ray cluster" in done.stderr
+    assert "start one with `ray start --head`, or name its address" in done.stderr
 
 
 def test_each_script_of_the_page_is_valid_shell(tmp_path):
