@@ -21,7 +21,7 @@ versions: $(TEST_INSTALLED)
 	$(BIN)/python tests/versions.py
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[train]'
 	touch $@
 
 $(TEST_INSTALLED): pyproject.toml | $(BIN)/python

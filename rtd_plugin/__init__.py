@@ -4,6 +4,7 @@ Names are imported when they are first used: `rtd-plugin --help` need not wait f
 gets nothing imported that it does not need.
 """
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,4 +51,7 @@ def __getattr__(name: str) -> Any:
         return version("rtd-plugin")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    from rtd_plugin.errors import require_extra
+
+    with require_extra("train", "training") if name == "train" else nullcontext():
+        return getattr(import_module(_HOMES[name]), name)

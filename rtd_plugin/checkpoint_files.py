@@ -89,8 +89,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """
     file, key = split_key(path)
     files = list_checkpoint_files(path)
-    parts = [_read_file(part) for part in (files[1:] or files)]
-    checkpoint = parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
+    shards = [_read_file(shard) for shard in (files[1:] or files)]
+    checkpoint = shards[0] if len(shards) == 1 else {name: value for shard in shards for name, value in shard.items()}
     if key is None:
         return checkpoint
     names = flatten_checkpoint(checkpoint)

@@ -89,7 +89,7 @@ def run(environment: Environment) -> str:
     uv = [sys.executable, "-m", "uv", "--quiet"]
     subprocess.run([*uv, "venv", "--clear", "--no-python-downloads", "--python", interpreter, folder], check=True)
     install = ["pip", "install", "--python", python, "--resolution", environment.resolution, *TEST_PACKAGES]
-    subprocess.run([*uv, *install, "--editable", f"{ROOT}[datasets]"], check=True)
+    subprocess.run([*uv, *install, "--editable", f"{ROOT}[train,datasets]"], check=True)
     installed = time.monotonic()
     parallel = ["--numprocesses", "2", "--dist", "loadfile"]
     pytest = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *parallel, *TESTS]

@@ -83,8 +83,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="How images are prepared: as CLIP does, or with long images padded first.",
         ),
         click.option("--cache", type=FILE, help="Folder for image features. Default: ~/.cache/rtd-plugin."),
-        click.option("--workers", type=click.IntRange(1), default=4, show_default=True, help="Threads reading images."),
+        click.option("--workers", type=click.IntRange(1), help="Threads reading images. Default: one for each core."),
         click.option("--device", help="Where to encode: cpu, cuda, cuda:1, … Default: a GPU if there is one."),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "tf32", "bf16"]),
+            help="In which to encode images and queries. Default: tf32 on a GPU, fp32 on a CPU.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -10,7 +10,7 @@ from rtd_plugin.cli.console import announce_loading, out, print_lines, progress,
 from rtd_plugin.cli.options import FILE, JSON
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.cli.shell import quote, quote_path
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, require_extra
 
 
 @click.command()
@@ -35,8 +35,8 @@ def command(as_json: bool, **options: Any) -> None:
     from rtd_plugin.workflows.huge_pages import use_huge_pages
 
     use_huge_pages()
-    # Imports torch, which `--help` does not wait for.
-    from rtd_plugin.workflows.train import InterruptedRun, train
+    with require_extra("train", "training"):
+        from rtd_plugin.workflows.train import InterruptedRun, train  # imports torch, which `--help` does not need
 
     try:
         result = train(**options, progress=progress)

@@ -74,8 +74,8 @@ def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor)
     if not torch.compiler.is_compiling():  # an exported graph cannot depend on data: it has the longer length
         has_placeholder = counts > 0
         if not ((counts == has_placeholder).all() or (counts == n * has_placeholder).all()):
-            found = sorted(set(counts.flatten().tolist()))
-            raise RTDError(f"{n} pseudo tokens a text need 1 or {n} placeholders in each text, found {found}")
+            distinct = sorted(set(counts.flatten().tolist()))
+            raise RTDError(f"{n} pseudo tokens a text need 1 or {n} placeholders in each text, found {distinct}")
         length = x.shape[1] + (n - 1) * bool((counts == 1).any())
     at = placeholders.int().argmax(dim=1, keepdim=True)  # (B, 1): the first placeholder, 0 for none
     positions = torch.arange(length, device=x.device).unsqueeze(0)  # (1, length)

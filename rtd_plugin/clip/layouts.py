@@ -161,8 +161,8 @@ def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
         raise RTDError(f"unexpected key {key}")
     for key, value in weights.items():
         if not (isinstance(value, Tensor) and value.is_floating_point()):
-            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise RTDError(f"{key} is not a tensor of floating-point numbers, but {found}")
+            type_name = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise RTDError(f"{key} is not a tensor of floating-point numbers, but {type_name}")
     check_finite(weights)
     return {name: _join(name, {key: weights[key] for key in keys}, layout) for name, keys in names.items()}
 

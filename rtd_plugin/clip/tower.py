@@ -1,7 +1,8 @@
 """CLIP's text encoder with pseudo-token injection: the one encoder of training, patching and evaluation.
 
 It is causal, so a feature depends on nothing right of its end token: `encode` cuts each batch after the last end token,
-for the same result and a fraction of the work.
+for the same result and a fraction of the work. Tokens on a GPU are not cut, since looking at them would wait for it:
+pass them from the CPU.
 """
 
 from collections.abc import Mapping
@@ -153,7 +154,8 @@ class TextTower(nn.Module):
 
         Args:
             tokens: (B, L) integers, L at most the context length. The end token is the largest id of a row, as in
-                OpenAI's `encode_text`; its first occurrence counts, and whatever follows is padding.
+                OpenAI's `encode_text`; its first occurrence counts, and whatever follows is padding. Tokens on the
+                CPU are moved to the tower's device without what follows the batch's last end token.
             pseudo_tokens: None: the placeholder is a token like any other.
                 (B, W): every placeholder of a row becomes the row's pseudo token (LinCIR).
                 (B, n, W): a row's n placeholders become its n pseudo tokens in order; if each row has one placeholder,
@@ -207,12 +209,15 @@ class TextTower(nn.Module):
             raise RTDError(f"tokens have shape {tuple(tokens.shape)}, but a batch of texts needs (B, L)")
         ends = tokens.argmax(dim=1)  # (B,)
         length = tokens.shape[1]
-        if cut and not torch.compiler.is_compiling() and len(tokens):  # an exported graph cannot depend on data
+        # Looking at tokens on a GPU would wait for it, and an exported graph cannot depend on data.
+        if cut and tokens.device.type == "cpu" and not torch.compiler.is_compiling() and len(tokens):
             length = int(ends.max()) + 1
-        x = self.token_embedding(tokens[:, :length])  # (B, L, W)
         if pseudo_tokens is not None:
-            placeholders = find_placeholders(tokens, placeholder, ends)[:, :length]
-            pseudo_tokens = check_pseudo_tokens(pseudo_tokens, x.shape[0], self.width)
+            placeholders = find_placeholders(tokens, placeholder, ends)[:, :length].to(self.device)
+            pseudo_tokens = check_pseudo_tokens(pseudo_tokens, tokens.shape[0], self.width)
+        ends = ends.to(self.device)
+        x = self.token_embedding(tokens[:, :length].to(self.device))  # (B, L, W)
+        if pseudo_tokens is not None:
             x, ends = inject(x, placeholders, pseudo_tokens.to(x.dtype), ends)
         if x.shape[1] > self.context_length:
             raise RTDError(f"a text needs {x.shape[1]} positions, but the text tower has {self.context_length}")

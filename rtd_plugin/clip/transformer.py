@@ -42,20 +42,19 @@ class CausalAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what all heads give, (B, L, W), before the output projection; arguments as `forward`."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3W)
-        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, W/H)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return x.transpose(1, 2).flatten(2)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend to what stands left of a position, or to what a mask allows.
 
         Args:
             x: (B, L, W).
             mask: (B, 1, L, L), added to the scores; None for the causal one.
+
+        Returns:
+            What all heads give, (B, L, W), before the output projection.
         """
-        return self.out_proj(self.attend(x, mask))
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3W)
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, W/H)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        return x.transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
@@ -72,8 +71,18 @@ class Block(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """Return the states after the block.
+
+        Args:
+            x: (B, L, W).
+            mask: as `CausalAttention.attend` takes it.
+            rows: (n,) indices among all B · L positions, whose states alone are computed behind the attention, (n, W).
+        """
+        attended = self.attn.attend(self.ln_1(x), mask)
+        if rows is not None:
+            x, attended = (state.flatten(0, 1).index_select(0, rows) for state in (x, attended))
+        x = x + self.attn.out_proj(attended)
         return x + self.mlp(self.ln_2(x))
 
 

@@ -158,10 +158,10 @@ def load_projection(
 
     files = dict(projection) if isinstance(projection, Mapping) else {"": projection}
     if files.keys() != set(adapter.projection_files or [""]):
-        needed = ", ".join(f"{name}: FILE" for name in adapter.projection_files)
-        given = ", ".join(f"{name}: {path}" if name else str(path) for name, path in files.items())
-        needed = f"several files, {{{needed}}}" if needed else "one file"
-        raise UsageError(f"the projection of {adapter.name} needs {needed}, found {given}")
+        expected = ", ".join(f"{name}: FILE" for name in adapter.projection_files)
+        named = ", ".join(f"{name}: {path}" if name else str(path) for name, path in files.items())
+        expected = f"several files, {{{expected}}}" if expected else "one file"
+        raise UsageError(f"the projection of {adapter.name} needs {expected}, not {named}")
     contents = {name: strip_wrapper(read_checkpoint(path)) for name, path in files.items()}
     checkpoint = contents if adapter.projection_files else contents[""]
     return build_trained(adapter, checkpoint, features, token_width, ", ".join(map(str, files.values())))
@@ -187,8 +187,8 @@ def build_trained(
     expected = projection.state_dict()
     for key in sorted(expected.keys() | state.keys()):
         if key not in state or key not in expected:
-            which = "missing" if key not in state else "unexpected"
-            raise RTDError(f"{mismatch}: {which} key {key}")
+            problem = "missing" if key not in state else "unexpected"
+            raise RTDError(f"{mismatch}: {problem} key {key}")
     for key, weight in expected.items():
         if state[key].shape != weight.shape:
             raise RTDError(

@@ -13,7 +13,7 @@ from rtd_plugin.engine.frozen_encoder import CachedFrozen, PackedFrozen
 from rtd_plugin.engine.packed_tower import PackedTower
 from rtd_plugin.engine.partial_embedding import embed_used_tokens
 from rtd_plugin.engine.prefetching import PrefetchedBatches
-from rtd_plugin.training.batches import Batch, RunBatches, map_device_tensors, stack_tokens
+from rtd_plugin.training.batches import Batch, RunBatches, map_device_tensors, order_batches, stack_tokens
 from rtd_plugin.training.objective import is_published
 from rtd_plugin.training.plain import Engine, copy_frozen
 from rtd_plugin.training.run import Run
@@ -33,13 +33,15 @@ def build_engine(run: Run, accelerator: Accelerator) -> Engine:
 
 def _build_for_cpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> Engine:
     keep_freed_memory()
-    frozen = CachedFrozen(*copy_frozen(run, accelerator.device), open_caption_features(run, accelerator))
+    cache = open_caption_features(run, accelerator.device)
+    order = order_batches(run, accelerator)
+    frozen = CachedFrozen(*copy_frozen(run, accelerator.device), run.triplets, order, cache)
     return Engine(encoder.tower, encoder, frozen, RunBatches(run, accelerator, encoder.prepare, frozen))
 
 
 def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> Engine:
-    device = accelerator.device
-    frozen = PackedFrozen(*copy_frozen(run, device))
+    recipe, device = run.recipe, accelerator.device
+    frozen = PackedFrozen(*copy_frozen(run, device), compiled=recipe.compile)
 
     def finish(batch: Batch) -> Batch:
         captions = frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))

@@ -1,12 +1,11 @@
-"""Features of captions by the frozen encoder, cached on disk for later epochs and later runs.
+"""Features of triplets' captions by the frozen encoder, cached on disk for later epochs and later runs.
 
-A file has one row for each caption of a run: a checksum and the feature. A row with a bad checksum counts as missing.
-So a killed process, a power cut, or two processes that write the same row leave nothing that could be taken for a
-feature; rows that were not written take no space on the disk.
+A file has one row for each triplet of a run, in the order of the first epoch: a checksum, and the features of target
+and reference. A row with a bad checksum counts as missing. So a killed process, a power cut, or two processes that
+write the same row leave nothing that could be taken for a feature; rows that were not written take no space on disk.
 
 A caption's feature differs in its last bits with the captions that it is computed with. So that a resumed run gives the
-same to the last bit, a batch's captions are computed all together or not at all, and what decides about batches is part
-of the file's name.
+same to the last bit, triplets are computed in blocks, the batches of the first epoch, and a block always as a whole.
 """
 
 import logging
@@ -17,8 +16,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rtd_plugin.cache import cache_folder, hash_key, lock
@@ -28,16 +27,17 @@ from rtd_plugin.training.run import Run
 
 LIMIT = 32 * 2**30  # bytes that all files together may take; one file takes at most half of what is free
 CHECKSUM = 8  # bytes
-FORMAT = 2
+FORMAT = 3
 
 
 class CaptionFeatures:
-    """Features of a run's captions in a file with room for the first `rows` captions; others are computed each time.
+    """Features of a run's triplets in a file with room for the first blocks of them; others are computed each time.
 
     Args:
         path: the file; its name identifies all that the features depend on. The least recently used files in its folder
             are removed when all together would take more than `LIMIT`.
-        captions: how many there are.
+        triplets: how many there are.
+        block: how many triplets are computed together; the last block may be smaller.
         features: size of a feature, D.
         dtype: of the features.
 
@@ -45,78 +45,77 @@ class CaptionFeatures:
         WriteError: the folder cannot be written.
     """
 
-    def __init__(self, path: Path, captions: int, features: int, dtype: torch.dtype):
-        self.path, self._features, self._dtype = path, features, dtype
-        self._size = CHECKSUM + features * dtype.itemsize  # of a row
+    def __init__(self, path: Path, triplets: int, block: int, features: int, dtype: torch.dtype):
+        self.path, self._triplets, self._block, self._features, self._dtype = path, triplets, block, features, dtype
+        self._size = CHECKSUM + 2 * features * dtype.itemsize  # of a row
         with lock(path.parent / ".lock"):
             if not path.exists():
-                rows = min(captions, _free_space(path.parent) // self._size)
+                blocks = _free_space(path.parent) // (self._size * block)
                 with write_atomically(path) as draft, draft.open("wb") as file:
-                    file.truncate(rows * self._size)
+                    file.truncate(min(triplets, blocks * block) * self._size)
             os.utime(path)
         self._file = os.open(path, os.O_RDWR)
         weakref.finalize(self, os.close, self._file)
         self.rows = path.stat().st_size // self._size
         self._writes = True
 
-    def read(self, captions: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the features of captions, (n, D), computing those that are missing.
+    def read(self, positions: np.ndarray, compute: Callable[[np.ndarray], Tensor]) -> Tensor:
+        """Return the features of triplets, (n, 2, D), computing those that are missing.
 
         Args:
-            captions: (n,) int64 on the CPU, their indices.
-            compute: returns the features of the captions that a mask, (n,) bool, selects.
+            positions: (n,) int64, of the triplets in the first epoch.
+            compute: returns the features, (m, 2, D), of triplets at m positions.
         """
-        has_row = captions < self.rows
-        indices = captions[has_row].tolist()
-        rows = [os.pread(self._file, self._size, index * self._size) for index in indices]
-        valid = torch.tensor([_checksum(row[CHECKSUM:]) == row[:CHECKSUM] for row in rows], dtype=torch.bool)
-        if has_row.all() and valid.all():
-            return self._decode(rows)
-        features = torch.empty(len(captions), self._features, dtype=self._dtype)
-        if valid.all():
-            features[has_row] = self._decode(rows)
-        else:
-            computed = compute(has_row).cpu()
-            features[has_row] = torch.where(valid.unsqueeze(1), self._decode(rows), computed)
-            missing = [index for index, is_valid in zip(indices, valid, strict=True) if not is_valid]
-            self._write(missing, computed[~valid])
-        if not has_row.all():
-            features[~has_row] = compute(~has_row).cpu()
-        return features
+        rows = {position: self._read_row(position) for position in positions.tolist()}
+        missing = [position for position, row in rows.items() if row is None]
+        blocks = {position // self._block for position in missing if position < self.rows}
+        # To compute a block for each triplet of a batch pays off only if it is then kept.
+        if self._writes or len(blocks) == 1:
+            for block in sorted(blocks):
+                start = block * self._block
+                members = np.arange(start, min(start + self._block, self._triplets))
+                computed = self._encode(compute(members))
+                self._write(start, computed)
+                rows.update(
+                    (position, computed[position - start]) for position in missing if position // self._block == block
+                )
+        missing = [position for position, row in rows.items() if row is None]
+        if missing:
+            rows.update(zip(missing, self._encode(compute(np.array(missing))), strict=True))
+        return self._decode([row for row in rows.values() if row is not None])
+
+    def _read_row(self, position: int) -> bytes | None:
+        if position >= self.rows:
+            return None
+        row = os.pread(self._file, self._size, position * self._size)
+        return row[CHECKSUM:] if _checksum(row[CHECKSUM:]) == row[:CHECKSUM] else None
+
+    def _encode(self, features: Tensor) -> list[bytes]:
+        return [row.tobytes() for row in features.flatten(1).cpu().contiguous().view(torch.uint8).numpy()]
 
     def _decode(self, rows: Sequence[bytes]) -> Tensor:
-        if not rows:
-            return torch.empty(0, self._features, dtype=self._dtype)
-        values = bytearray().join(row[CHECKSUM:] for row in rows)
-        return torch.frombuffer(values, dtype=self._dtype).view(len(rows), self._features)
+        return torch.frombuffer(bytearray().join(rows), dtype=self._dtype).view(len(rows), 2, self._features)
 
-    def _write(self, indices: Sequence[int], features: Tensor) -> None:
+    def _write(self, position: int, rows: Sequence[bytes]) -> None:
         if not self._writes:
             return
-        values = features.contiguous().view(torch.uint8).numpy()
+        content, offset = memoryview(b"".join(_checksum(row) + row for row in rows)), position * self._size
         try:
-            for index, value in zip(indices, values, strict=True):
-                row = value.tobytes()
-                os.pwrite(self._file, _checksum(row) + row, index * self._size)
+            while content:
+                written = os.pwrite(self._file, content, offset)
+                content, offset = content[written:], offset + written
         except OSError as error:  # the disk is full: the run continues without
             self._writes = False
             logging.getLogger(__name__).warning("%s: no more features are cached (%s)", self.path, error.strerror)
 
 
-def open_caption_features(run: Run, accelerator: Accelerator) -> CaptionFeatures:
+def open_caption_features(run: Run, device: torch.device) -> CaptionFeatures:
     """Open the cache of a run's captions; its name is a hash of all that the features' last bits depend on."""
     recipe, dtype = run.recipe, DTYPES[run.recipe.precision]
-    batches = [
-        recipe.seed,
-        recipe.shuffle,
-        recipe.batch_size,
-        accelerator.num_processes,
-        run.began_with or accelerator.num_processes,
-    ]
-    device = [torch.__version__, accelerator.device.type, torch.get_num_threads(), str(dtype), run.base_digest]
-    name = hash_key([FORMAT, run.triplets.key, *batches, *device])
-    path = cache_folder() / "frozen" / f"{name}.features"
-    return CaptionFeatures(path, run.triplets.texts, run.tower.features, dtype)
+    blocks = [recipe.seed, recipe.shuffle, recipe.batch_size]
+    environment = [torch.__version__, device.type, torch.get_num_threads(), str(dtype), run.base_digest]
+    path = cache_folder() / "frozen" / f"{hash_key([FORMAT, run.triplets.key, *blocks, *environment])}.features"
+    return CaptionFeatures(path, len(run.triplets), recipe.batch_size, run.tower.features, dtype)
 
 
 def _checksum(values: bytes) -> bytes:

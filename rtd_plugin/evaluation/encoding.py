@@ -114,7 +114,7 @@ def encode_texts(
     features = torch.empty(len(texts), tower.features, device=tower.device)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        tokens = pad([texts[row] for row in rows], room).to(tower.device)
+        tokens = pad([texts[row] for row in rows], room)
         batch = None if pseudo_tokens is None else pseudo_tokens[rows]
         features[rows] = tower.encode(tokens, batch, placeholder).float()
     return features

@@ -7,13 +7,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtd_plugin.cache import lock
 from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation.key_index import WORDS, KeyIndex
 from rtd_plugin.files import WriteError, write_atomically
 from rtd_plugin.regular_files import check_regular
 
@@ -24,7 +26,6 @@ ATTEMPTS = 3  # to read vectors that have been computed: files may be damaged or
 POLL = 0.2  # seconds between looks for vectors that other processes compute
 
 Key = bytes
-KEY_BYTES = 32
 Compute = Callable[[Sequence[int]], Mapping[int, Tensor]]
 
 
@@ -57,6 +58,41 @@ def _list_settings(module: nn.Module) -> list[tuple[str, str]]:
     return sorted((name, repr(value)) for name, value in named if isinstance(value, plain))
 
 
+class StoredVectors:
+    """Vectors (N, …) in a cache, read from its files when they are asked for: `vectors[rows]`, `vectors[:]`.
+
+    Attributes:
+        shape: theirs.
+        device: the CPU.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, cache: "FeatureCache", locations: np.ndarray, size: Sequence[int]):
+        self.shape = torch.Size([len(locations), *size])
+        self._cache, self._locations = cache, locations
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Return the vectors of a slice, or of a tensor of indices.
+
+        Raises:
+            RTDError: a file was removed or damaged meanwhile.
+        """
+        locations = self._locations[rows if isinstance(rows, slice) else rows.numpy()]
+        vectors = torch.empty(len(locations), *self.shape[1:])
+        files = locations // SHARD_LIMIT
+        order = np.argsort(files, kind="stable")
+        starts = np.flatnonzero(np.diff(files[order], prepend=-1))
+        for indices in np.split(order, starts[1:]) if len(order) else ():
+            path = self._cache.paths[files[indices[0]]]
+            try:
+                shard = self._cache.read_shard(path)
+            except (SafetensorError, OSError) as error:
+                raise RTDError(f"{path}: was removed or damaged during the run: run the command again") from error
+            vectors[torch.from_numpy(indices)] = shard[torch.from_numpy(locations[indices] % SHARD_LIMIT)]
+        return vectors
+
+
 class FeatureCache:
     """Vectors that one model computes, by their keys; kept in a folder, or only in this object.
 
@@ -66,22 +102,24 @@ class FeatureCache:
 
     Args:
         folder: of this model alone: its name has to change with the model. None to keep nothing.
+
+    Attributes:
+        paths: of the files, in the order in which they were found.
     """
 
     def __init__(self, folder: Path | None):
         self.folder = folder
+        self.paths: list[Path] = []
         self._shards: dict[Path, Tensor | None] = {}  # vectors (N, …) in memory; None if they are in the file
-        self._paths: list[Path] = []
-        # The position of each key's path in `_paths` × SHARD_LIMIT + its row: with tuples in place of integers the
-        # garbage collector takes seconds for a million.
-        self._rows: dict[Key, int] = {}
+        self._index = KeyIndex()  # of position in `paths` × SHARD_LIMIT + row
 
     def count_missing(self, keys: Sequence[Key]) -> int:
         """Return how many distinct keys have no vector yet."""
         self._find_shards()
-        return len(set(keys) - self._rows.keys())
+        words = _to_words(keys)
+        return len(np.unique(words[self._index.find(words) < 0], axis=0))
 
-    def fetch(self, keys: Sequence[Key], compute: Compute) -> Tensor:
+    def fetch(self, keys: Sequence[Key], compute: Compute) -> StoredVectors:
         """Return the vectors of keys, after computing the missing ones.
 
         Args:
@@ -90,7 +128,7 @@ class FeatureCache:
                 kept.
 
         Returns:
-            (N, …) float32.
+            (N, …) float32, in memory only as far as they are read.
 
         Raises:
             RTDError: there are no keys, or `compute` left one out.
@@ -99,42 +137,52 @@ class FeatureCache:
         if not keys:
             raise RTDError("no features to compute")
         for _ in range(ATTEMPTS):
-            self._compute_missing(keys, compute)
-            vectors = self._load(keys)
+            vectors = self._open(self._compute_missing(keys, compute))
             if vectors is not None:
                 return vectors
         raise RTDError(f"{self.folder}: kept features cannot be read: remove this folder, or pass another --cache")
 
-    def _load(self, keys: Sequence[Key]) -> Tensor | None:
-        """Return the vectors of keys that are all known; None after forgetting those in damaged files."""
-        indices_of: dict[int, list[int]] = {}
-        for index, key in enumerate(keys):
-            indices_of.setdefault(self._rows[key] // SHARD_LIMIT, []).append(index)
-        vectors = None
-        for position, indices in indices_of.items():  # one file at a time, to save memory
-            path = self._paths[position]
-            shard = self._shards[path]
-            try:
-                shard = load_file(path)["vectors"] if shard is None else shard
-            except (SafetensorError, OSError, KeyError):
-                self._forget(path)
-                continue
-            if vectors is None:
-                vectors = shard.new_empty(len(keys), *shard.shape[1:])
-            vectors[indices] = shard[[self._rows[keys[index]] % SHARD_LIMIT for index in indices]]
-        return vectors if all(key in self._rows for key in keys) else None
+    def read_shard(self, path: Path) -> Tensor:
+        """Return the vectors of a file, which is mapped into memory for as long as they are used.
 
-    def _compute_missing(self, keys: Sequence[Key], compute: Compute) -> None:
+        Raises:
+            SafetensorError, OSError: the file is damaged or missing.
+        """
+        shard = self._shards[path]
+        if shard is not None:
+            return shard
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("vectors")
+
+    def _open(self, locations: np.ndarray) -> StoredVectors | None:
+        """Return the vectors at locations; None after forgetting those in damaged files."""
+        size, is_whole = None, True
+        for position in np.unique(locations // SHARD_LIMIT).tolist():
+            path = self.paths[position]
+            try:
+                size = self.read_shard(path).shape[1:]
+            except (SafetensorError, OSError):
+                self._forget(path)
+                is_whole = False
+        return StoredVectors(self, locations, size) if is_whole and size is not None else None
+
+    def _compute_missing(self, keys: Sequence[Key], compute: Compute) -> np.ndarray:
+        """Compute the vectors that are missing, and return the locations of all."""
         self._find_shards()
-        missing = {key: index for index, key in enumerate(keys) if key not in self._rows}
-        indices = sorted(missing.values())
+        words = _to_words(keys)
+        missing = np.flatnonzero(self._index.find(words) < 0)
+        _, first = np.unique(words[missing], axis=0, return_index=True)
+        indices = missing[np.sort(first)].tolist()
         pending = [indices[start : start + SHARD] for start in range(0, len(indices), SHARD)]
         while pending:
             pending = [shard for shard in pending if not self._compute_shard(shard, keys, compute)]
             if pending:  # other processes compute these
                 time.sleep(POLL)
-        if left_out := [index for index, key in enumerate(keys) if key not in self._rows]:
+        locations = self._index.find(words)
+        left_out = np.flatnonzero(locations < 0)
+        if len(left_out):
             raise RTDError(f"no features of {len(left_out)} of {len(keys)}, the first at index {left_out[0]}")
+        return locations
 
     def _compute_shard(self, shard: Sequence[int], keys: Sequence[Key], compute: Compute) -> bool:
         """Compute a shard's missing vectors; return False if another process is computing the shard."""
@@ -143,8 +191,8 @@ class FeatureCache:
         with self._lock(name) as is_locked:
             if not is_locked:
                 return False
-            self._read_keys(path)  # another process may have computed it by now
-            indices = [index for index in shard if keys[index] not in self._rows]
+            known = {key.tobytes() for key in self._read_keys(path)}  # another process may have computed it by now
+            indices = [index for index in shard if keys[index] not in known]
             vectors = compute(indices) if indices else {}
             if vectors:
                 rows = torch.stack([vector.float().cpu() for vector in vectors.values()])
@@ -152,11 +200,11 @@ class FeatureCache:
         return True
 
     def _keep(self, path: Path, keys: Sequence[Key], vectors: Tensor) -> None:
+        words = _to_words(keys)
         if self.folder is not None:
-            key_bytes = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(-1, KEY_BYTES)
             with write_atomically(path) as draft:
-                save_file({"vectors": vectors, "keys": key_bytes}, draft)
-        self._add(path, keys, vectors if self.folder is None else None)
+                save_file({"vectors": vectors, "keys": torch.from_numpy(words.view(np.uint8).copy())}, draft)
+        self._add(path, words, vectors if self.folder is None else None)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[bool]:
@@ -174,28 +222,36 @@ class FeatureCache:
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else ():
             self._read_keys(path)
 
-    def _read_keys(self, path: Path) -> None:
-        """Read the keys of a file that is new in the folder; a damaged file counts as missing."""
+    def _read_keys(self, path: Path) -> np.ndarray:
+        """Read and return the keys of a file that is new in the folder; a damaged file counts as missing."""
+        words = np.empty((0, WORDS), np.uint64)
         if path in self._shards or not path.exists():
-            return
+            return words
         try:
             check_regular(path)
-            with safe_open(path, framework="pt") as file:
-                keys = file.get_tensor("keys").numpy().tobytes()
-            self._add(path, [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)], None)
-        except (SafetensorError, OSError):
+            with safe_open(path, framework="np") as file:
+                words = _to_words([file.get_tensor("keys").tobytes()])
+            self._add(path, words, None)
+        except (SafetensorError, OSError, ValueError):
             self._forget(path)
+        return words
 
-    def _add(self, path: Path, keys: Sequence[Key], vectors: Tensor | None) -> None:
-        start = len(self._paths) * SHARD_LIMIT
-        self._paths.append(path)
+    def _add(self, path: Path, keys: np.ndarray, vectors: Tensor | None) -> None:
+        start = len(self.paths) * SHARD_LIMIT
+        self.paths.append(path)
         self._shards[path] = vectors
-        self._rows.update(zip(keys, range(start, start + len(keys)), strict=True))
+        self._index.add(keys, np.arange(start, start + len(keys)))
 
     def _forget(self, damaged: Path) -> None:
         """Count a damaged file's vectors as missing, and remove it, so that it is not read again."""
         self._shards.pop(damaged, None)
-        rows = self._rows.items()
-        self._rows = {key: row for key, row in rows if self._paths[row // SHARD_LIMIT] != damaged}
+        for position, path in enumerate(self.paths):
+            if path == damaged:
+                self._index.remove(position * SHARD_LIMIT, (position + 1) * SHARD_LIMIT - 1)
         with suppress(OSError):
             damaged.unlink(missing_ok=True)
+
+
+def _to_words(keys: Sequence[Key]) -> np.ndarray:
+    """Return keys as (N, 4) uint64."""
+    return np.frombuffer(b"".join(keys), np.uint64).reshape(-1, WORDS)

@@ -2,8 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,16 +14,19 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from rtd_plugin.cache import cache_folder
+from rtd_plugin.cache import cache_folder, hash_key
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_text
-from rtd_plugin.evaluation.pictures import check_size
+from rtd_plugin.evaluation.feature_cache import FeatureCache, StoredVectors, hash_text
+from rtd_plugin.evaluation.pictures import check_size, decode_smaller
+from rtd_plugin.evaluation.precision import Precision, choose_precision, compute_in
 from rtd_plugin.evaluation.tower_digest import hash_tower
 from rtd_plugin.progress import Advance, ignore_progress
+from rtd_plugin.triplets.parallel import count_processors
 
-BATCH = 64
+BATCHES = {"cpu": 64, "cuda": 256}  # images encoded together
+DRAFT_SIDE = 2  # times the tower's: JPEGs are decoded no smaller in bf16
 TARGET_RATIO = 1.25  # of an image's sides: longer images are padded
 NAMED = 5  # images that a message names
 
@@ -77,10 +81,12 @@ class ImageFeatures:
         preprocessing: how images are prepared for it: as CLIP does ("clip"), or long ones padded first ("targetpad").
         device: where it computes.
         folder: where features are kept; None to keep none.
-        workers: threads that read images.
+        workers: threads that read images; None for one a core.
+        precision: in which images are encoded, see `rtd_plugin.evaluation.precision`; None for the device's. In bf16,
+            large JPEGs are decoded at a fraction of their size, no smaller than twice the tower's.
 
     Raises:
-        UsageError: there is no such preprocessing.
+        UsageError: there is no such preprocessing, or the device lacks the precision.
     """
 
     def __init__(
@@ -89,26 +95,36 @@ class ImageFeatures:
         preprocessing: Preprocessing = "clip",
         device: torch.device | str = "cpu",
         folder: Path | None = None,
-        workers: int = 4,
+        workers: int | None = None,
+        precision: Precision | None = None,
     ):
         if preprocessing not in get_args(Preprocessing):
             raise UsageError(f"preprocess: {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
         self.device = torch.device(device)
         self.preprocessing = preprocessing
+        self.precision = choose_precision(precision, self.device)
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(encoder.preprocess))  # torchvision's description of them
         clip = encoder.preprocess
         is_padded = preprocessing == "targetpad"
         self._loaded = replace(encoder, preprocess=lambda image: clip(pad_to_ratio(image))) if is_padded else encoder
-        self._workers = workers
+        self._workers = workers or count_processors()
+        self._batch = BATCHES.get(self.device.type, BATCHES["cpu"])
         self._compute_digest = partial(
             hash_tower, encoder, (folder or cache_folder()) / "image-towers", steps, preprocessing
         )
-        self._cache = FeatureCache(folder / "images" / self.digest if folder is not None else None)
+        self._cache = FeatureCache(folder / "images" / self._name_folder() if folder is not None else None)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that features depend on but the images: the tower and the preprocessing."""
+        """SHA-256 of all that features depend on but images and rounding: the tower and the preprocessing."""
         return self._compute_digest()
+
+    def _name_folder(self) -> str:
+        return self.digest if self.precision == "fp32" else hash_key([self.digest, self.precision])
+
+    def compute(self) -> AbstractContextManager[None]:
+        """Compute in this precision within the block: queries are encoded as images are."""
+        return compute_in(self.precision, self.device)
 
     def encode(self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress) -> Tensor:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
@@ -120,6 +136,9 @@ class ImageFeatures:
             UnreadableImages: images are missing, or cannot be read; all others have been encoded in the latter case.
             RTDError: an image must not be read.
         """
+        return self._open(benchmark, names, advance)[:]
+
+    def _open(self, benchmark: Benchmark, names: Sequence[str], advance: Advance) -> StoredVectors:
         stamps = _read_stamps(benchmark, names)
         cache = self._cache if None not in stamps else FeatureCache(None)
         keys = [hash_text(stamp or name) for stamp, name in zip(stamps, names, strict=True)]
@@ -151,8 +170,10 @@ class ImageFeatures:
 
     def encode_readable(
         self, benchmark: Benchmark, names: Sequence[str], advance: Advance = ignore_progress
-    ) -> tuple[Tensor, dict[str, str]]:
-        """Return the features of the images that can be read, and what is wrong with the others, by name.
+    ) -> tuple[StoredVectors, dict[str, str]]:
+        """Return the features of the images that can be read, (N, D), and what is wrong with the others, by name.
+
+        The features are read from the cache when they are asked for.
 
         Raises:
             UnreadableImages: the benchmark does not skip unreadable images, or there are no others.
@@ -160,29 +181,35 @@ class ImageFeatures:
         unreadable: dict[str, str] = {}
         while True:  # missing images are found first, then broken ones
             try:
-                return self.encode(benchmark, [name for name in names if name not in unreadable], advance), unreadable
+                readable = [name for name in names if name not in unreadable]
+                return self._open(benchmark, readable, advance), unreadable
             except UnreadableImages as error:
                 unreadable |= error.reasons
                 if not benchmark.skip_unreadable or len(unreadable) == len(set(names)):
                     raise
 
-    def prepare(self, image: Image.Image) -> Tensor:
-        """Return an image's pixels (3, H, W) as the image tower reads them; may run in any thread."""
-        return self._loaded.preprocess(image)
+    def prepare(self, read: Callable[[], Image.Image]) -> Tensor:
+        """Return an image's pixels (3, H, W) as the image tower reads them; may run in any thread.
 
-    @torch.no_grad()
+        Args:
+            read: opens the image, by `open_image` or `decode_image`.
+        """
+        with decode_smaller(self._find_draft_side()):
+            return self._loaded.preprocess(read())
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return features (N, D) float32 on the CPU, not normalised, of prepared pixels (N, 3, H, W)."""
-        return self._encoder(pixels.to(self.device)).float().cpu()
+        with self.compute():
+            return self._encoder(self._move(pixels)).float().cpu()
 
-    @torch.no_grad()
     def encode_pixel_patches(self, pixels: Tensor) -> Tensor:
         """Return patch tokens (N, 1 + P, V) float32 on the device of prepared pixels (N, 3, H, W).
 
         Raises:
             RTDError: the image tower has no patch tokens.
         """
-        return self._encoder.encode_patches(pixels.to(self.device)).float()
+        with self.compute():
+            return self._encoder.encode_patches(self._move(pixels)).float()
 
     def encode_patches(self, benchmark: Benchmark, names: Sequence[str]) -> Tensor:
         """Return patch tokens of a benchmark's images, (N, 1 + P, V) float32 on the device.
@@ -206,6 +233,10 @@ class ImageFeatures:
         self._loaded.visual.to(self.device)  # once, and not before images need it
         return self._loaded
 
+    def _move(self, pixels: Tensor) -> Tensor:
+        """Return pixels on the device; a GPU fetches them from pinned memory."""
+        return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
+
     def _read_batches(
         self, benchmark: Benchmark, names: Sequence[str], indices: Sequence[int], broken: dict[str, Exception]
     ) -> Iterator[tuple[Sequence[int], Mapping[int, Tensor]]]:
@@ -213,17 +244,24 @@ class ImageFeatures:
 
         def read(index: int) -> Tensor | None:
             try:
-                return self.prepare(benchmark.image(names[index]))
+                return self.prepare(lambda: benchmark.image(names[index]))
             except Exception as error:  # Pillow and benchmarks of other packages may raise anything
                 broken[names[index]] = error
                 return None
 
-        batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+        batches = [indices[start : start + self._batch] for start in range(0, len(indices), self._batch)]
         with ThreadPoolExecutor(self._workers) as pool:  # starts a thread only for what is submitted
             ahead = pool.map(read, batches[0]) if len(indices) > 1 else map(read, indices)
             for batch, following in zip(batches, (*batches[1:], ()), strict=True):
                 images, ahead = ahead, pool.map(read, following)
                 yield batch, {index: image for index, image in zip(batch, images, strict=True) if image is not None}
+
+    def _find_draft_side(self) -> int | None:
+        """Return the side that JPEGs have at least when they are decoded at a fraction; None to decode all whole."""
+        size = getattr(self._loaded.visual, "image_size", None)  # as open_clip's towers have it
+        if self.precision != "bf16" or size is None:
+            return None
+        return DRAFT_SIDE * max((size,) if isinstance(size, int) else size)
 
 
 def _read_stamps(benchmark: Benchmark, names: Sequence[str]) -> list[str | None]:

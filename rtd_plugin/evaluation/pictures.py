@@ -1,5 +1,8 @@
 """Opening untrusted image files: regular files, in a closed list of formats, of a bounded size."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +16,22 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 MAX_PIXELS = 1024**3 // 4 // 3  # a quarter GiB in RGB, as Pillow's default; Pillow's own setting can only lower it
 MAX_RATIO = 500  # of an image's sides: CLIP's preprocessing enlarges the shorter one to 224 pixels or more
+
+_smallest_side: ContextVar[int | None] = ContextVar("_smallest_side", default=None)
+
+
+@contextmanager
+def decode_smaller(side: int | None) -> Iterator[None]:
+    """Have `open_image` decode large JPEGs at a half, a quarter or an eighth, with no side below `side`, in the block.
+
+    Args:
+        side: in pixels; None for all of them.
+    """
+    token = _smallest_side.set(side)
+    try:
+        yield
+    finally:
+        _smallest_side.reset(token)
 
 
 class OversizedImage(RTDError):
@@ -93,6 +112,9 @@ def _decode(name: object, file: BinaryIO, max_pixels: int) -> Image.Image:
         ) from error
     with opened as image:
         check_size(name, image.size, max_pixels)
+        side = _smallest_side.get()
+        if side is not None:
+            image.draft(None, (side, side))  # of JPEGs alone
         image.load()
         return _reduce_depth(name, image)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
 from rtd_plugin.evaluation.encoding import check_text, compose, encode_texts, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at
-from rtd_plugin.evaluation.ranking import Gallery, Rankings
+from rtd_plugin.evaluation.ranking import Rankings, open_gallery
 from rtd_plugin.progress import Advance, ignore_progress
 
 DEPTH = 50  # of the rankings that submissions and reports show
@@ -113,6 +114,7 @@ class Retrieval:
         self.benchmark = benchmark
         self.adapter = adapter
         self.device = images.device
+        self._images = images
         self.queries = benchmark.queries()
         self.names = benchmark.gallery()
         self.remarks: list[str] = []
@@ -132,16 +134,17 @@ class Retrieval:
         self._subsets = [find(query.subset) for query in self.queries]
         references = [index_of[query.reference] for query in self.queries]
         self._excluded = references if benchmark.excludes_reference else None
-        self.references = features[references]
-        self.pseudo_tokens = make_project(
-            adapter,
-            projection,
-            frozen,
-            self.references,
-            self.device,
-            lambda rows: images.encode_patches(benchmark, [self.queries[row].reference for row in rows]),
-        )
-        self.gallery = Gallery(F.normalize(features[: len(self.names)], dim=-1).to(self.device))
+        self.references = features[torch.tensor(references)]
+        with images.compute():
+            self.pseudo_tokens = make_project(
+                adapter,
+                projection,
+                frozen,
+                self.references,
+                self.device,
+                lambda rows: images.encode_patches(benchmark, [self.queries[row].reference for row in rows]),
+            )
+        self.gallery = open_gallery(features, len(self.names), self.device)
 
     @property
     def name(self) -> str:
@@ -195,7 +198,9 @@ class Retrieval:
     def rank_composed(self, tower: TextTower) -> RetrievalResult:
         """Rank with the composed query: the method's prompt with condition and pseudo token."""
         conditions = [query.conditions for query in self.queries]
-        return self.rank(compose(tower.to(self.device), self.adapter, conditions, self.pseudo_tokens))
+        with self._images.compute():
+            features = compose(tower.to(self.device), self.adapter, conditions, self.pseudo_tokens)
+        return self.rank(features)
 
     def rank(self, features: Tensor) -> RetrievalResult:
         """Rank the gallery for query features (Q, D), which need not be normalised."""
@@ -210,7 +215,8 @@ class Retrieval:
         return RetrievalResult(self.benchmark, self.queries, self.names, rank(self._candidates, DEPTH), subset)
 
     def _encode_captions(self, tower: TextTower, captions: Sequence[str]) -> Tensor:
-        return encode_texts(tower.to(self.device), [encode_text(clean_caption(caption)) for caption in captions])
+        with self._images.compute():
+            return encode_texts(tower.to(self.device), [encode_text(clean_caption(caption)) for caption in captions])
 
 
 def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> None:

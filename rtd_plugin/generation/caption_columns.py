@@ -74,13 +74,15 @@ def choose_columns(path: Path, records: Sequence[Mapping[str, object]], column: 
         if rivals and not _find_name(CAPTION_NAMES, [column]):
             columns = ", ".join(map(repr, [column, *rivals]))
             raise UsageError(f"{path}: captions may be in any of the columns {columns}: pass --column with one of them")
-    others = [name for name in names if name != column]
-    image = _find_name(IMAGE_NAMES, others) or next((name for name in others if _names_images(records, name)), None)
+    remaining = [name for name in names if name != column]
+    image = _find_name(IMAGE_NAMES, remaining) or next(
+        (name for name in remaining if _names_images(records, name)), None
+    )
     return CaptionColumns(column, image)
 
 
-def _find_name(known: Sequence[str], names: Sequence[str]) -> str | None:
-    return next((name for wanted in known for name in names if name.strip().lower() == wanted), None)
+def _find_name(candidates: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for candidate in candidates for name in names if name.strip().lower() == candidate), None)
 
 
 def is_known(name: str) -> bool:
@@ -101,5 +103,5 @@ def _names_images(records: Sequence[Mapping[str, object]], name: str) -> bool:
 
 def _describe(records: Sequence[Mapping[str, object]], names: Sequence[str]) -> str:
     """Return what is in each column instead of captions."""
-    found = [(name, next(list_texts(records[0].get(name)), None)) for name in names]
-    return ", ".join(f"{find_caption_fault(text) or 'no words'} in {name!r}" for name, text in found)
+    examples = [(name, next(list_texts(records[0].get(name)), None)) for name in names]
+    return ", ".join(f"{find_caption_fault(text) or 'no words'} in {name!r}" for name, text in examples)

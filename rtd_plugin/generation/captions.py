@@ -128,7 +128,7 @@ def _read_text(file: BinaryIO, column: str | None, is_table: bool) -> Iterator[R
             yield f"line {line_number:,}", line if isinstance(line, Fault) else {LINE: _decode(line_number, line)}
         return
     if delimiter == "\t":
-        rows = ((f"line {number:,}", _split_cells(number, line)) for number, line in lines)
+        rows = ((f"line {line_number:,}", _split_cells(line_number, line)) for line_number, line in lines)
     else:
         rows = ((f"record {n:,}{line}", row) for n, (line, row) in enumerate(read_rows(lines, delimiter), 1))
     names: list[str] | None = None
@@ -136,7 +136,7 @@ def _read_text(file: BinaryIO, column: str | None, is_table: bool) -> Iterator[R
         if names is None and not isinstance(row, Fault):
             cells = [cell.strip() for cell in row]
             has_names = column in cells or any(map(is_known, cells))
-            names = cells if has_names else [str(number) for number in range(1, len(row) + 1)]
+            names = cells if has_names else [str(column_number) for column_number in range(1, len(row) + 1)]
             if has_names:
                 continue
         yield location, name_cells(row, names or [])

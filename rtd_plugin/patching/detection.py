@@ -92,7 +92,9 @@ def _find_candidates(roots: Iterable[Path], adapters: Sequence[Adapter]) -> list
                 (point, _read_functions(root / point.file).get(point.name)) for point in adapter.composition_points
             ]
             points = [
-                HostPoint(point, node.lineno, _format_signature(node)) for point, node in pairs if node is not None
+                HostPoint(point, node.lineno, _format_signature(node, root / point.file))
+                for point, node in pairs
+                if node is not None
             ]
             best = hosts[adapter.name].points if adapter.name in hosts else ()
             # Markers tell relatives apart: an adapter that is named needs none.
@@ -175,21 +177,35 @@ def _read_source(file: Path) -> bytes:
 
 def _list_definitions(scope: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield functions of a module and its classes, conditional ones too; not those inside functions."""
-    for node in ast.iter_child_nodes(scope):
-        if isinstance(node, ast.FunctionDef):
-            yield prefix + node.name, node
-        elif isinstance(node, ast.ClassDef):
-            yield from _list_definitions(node, f"{prefix}{node.name}.")
-        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
-            yield from _list_definitions(node, prefix)
+    scopes = [(scope, prefix)]
+    while scopes:  # not recursive: `elif` after `elif` is nested without an end
+        scope, prefix = scopes.pop()
+        inner: list[tuple[ast.AST, str]] = []
+        for node in ast.iter_child_nodes(scope):
+            if isinstance(node, ast.FunctionDef):
+                yield prefix + node.name, node
+            elif isinstance(node, ast.ClassDef):
+                inner.append((node, f"{prefix}{node.name}."))
+            elif isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+                inner.append((node, prefix))
+        scopes += reversed(inner)
 
 
-def _format_signature(function: ast.FunctionDef) -> str:
-    """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`."""
+def _format_signature(function: ast.FunctionDef, file: Path) -> str:
+    """Return a function's parameters without annotations, in the form of `str(inspect.signature(…))`.
+
+    Raises:
+        RTDError: a default value is nested too deeply.
+    """
     for node in ast.walk(function.args):
         if isinstance(node, ast.arg):
             node.annotation = None
-    return f"({ast.unparse(function.args)})"
+    try:
+        return f"({ast.unparse(function.args)})"
+    except RecursionError as error:
+        raise RTDError(
+            f"{file}, line {function.lineno}: a default value of {function.name} is nested too deeply"
+        ) from error
 
 
 def _read_commit(root: Path) -> str | None:

@@ -21,8 +21,10 @@ from rtd_plugin.patching.detection import Host, HostPoint, parse_source
 from rtd_plugin.patching.function_reference import format_reference
 from rtd_plugin.patching.manifest import MANIFEST_FILE
 from rtd_plugin.patching.usage_log import VARIABLE
+from rtd_plugin.printable import make_message
 
 SHOWN = ("torch", "transformers", "clip-anytorch", "openai-clip")  # packages whose versions a report has
+LONGEST_ERROR = 2000  # bytes that are read from the end of what a host prints
 TIME_LIMIT = 300.0  # seconds for the import of a host and one call of its function
 
 
@@ -72,15 +74,15 @@ def _examine_point(host: Host, host_point: HostPoint) -> dict[str, Any]:
 
 def _check_in_process(arguments: list[str]) -> dict[str, Any]:
     """Run `rtd_plugin.patching.self_check` in a new process group, which is killed at the time limit."""
-    command = [sys.executable, "-m", "rtd_plugin.patching.self_check", *arguments]
     # Files, not pipes: a child of the host's that outlives it would keep pipes open.
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as result, tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "rtd_plugin.patching.self_check", str(result.fileno()), *arguments],
             env=_make_environment(),
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.DEVNULL,
             stderr=errors,
+            pass_fds=[result.fileno()],
             start_new_session=True,
         )
         try:
@@ -92,13 +94,14 @@ def _check_in_process(arguments: list[str]) -> dict[str, Any]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        output.seek(0)
-        errors.seek(0)
-        lines, error_lines = output.read().splitlines(), errors.read().strip().splitlines()
-    if code or not lines:
-        message = (error_lines or [f"exit code {code}"])[-1]
-        return {"outcome": "failed", "message": message, "patchable": False}
-    return json.loads(lines[-1])
+        result.seek(0)
+        errors.seek(max(0, os.fstat(errors.fileno()).st_size - LONGEST_ERROR))
+        error_lines = errors.read().strip().splitlines()
+        # The host may end the process before there is a result, or write another.
+        with suppress(ValueError, RecursionError, KeyError, TypeError):
+            report = json.load(result)
+            return {**report, "message": make_message(report["message"])}
+    return {"outcome": "failed", "message": (error_lines or [f"exit code {code}"])[-1], "patchable": False}
 
 
 def _make_environment() -> dict[str, str]:
@@ -166,10 +169,12 @@ def _is_importable(name: str) -> bool:
 
 def _list_imports(body: Iterable[ast.stmt]) -> Iterator[str]:
     """Yield top-level names that statements import, those in functions too."""
-    for node in body:
+    nodes = [*body]
+    while nodes:  # not recursive: `elif` after `elif` is nested without an end
+        node = nodes.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.split(".")[0]
         elif not isinstance(node, ast.Try):
-            yield from _list_imports(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+            nodes += (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -47,12 +48,14 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
     file = create_file()
     try:
         code = _wait([program, *command[1:]], make_environment(manifest, {**os.environ, VARIABLE: file}))
-        events = read_events(file)
+        events = read_events(file) if os.path.exists(file) else None
     finally:
-        os.unlink(file)
+        with suppress(OSError):  # the command may have removed it with the temporary folder
+            os.unlink(file)
     outer = os.environ.get(VARIABLE)
-    if outer and os.path.exists(outer):  # started by a process that is counted itself
-        append(outer, events)
+    if outer and events:  # started by a process that is counted itself
+        with suppress(OSError):
+            append(outer, events)
     return code, summarise(events, manifest.host)
 
 

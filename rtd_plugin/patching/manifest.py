@@ -117,12 +117,12 @@ def find_patch(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         RTDError: no patch is found.
     """
-    given = Path(path).absolute()
-    if not given.exists():
+    named = Path(path).absolute()
+    if not named.exists():
         raise RTDError(f"{path}: no such folder")
-    if (given / MANIFEST_FILE).is_file():
-        return read_manifest(given)
-    resolved = given.resolve()
+    if (named / MANIFEST_FILE).is_file():
+        return read_manifest(named)
+    resolved = named.resolve()
     for folder in (resolved, *resolved.parents):
         if folder.name and (default_folder(folder) / MANIFEST_FILE).is_file():
             return read_manifest(default_folder(folder))

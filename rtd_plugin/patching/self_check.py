@@ -1,6 +1,7 @@
 """Compares a host's function with an exact encoding, both of a tiny model; runs as a separate process.
 
-`python -m rtd_plugin.patching.self_check ROOT FILE MODULE NAME READ EXAMPLE [ARGUMENTS]` prints the result as JSON.
+`python -m rtd_plugin.patching.self_check RESULT ROOT FILE MODULE NAME READ EXAMPLE [ARGUMENTS]` writes the result as
+JSON to the open file of number RESULT: what the host prints may be anything, at any time.
 """
 
 import importlib
@@ -127,4 +128,5 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(check(*sys.argv[1:])))
+    with open(int(sys.argv[1]), "w", encoding="utf-8") as file:
+        json.dump(check(*sys.argv[2:]), file)

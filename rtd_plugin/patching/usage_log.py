@@ -36,7 +36,9 @@ class UsageLog:
         self.expected: str | None = None
         self._inherited = self.path is not None
         self._owner = os.getpid()
-        self._folder = os.getcwd()
+        self._folder = ""
+        with suppress(OSError):  # the current folder may have been removed
+            self._folder = os.getcwd()
         self._hidden_error = False
         atexit.register(self._at_exit)  # registered first, so it runs last
 
@@ -107,15 +109,17 @@ def read_events(path: str) -> list[Event]:
     return events
 
 
-def summarise(events: Iterable[Event], host: str) -> str:
+def summarise(events: Iterable[Event] | None, host: str) -> str:
     """Return the line at the end of a process: a warning if no composed query used the tuned text encoder.
 
     Args:
-        events: of the process and its children.
+        events: of the process and its children; None if their file is gone.
         host: root of the patched host.
     """
     from rtd_plugin.printable import make_message
 
+    if events is None:
+        return "rtd-plugin: warning: composed queries were not counted: the command removed the file that counts them"
     events = list(events)
     counts: Counter[str] = Counter()
     for event, _, count, _ in events:
@@ -147,6 +151,6 @@ def summarise(events: Iterable[Event], host: str) -> str:
     return make_message(f"rtd-plugin: {line}")
 
 
-def _list_notes(events: Iterable[Event], wanted: str) -> list[str]:
+def _list_notes(events: Iterable[Event], name: str) -> list[str]:
     """Return the distinct notes of one event, each on one line, in order."""
-    return list(dict.fromkeys(" ".join(note.split()) for event, _, _, note in events if event == wanted))
+    return list(dict.fromkeys(" ".join(note.split()) for event, _, _, note in events if event == name))

@@ -36,8 +36,10 @@ class FaissStore(GalleryStore):
     def create(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         if self.folder.exists() and any(self.folder.iterdir()):
             raise RTDError(f"{self.folder}: holds other files: name a new folder")
-        self._write(self.folder / "000000.parquet", schema.empty_table())
-        write_text(self.folder / SETTINGS, json.dumps(settings))
+        with write_atomically(self.folder) as draft:
+            draft.mkdir()
+            self._write(draft / "000000.parquet", schema.empty_table())
+            write_text(draft / SETTINGS, json.dumps(settings))
 
     def read_rows(self, columns: Sequence[str], images: Sequence[str] | None = None) -> pa.Table:
         import pyarrow as pa
@@ -57,16 +59,16 @@ class FaissStore(GalleryStore):
         removed = pa.array(images, pa.string())
         for file in self._list_files():
             rows = self._read(file)
-            kept = rows.filter(pc.invert(pc.is_in(rows["image"], removed)))
-            if len(kept) < len(rows):
-                self._write(file, kept)
+            remaining = rows.filter(pc.invert(pc.is_in(rows["image"], removed)))
+            if len(remaining) < len(rows):
+                self._write(file, remaining)
 
     def search(self, query: np.ndarray, k: int, where: str | None, exact: bool) -> list[Match]:
         if where is not None:
             raise UsageError("where: a .faiss index has no conditions on columns: use a .lance index")
         rows, index = self._index
-        scores, found = index.search(query[None], min(k, len(rows)))
-        matches = rows.take(found[0]).to_pylist()
+        scores, indices = index.search(query[None], min(k, len(rows)))
+        matches = rows.take(indices[0]).to_pylist()
         return [Match(row.pop("image"), score, row) for row, score in zip(matches, scores[0].tolist(), strict=True)]
 
     def finish(self, approximate: bool) -> None:
@@ -87,9 +89,13 @@ class FaissStore(GalleryStore):
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def _read(self, file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(file, columns=columns)
+        try:
+            return pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise RTDError(f"{file}: a broken file of an index: build it again with another --output") from error
 
     def _write(self, file: Path, rows: pa.Table) -> None:
         import pyarrow.parquet as pq

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
-from rtd_plugin.evaluation.ranking import Gallery
+from rtd_plugin.evaluation.ranking import open_gallery
 from rtd_plugin.progress import Advance, ignore_progress
-from rtd_plugin.search.gallery_store import GalleryStore, Match
+from rtd_plugin.search.gallery_store import GalleryStore, Match, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
-from rtd_plugin.search.indexing import check_tower
 
 
 class SearchedGallery(ABC):
@@ -94,7 +92,7 @@ class MemoryGallery(SearchedGallery):
         features, self.unreadable = images.encode_readable(source, source.gallery(), advance)
         self.names = [name for name in source.gallery() if name not in self.unreadable]
         self._distinct_names = frozenset(self.names)
-        self._gallery = Gallery(F.normalize(features, dim=-1).to(self._device))
+        self._gallery = open_gallery(features, len(self.names), self._device)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -128,11 +126,11 @@ class MemoryGallery(SearchedGallery):
             raise UsageError("where: a folder has no columns: build an index with `rtd-plugin index --columns`")
         no_targets: Sequence[Sequence[int]] = [()] * len(queries)
         rankings = self._gallery.rank(queries.to(self._device), no_targets, depth=k + 1)
-        found: list[list[Match]] = []
+        matches_by_query: list[list[Match]] = []
         for top, scores, name in zip(rankings.top.tolist(), rankings.scores.tolist(), excluded, strict=True):
             matches = (Match(self.names[index], score) for index, score in zip(top, scores, strict=True))
-            found.append([match for match in matches if match.image != name][:k])
-        return found
+            matches_by_query.append([match for match in matches if match.image != name][:k])
+        return matches_by_query
 
 
 class IndexGallery(SearchedGallery):
@@ -173,10 +171,10 @@ class IndexGallery(SearchedGallery):
     def search(
         self, queries: Tensor, k: int, excluded: Sequence[str | None], where: str | None = None
     ) -> list[list[Match]]:
-        found = [self.store.search(query.cpu().numpy(), k + 1, where, exact=False) for query in queries]
+        matches_by_query = [self.store.search(query.cpu().numpy(), k + 1, where, exact=False) for query in queries]
         return [
             [match for match in matches if match.image != name][:k]
-            for matches, name in zip(found, excluded, strict=True)
+            for matches, name in zip(matches_by_query, excluded, strict=True)
         ]
 
 

@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rtd_plugin.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from rtd_plugin.evaluation.image_features import ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,15 @@ class GalleryStore(ABC):
         Args:
             approximate: make an approximate index, if the store has one.
         """
+
+
+def check_tower(settings: Mapping[str, Any], images: ImageFeatures) -> None:
+    """Check that an index was built with an image tower.
+
+    Raises:
+        UsageError: it was built with another, or with another preprocessing.
+    """
+    if settings.get("tower") != images.digest:
+        raise UsageError(
+            "the index was built with another image tower or preprocessing: build a new one with another --output"
+        )

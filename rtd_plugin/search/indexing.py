@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, UnreadableImages
 from rtd_plugin.progress import Advance, ignore_progress
-from rtd_plugin.search.gallery_store import GalleryStore
+from rtd_plugin.search.gallery_store import GalleryStore, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
 
 EncodedBlock: TypeAlias = tuple[Tensor, Mapping[str, str]]
@@ -26,7 +26,7 @@ EncodeBlocks: TypeAlias = Callable[[Sequence[Sequence[str]]], Iterable[EncodedBl
 """Encodes blocks of images, in order; see `encode_block`."""
 
 ROWS = 4096  # rows that are added or removed at a time: what a killed process loses
-OWN = ("image", "stamp", "vector")
+BUILT_IN_COLUMNS = ("image", "stamp", "vector")
 APPROXIMATE_FROM = 1_000_000  # rows
 
 
@@ -131,18 +131,20 @@ def update_index(
     index_of = {name: row for row, name in enumerate(rows["image"].to_pylist())}
 
     def make_rows(block: Sequence[str], vectors: Any) -> pa.Table:
-        own = rows.take([index_of[name] for name in block])
-        table = pa.table([own["image"], pa.array([stamps[name] for name in block]), vectors], names=list(OWN))
-        for name in own.column_names[1:]:
-            table = table.append_column(name, own[name])
+        block_rows = rows.take([index_of[name] for name in block])
+        table = pa.table(
+            [block_rows["image"], pa.array([stamps[name] for name in block]), vectors], names=list(BUILT_IN_COLUMNS)
+        )
+        for name in block_rows.column_names[1:]:
+            table = table.append_column(name, block_rows[name])
         return table.cast(schema)
 
     gone = sorted(set(before) - set(names))
     _in_blocks(gone + [name for name in new if name in before], store.remove)
     for start in range(0, len(moved), ROWS):
         block = moved[start : start + ROWS]
-        kept = store.read_rows(["image", "vector"], block)
-        replaced = make_rows(kept["image"].to_pylist(), kept["vector"].combine_chunks())
+        previous = store.read_rows(["image", "vector"], block)
+        replaced = make_rows(previous["image"].to_pylist(), previous["vector"].combine_chunks())
         store.remove(block)
         store.add(replaced)
     blocks = [new[start : start + ROWS] for start in range(0, len(new), ROWS)]
@@ -180,7 +182,8 @@ def encode_block(
     """
     source = _Unkept.model_validate(folder.model_dump())
     try:
-        return images.encode_readable(source, block, advance)
+        features, unreadable = images.encode_readable(source, block, advance)
+        return features[:], unreadable
     except UnreadableImages as error:
         if not folder.skip_unreadable:
             raise
@@ -190,28 +193,16 @@ def encode_block(
 def check_index(store: GalleryStore, images: ImageFeatures, folder: ImageFolder, schema: pa.Schema) -> None:
     """Make an empty index, or check that the one there fits."""
     settings = store.read_settings()
-    columns = {field.name: str(field.type) for field in schema if field.name not in OWN}
-    wanted = {"tower": images.digest, "folder": str(folder.data.resolve()), "columns": columns}
+    columns = {field.name: str(field.type) for field in schema if field.name not in BUILT_IN_COLUMNS}
+    expected = {"tower": images.digest, "folder": str(folder.data.resolve()), "columns": columns}
     if settings is None:
-        store.create(schema, wanted)
+        store.create(schema, expected)
         return
     check_tower(settings, images)
     for key in ("folder", "columns"):
-        if settings.get(key) != wanted[key]:
-            built = f"the index was built with the {key} {settings.get(key)}, not {wanted[key]}"
+        if settings.get(key) != expected[key]:
+            built = f"the index was built with the {key} {settings.get(key)}, not {expected[key]}"
             raise UsageError(f"{built}: name another with --output")
-
-
-def check_tower(settings: Mapping[str, Any], images: ImageFeatures) -> None:
-    """Check that an index was built with an image tower.
-
-    Raises:
-        UsageError: it was built with another, or with another preprocessing.
-    """
-    if settings.get("tower") != images.digest:
-        raise UsageError(
-            "the index was built with another image tower or preprocessing: build a new one with another --output"
-        )
 
 
 def _in_blocks(names: Sequence[str], apply: Callable[[Sequence[str]], None]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.contract.hookspecs import hookimpl
@@ -43,7 +45,7 @@ class LanceStore(GalleryStore):
             raise RTDError(f"{self.path}: no index here, or a broken one ({str(error).splitlines()[0]})") from error
 
     def read_settings(self) -> Mapping[str, Any] | None:
-        if TABLE not in self._database.list_tables().tables:
+        if TABLE not in self._database.list_tables().tables or self._is_unfinished():
             return None
         try:
             return json.loads(self._table.schema.metadata[SETTINGS])
@@ -52,10 +54,8 @@ class LanceStore(GalleryStore):
 
     def create(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         described = schema.with_metadata({SETTINGS: json.dumps(settings).encode()})
-        try:
-            self.__dict__["_table"] = self._database.create_table(TABLE, schema=described)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise RTDError(f"{self.path}: cannot be written ({str(error).splitlines()[0]})") from error
+        with self._explain_errors():
+            self.__dict__["_table"] = self._database.create_table(TABLE, schema=described, mode="overwrite")
 
     def read_rows(self, columns: Sequence[str], images: Sequence[str] | None = None) -> pa.Table:
         query = self._table.search().select(list(columns))
@@ -64,10 +64,12 @@ class LanceStore(GalleryStore):
         return query.limit(None).to_arrow()
 
     def add(self, rows: pa.Table) -> None:
-        self._table.add(rows)
+        with self._explain_errors():
+            self._table.add(rows)
 
     def remove(self, images: Sequence[str]) -> None:
-        self._table.delete(_list_images(images))
+        with self._explain_errors():
+            self._table.delete(_list_images(images))
 
     def search(self, query: np.ndarray, k: int, where: str | None, exact: bool) -> list[Match]:
         columns = [name for name in self._table.schema.names if name not in ("stamp", "vector")]
@@ -88,11 +90,24 @@ class LanceStore(GalleryStore):
         return any(index.columns == ["vector"] for index in self._table.list_indices())
 
     def finish(self, approximate: bool) -> None:
-        self._table.optimize()  # compacts files, and adds new rows to an index
-        if approximate and not self.is_approximate:
-            from lancedb.index import IvfSq
+        with self._explain_errors():
+            self._table.optimize()  # compacts files, and adds new rows to an index
+            if approximate and not self.is_approximate:
+                from lancedb.index import IvfSq
 
-            self._table.create_index("vector", config=IvfSq(distance_type="dot"))
+                self._table.create_index("vector", config=IvfSq(distance_type="dot"))
+
+    def _is_unfinished(self) -> bool:
+        """Whether a process was killed while it made the table: a folder without a version."""
+        table = Path(self.path, f"{TABLE}.lance")
+        return table.is_dir() and not any(table.glob("_versions/*.manifest"))
+
+    @contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            raise RTDError(f"{self.path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
 def _list_images(images: Sequence[str]) -> str:

@@ -112,7 +112,6 @@ class Searcher:
         (features,) = self.compose_with([self.tower], references, conditions, read_patches)
         return features[0] if is_single and isinstance(text, str) else features
 
-    @torch.no_grad()
     def compose_with(
         self,
         towers: Sequence[TextTower],
@@ -131,11 +130,13 @@ class Searcher:
         Returns:
             Normalised features (Q, D) float32 on the CPU for each text encoder.
         """
-        pseudo_tokens = make_project(
-            self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
-        )
         conditions = [(text,) for text in texts]
-        return [F.normalize(compose(tower, self.adapter, conditions, pseudo_tokens), dim=-1).cpu() for tower in towers]
+        with self.images.compute():
+            pseudo_tokens = make_project(
+                self.adapter, self.projection, self.pretrained, references, self.images.device, read_patches
+            )
+            features = [compose(tower, self.adapter, conditions, pseudo_tokens) for tower in towers]
+        return [F.normalize(each, dim=-1).cpu() for each in features]
 
     def search(
         self, image: Images, text: str | Sequence[str], k: int = 10, where: str | None = None
@@ -162,8 +163,8 @@ class Searcher:
         queries = features.unsqueeze(0) if features.ndim == 1 else features
         listed, _ = list_images(image)
         names = [self._find_name(each) for each in (listed * len(queries) if len(listed) == 1 else listed)]
-        found = self.gallery.search(queries, k, names, where)
-        return found[0] if features.ndim == 1 else found
+        matches = self.gallery.search(queries, k, names, where)
+        return matches[0] if features.ndim == 1 else matches
 
     def _find_name(self, image: Any) -> str | None:
         is_path = isinstance(image, str | os.PathLike)

@@ -137,8 +137,8 @@ class Service:
             OversizedImage: it has too many pixels.
             RTDError: it is broken, or of another format.
         """
-        picture = decode_image("the picture", file, min(limits.pixels, MAX_PIXELS))
-        return self.searcher.images.prepare(turn_upright(picture))
+        max_pixels = min(limits.pixels, MAX_PIXELS)
+        return self.searcher.images.prepare(lambda: turn_upright(decode_image("the picture", file, max_pixels)))
 
     def read_image(self, name: str) -> Tensor:
         """Return the prepared pixels of an image of the gallery.
@@ -147,7 +147,7 @@ class Service:
             UnknownImage: there is no such image.
             RTDError: it cannot be read.
         """
-        return self.searcher.images.prepare(self._find_image(name))
+        return self.searcher.images.prepare(lambda: self._find_image(name))
 
     def show_image(self, name: str, side: int) -> tuple[bytes, str]:
         """Return an image of the gallery as a new file of at most `side` pixels, and its media type.

@@ -34,7 +34,7 @@ class Batch:
         targets: target captions, for the frozen encoder.
         queries: composed queries: the prompt with the condition, and a placeholder or the reference caption in it.
         unconditioned: the same without the condition.
-        captions: (B, 2) int64, index of reference and target among the run's captions.
+        rows: (B,) int64, which of the run's triplets they are.
         noise: (B, D) fp32, to be added to the references' features.
         composed: the queries, then the unconditioned ones if they are hard negatives, as `prepare` made them.
         packed_captions: the targets, then the references, if they were prepared too.
@@ -44,7 +44,7 @@ class Batch:
     targets: Tensor
     queries: Tensor
     unconditioned: Tensor
-    captions: Tensor
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     noise: Tensor = field(default_factory=lambda: torch.empty(0))
     composed: Any = None
     packed_captions: Any = None
@@ -69,12 +69,16 @@ def make_batch(
     unconditioned = adapter.unconditioned_prompt.fill(subject)
     room = find_room(prompt, adapter.prompt.placeholder_id, pseudo_tokens, context_length)
     return Batch(
-        references=fill_rows([REFERENCE], texts, context_length),
-        targets=fill_rows([REFERENCE], {REFERENCE: triplets.targets}, context_length),
+        references=fill_captions(triplets.references, context_length),
+        targets=fill_captions(triplets.targets, context_length),
         queries=fill_rows(prompt, texts, room),
         unconditioned=fill_rows(unconditioned, texts, room),
-        captions=torch.from_numpy(triplets.captions),
     )
+
+
+def fill_captions(captions: Ragged, context_length: int) -> Tensor:
+    """Return captions between start and end tokens, as `fill_rows` does."""
+    return fill_rows([REFERENCE], {REFERENCE: captions}, context_length)
 
 
 def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length: int) -> Tensor:
@@ -116,6 +120,22 @@ def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
     return scale * strength * torch.randn(*shape, generator=generator)
 
 
+def order_batches(run: Run, accelerator: Accelerator) -> BatchOrder:
+    """Return which triplets a run's batches have on the processes that it began with.
+
+    Raises:
+        RTDError: there are too few triplets for one batch of all processes.
+    """
+    recipe = run.recipe
+    return BatchOrder(
+        len(run.triplets),
+        recipe.batch_size,
+        recipe.shuffle,
+        stream_seed(recipe.seed, ORDER),
+        run.began_with or accelerator.num_processes,
+    )
+
+
 class RunBatches:
     """The batches of a run on one process, by their index, counted over all epochs.
 
@@ -131,23 +151,17 @@ class RunBatches:
     """
 
     def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
-        recipe = run.recipe
         self._run, self._prepare = run, prepare
         self._rank, self._processes = accelerator.process_index, accelerator.num_processes
-        self._projected = recipe.objective.concatenation == "projected"
+        self._projected = run.recipe.objective.concatenation == "projected"
         self._pseudo_tokens = frozen.count_pseudo_tokens() if self._projected else None
-        self._order = BatchOrder(
-            len(run.triplets),
-            recipe.batch_size,
-            recipe.shuffle,
-            stream_seed(recipe.seed, ORDER),
-            run.began_with or accelerator.num_processes,
-        )
+        self._order = order_batches(run, accelerator)
 
     def __getitem__(self, index: int) -> Batch:
         run, settings = self._run, self._run.recipe.objective
         index, rank = divmod(index * self._processes + self._rank, self._order.processes)  # where the run began
-        triplets = run.triplets.gather(self._order.rows(index, rank))
+        rows = self._order.rows(index, rank)
+        triplets = run.triplets.gather(rows)
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
         tokens, subjects = batch.queries, torch.arange(len(batch.queries))
         if settings.hard_negatives:
@@ -155,6 +169,7 @@ class RunBatches:
         seed = stream_seed(run.recipe.seed, NOISE, index, rank)
         return replace(
             batch,
+            rows=torch.from_numpy(rows),
             noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
             composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
         )
@@ -172,7 +187,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return function(value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    return replace(value, **{part.name: map_tensors(function, getattr(value, part.name)) for part in fields(value)})
+    return replace(
+        value, **{attribute.name: map_tensors(function, getattr(value, attribute.name)) for attribute in fields(value)}
+    )
 
 
 def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:

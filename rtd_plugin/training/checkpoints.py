@@ -4,6 +4,7 @@ A checkpoint is a folder `checkpoints/step-000100` with the trainable tower, the
 Learning rate, order of the data and random numbers are functions of the step and need no state.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from rtd_plugin.checkpoint_files import read_checkpoint
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically
 from rtd_plugin.regular_files import read_bytes
+
+_log = logging.getLogger(__name__)
 
 
 class Best(BaseModel):
@@ -108,6 +111,10 @@ class CheckpointStore:
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
             torch.save(state, draft / "optimizer.pt")
             (draft / "progress.json").write_text(progress.model_dump_json(), encoding="utf-8")
+        self.remove_old(progress)
+
+    def remove_old(self, progress: RunProgress) -> None:
+        """Remove checkpoints that need not be kept, and what a process that was killed while it did so left."""
         kept_steps = {
             *self.list_steps()[-self.keep :],
             progress.step,
@@ -115,7 +122,10 @@ class CheckpointStore:
         }
         for step in set(self.list_steps()) - kept_steps:
             # Renamed first, so that a run killed meanwhile leaves no half of a checkpoint under its name.
-            os.replace(self.path(step), self.folder / f".step-{step:06d}.removed")
+            try:
+                os.replace(self.path(step), self.folder / f".step-{step:06d}.removed")
+            except OSError as error:  # the next checkpoint, or the run when it resumes, tries again
+                _log.warning("%s: an old checkpoint that cannot be removed (%s)", self.path(step), error.strerror)
         for leftover in self.folder.glob(".step-*"):  # renamed ones, and drafts of a killed run
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -42,7 +42,7 @@ class PlainFrozen(nn.Module):
     @torch.no_grad()
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return ψ₀'s features of the target captions and of the reference captions, (B, D) each."""
-        return self.tower.encode(batch.targets.to(self.device)), self.tower.encode(batch.references.to(self.device))
+        return self.tower.encode(batch.targets), self.tower.encode(batch.references)
 
     @torch.no_grad()
     def project(self, features: Tensor, prompts: Tensor) -> Tensor:

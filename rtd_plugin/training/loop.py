@@ -96,6 +96,8 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
     trainer = Trainer(run, accelerator, build)
     saved = _resume(run, trainer, store)
     progress = saved or _describe_run(run, accelerator.num_processes)
+    if main and saved is not None:
+        store.remove_old(saved)
     log = MetricsLog(run.folder / METRICS_FILE, progress.step if saved else None, accelerator)
     accelerator.project_configuration.logging_dir = str(run.folder / (recipe.tracker or ""))
     accelerator.init_trackers("rtd-plugin", config=dict(flatten(recipe.to_dict())))

@@ -44,12 +44,20 @@ class BatchOrder:
         size = self.batch_size * self.processes
         epoch, index = divmod(index, self.triplets // size)
         start = index * size + rank * self.batch_size
-        positions = np.arange(start, start + self.batch_size)
+        return self.rows_at(np.arange(start, start + self.batch_size), epoch)
+
+    def rows_at(self, positions: np.ndarray, epoch: int = 0) -> np.ndarray:
+        """Return which triplets are at some positions of an epoch, those included that it leaves out at its end."""
         return permute(positions, self.triplets, stream_seed(self.seed, epoch)) if self.shuffle else positions
 
+    def find_positions(self, rows: np.ndarray) -> np.ndarray:
+        """Return where triplets are in the first epoch, the inverse of `rows_at`."""
+        seed = stream_seed(self.seed, 0)
+        return permute(rows, self.triplets, seed, inverse=True) if self.shuffle else rows
 
-def permute(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Return where a permutation of 0 … size-1 takes some positions, without computing the rest of it.
+
+def permute(positions: np.ndarray, size: int, seed: int, inverse: bool = False) -> np.ndarray:
+    """Return where a permutation of 0 … size-1, or its inverse, takes some positions, without computing the rest of it.
 
     A Feistel network permutes the integers of an even number of bits (Luby and Rackoff 1988); what it takes out of the
     range goes through it again until it is back in (Black and Rogaway 2002, cycle walking).
@@ -60,8 +68,12 @@ def permute(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
     outside = np.ones(len(result), dtype=bool)
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask
-        for key in _round_keys(seed):
+        if inverse:  # the same rounds in reverse order, with the halves exchanged
+            left, right = right, left
+        for key in _round_keys(seed)[:: -1 if inverse else 1]:
             left, right = right, left ^ (mix_bits(right + key) & mask)
+        if inverse:
+            left, right = right, left
         result[outside] = (left << half) | right
         outside = result >= size
     return result.astype(np.int64)

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtd_plugin.contract import plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import UsageError, require_extra
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.search.gallery_store import GalleryStore
 from rtd_plugin.search.image_folder import ImageFolder
-from rtd_plugin.search.indexing import APPROXIMATE_FROM, EncodedBlock, encode_block, update_index
 from rtd_plugin.workflows.loading import ModelOptions, load_models
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from rtd_plugin.search.indexing import EncodedBlock
 
 QUERIES, DEPTH = 100, 10  # for recall@10 of the approximate search
 
@@ -67,6 +68,8 @@ def build_index(
         RTDError: a file cannot be read, or the index cannot be written.
         UsageError: an option is wrong, or the index there was built otherwise.
     """
+    with require_extra("index", "an index"):
+        from rtd_plugin.search.indexing import APPROXIMATE_FROM, update_index  # imports pyarrow, a search does not
     start = time.monotonic()
     store = plugins.find_gallery_store(str(output))
     roots = tuple(map(CommandLineText, image_roots))
@@ -104,6 +107,8 @@ def _encode_on_cluster(
 
 
 def _encode_elsewhere(shared: tuple[str, str, ImageFolder], block: Sequence[str]) -> EncodedBlock:
+    from rtd_plugin.search.indexing import encode_block
+
     current, options, folder = shared
     os.chdir(current)  # what paths in options are relative to
     return encode_block(_load_images(options), folder, block)
@@ -124,15 +129,15 @@ def measure_recall(store: GalleryStore) -> float:
     names = store.read_rows(["image"])["image"].to_pylist()
     chosen = [names[row] for row in rng.permutation(len(names))[:QUERIES]]
     vectors = store.read_rows(["image", "vector"], chosen)["vector"].combine_chunks().flatten().to_numpy()
-    found = 0
+    shared = 0
     queries = vectors.reshape(len(chosen), -1)
     queries = queries + rng.normal(size=queries.shape, scale=0.5 * queries.shape[1] ** -0.5).astype(np.float32)
     for query in queries / np.linalg.norm(queries, axis=1, keepdims=True):
         exact, approximate = (
             {match.image for match in store.search(query, DEPTH, None, exact)} for exact in (True, False)
         )
-        found += len(exact & approximate)
-    return round(100 * found / (len(chosen) * min(DEPTH, len(names))), 1)
+        shared += len(exact & approximate)
+    return round(100 * shared / (len(chosen) * min(DEPTH, len(names))), 1)
 
 
 def open_index(path: str | Path) -> GalleryStore:

@@ -22,6 +22,7 @@ from rtd_plugin.contract.adapter import Adapter, load_projection
 from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
+from rtd_plugin.evaluation.precision import Precision
 from rtd_plugin.hub import find_run
 from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.run import RECIPE_FILE
@@ -46,8 +47,9 @@ class BackboneOptions(TypedDict, total=False):
         recipe: a recipe, by name or file, that names adapter, backbone and projection.
         preprocess: "clip" (default), or "targetpad", which pads long images first.
         cache: folder for image features; by default the cache folder.
-        workers: threads that read images; by default 4.
+        workers: threads that read images; by default one for each core.
         device: where to encode, such as "cuda:1"; by default a GPU if there is one.
+        precision: in which to encode: "fp32", "tf32" or "bf16"; by default TF32 on a GPU, else fp32.
     """
 
     adapter: str | None
@@ -58,8 +60,9 @@ class BackboneOptions(TypedDict, total=False):
     recipe: str | None
     preprocess: Preprocessing
     cache: str | Path | None
-    workers: int
+    workers: int | None
     device: str | None
+    precision: Precision | None
 
 
 class ModelOptions(BackboneOptions, total=False):
@@ -113,6 +116,7 @@ class Models:
                 else str(self.projection_file)
             ),
             "preprocess": self.images.preprocessing,
+            "precision": self.images.precision,
         }
 
 
@@ -153,7 +157,8 @@ def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -
         options.get("preprocess", "clip"),
         _find_device(options.get("device")),
         Path(options.get("cache") or cache_folder()),
-        options.get("workers", 4),
+        options.get("workers"),
+        options.get("precision"),
     )
     return Models(method, sources.backbone, sources.projection, phi, tower, tuned, images)
 

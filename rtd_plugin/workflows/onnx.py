@@ -118,9 +118,9 @@ def _check_graph(module: nn.Module, inputs: dict[str, Tensor], file: Path) -> No
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for rows in (2, 1):
-        part = {name: value[:rows] for name, value in inputs.items()}
-        expected = module(*part.values())
-        (found,) = session.run(None, {name: value.numpy() for name, value in part.items()})
-        difference = (torch.from_numpy(found) - expected).abs().max() / expected.abs().max()
+        selected = {name: value[:rows] for name, value in inputs.items()}
+        expected = module(*selected.values())
+        (output,) = session.run(None, {name: value.numpy() for name, value in selected.items()})
+        difference = (torch.from_numpy(output) - expected).abs().max() / expected.abs().max()
         if not difference <= TOLERANCE:
             raise RTDError(f"{file.name}: the graph differs from torch by {difference:.2g}; please report it")

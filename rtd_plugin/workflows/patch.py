@@ -45,8 +45,8 @@ def patch(
     if recognised.root.parent == recognised.root:
         raise UsageError(f"{recognised.root}: the root of the file system has no folder beside it: pass --output")
     tuned = read_weights(find_run(weights) if weights is not None else find_newest_run(RUNS))
-    given = host.resolve()  # the host may be a folder in it: its patch does not belong into the checkout
-    folder = output or default_folder(given if recognised.root.is_relative_to(given) else recognised.root)
+    named = host.resolve()  # the host may be a folder in it: its patch does not belong into the checkout
+    folder = output or default_folder(named if recognised.root.is_relative_to(named) else recognised.root)
     manifest = write_patch(folder, recognised, tuned, blend=blend, force=force, without_shims=without_shims)
     plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)
     return manifest, recognised

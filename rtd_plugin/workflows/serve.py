@@ -15,6 +15,7 @@ from rtd_plugin.miniature.examples import draw_examples
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.search.galleries import MemoryGallery, SearchedGallery
 from rtd_plugin.serving.service import Encoder, Limits, Service, Start
+from rtd_plugin.triplets.parallel import count_processors
 from rtd_plugin.workflows.loading import ModelOptions, Models, load_models
 from rtd_plugin.workflows.runs import find_newest_run
 from rtd_plugin.workflows.search import build_searcher, choose_gallery
@@ -85,9 +86,8 @@ def serve(
             service = build_service(models, open_gallery(models, progress))
         else:
             service = build_miniature_service(progress, **model_options)
-        app: ASGIApp = make_app(
-            service, limits, address.allow_hosts, address.allow_origins, model_options.get("workers", 4)
-        )
+        readers = model_options.get("workers") or count_processors()
+        app: ASGIApp = make_app(service, limits, address.allow_hosts, address.allow_origins, readers)
         host = f"[{address.host}]" if ":" in address.host else address.host
         announce(f"http://{host}:{listening.getsockname()[1]}", service)
         run(app, listening, limits.seconds)

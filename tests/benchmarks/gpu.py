@@ -95,7 +95,7 @@ class HandWritten:
                 if self.authors:
                     references = self.encode(self.frozen.tower, self.pad(batch.references))
                 noised = references + batch.noise.to(DEVICE, references.dtype, non_blocking=True)
-                pseudo_tokens = self.frozen.project(noised.to(self.dtype))
+                pseudo_tokens = self.frozen.project(noised.to(self.dtype), batch.queries)
             queries = self.pad(stack_tokens(batch.queries, batch.unconditioned))
             features = self.encode(self.tower, queries, pseudo_tokens.repeat(2, 1))
             loss = rtd_loss(features, targets)

@@ -1,16 +1,21 @@
 """What a GPU's training step launches and what it takes of the host, counted on a machine without a GPU.
 
     python tests/benchmarks/kernels.py [--tower ViT-L-14] [--triplets 128] [--batches 400]
-        [--captions FILE --conditions FILE]
+        [--captions FILE --conditions FILE] [--without-compiler]
 
 The step is the engine's for a GPU, in bf16 autocast, with batches in the few shapes that CUDA graphs need. It runs on
 tensors without data (torch's fake tensors), so it takes seconds at any size, and whatever would wait for the device,
-because it looks at data, is an error. Counted are ATen operations without views, about a kernel each: 929 a step of
-ViT-L/14, where a profiler on an H200 finds 981 kernels. The tensors are on the CPU, since autograd needs a driver for
-those of a GPU; autocast casts the same there.
+because it looks at data, is an error. Counted are ATen operations without views, about a kernel each: 761 a step of
+ViT-L/14; of an earlier step they were 929, where a profiler on an H200 found 981 kernels. The tensors are on the CPU,
+since autograd needs a driver for those of a GPU; autocast casts the same there, and attention is one operation.
+
+`compiled` is the step with `compile: true`: the operations of a block are replaced by the kernels that torch's compiler
+makes of it, counted after it has fused them. It compiles small blocks for this CPU, which takes a minute and a C++
+compiler; what it fuses depends on neither the size nor, but for details, the device. Leave it out with
+--without-compiler.
 
 Times are this machine's: `hidden` is what the thread that makes batches ahead takes for one, `main` what is left to the
-main thread before it can replay a graph.
+main thread before it can replay a graph, `between` the time from batch to batch if the main thread does nothing else.
 """
 
 import argparse
@@ -27,9 +32,10 @@ from typing import Any
 
 import torch
 from common import RATE, TOWERS, PairedTexts, add_text_options, build_projection, build_tower, make_run
+from compiled_blocks import count_saved_kernels
+from operations import Operations
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtd_plugin.engine.cuda_graphs import _list_tensors
 from rtd_plugin.engine.frozen_encoder import PackedFrozen
@@ -42,36 +48,7 @@ from rtd_plugin.training.run import Run
 from rtd_plugin.training.step import compute_loss
 
 GPU = torch.device("cuda")
-VIEWS = {
-    "view",
-    "_unsafe_view",
-    "t",
-    "transpose",
-    "permute",
-    "unbind",
-    "expand",
-    "slice",
-    "select",
-    "unsqueeze",
-    "split",
-}
-VIEWS |= {"squeeze", "detach", "alias", "as_strided", "unfold", "device", "empty", "empty_like", "new_empty"}
-VIEWS |= {"empty_strided", "new_empty_strided", "_reshape_alias", "lift_fresh"}
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
-
-
-class Operations(TorchDispatchMode):
-    """Counts ATen operations by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        if name not in VIEWS:
-            self.counts[name] += 1
-        return function(*args, **(kwargs or {}))
 
 
 def copy_rounded(module: nn.Module) -> nn.Module:
@@ -141,25 +118,47 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         step = Step(run)
         step.count(step.make_batch(0))  # the optimizer's state is made in it
         counts = step.count(step.make_batch(1))
-        shapes, began = set(), time.thread_time()
+        shapes, octets, began = set(), 0, time.thread_time()
         for index in range(args.batches):
-            shapes.add(tuple(tensor.shape for tensor in _list_tensors(step.make_batch(index))))
+            tensors = _list_tensors(step.make_batch(index))
+            shapes.add(tuple(tensor.shape for tensor in tensors))
+            octets += sum(tensor.nbytes for tensor in tensors)
         hidden = time.thread_time() - began
         ahead = PrefetchedBatches(_Ready(step.make_batch(0)), lambda batch: batch)
         began = time.thread_time()
         for index in range(args.batches):
             tuple(tensor.shape for tensor in _list_tensors(ahead[index]))
         main = time.thread_time() - began
+        ahead, began = PrefetchedBatches(_Made(step), lambda batch: batch), time.monotonic()
+        for index in range(args.batches):
+            ahead[index]
+        between = time.monotonic() - began
     casts = sum(count["_to_copy"] for count in counts.values())
+    operations = {name: sum(count.values()) for name, count in counts.items()}
+    total = sum(operations.values())
     return {
-        "operations": {name: sum(count.values()) for name, count in counts.items()},
+        "operations": operations,
+        "total": total,
+        "compiled": total - count_saved_kernels(TOWERS[args.tower].layers) if args.compiler else None,
         "casts": casts,
         "most": sum(counts.values(), Counter()).most_common(12),
         "synchronisations": 0,  # one would have been an error
         "shapes": len(shapes),
+        "copied_kb": octets / args.batches / 1e3,
         "hidden_ms": 1e3 * hidden / args.batches,
         "main_ms": 1e3 * main / args.batches,
+        "between_ms": 1e3 * between / args.batches,
     }
+
+
+class _Made:
+    """A step's batches, made when they are asked for."""
+
+    def __init__(self, step: Step):
+        self.step = step
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.step.make_batch(index)
 
 
 class _Ready:
@@ -177,6 +176,7 @@ def main() -> None:
     parser.add_argument("--tower", default="ViT-L-14", choices=TOWERS)
     parser.add_argument("--triplets", type=int, default=128)
     parser.add_argument("--batches", type=int, default=400)
+    parser.add_argument("--without-compiler", dest="compiler", action="store_false")
     add_text_options(parser)
     print(json.dumps(measure(parser.parse_args()), indent=2))
 

@@ -190,6 +190,25 @@ def test_doctor_reports_a_host_that_fails(rtd, copy_host, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import atexit; atexit.register(print, '[' * 100_000); atexit.register(print, '{}')",
+        "import os; os.write(2, b'\\xff' * 100_000); os._exit(0)",
+        "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd()); raise OSError('no folder')",
+    ],
+    ids=["prints at exit", "ends at once", "removes its folder"],
+)
+def test_doctor_judges_a_host_that_prints_anything(rtd, copy_host, tmp_path, code):
+    copy_host("searle")
+    file = tmp_path / "code/src/encode_with_pseudo_tokens.py"
+    file.write_text(f"{code}\n{file.read_text()}")
+    done = rtd("doctor", "code", "--json")
+    (point,) = json.loads(done.stdout)["points"]
+    assert point["outcome"] == ("exact" if "atexit" in code else "failed")
+    assert len(point["message"]) <= 2000
+
+
 def test_doctor_names_batches_that_the_adapter_misreads(rtd, copy_host, tmp_path, monkeypatch):
     copy_host("searle")
     report = {"outcome": "misread", "difference": 1e-7, "message": "texts without …", "patchable": True}

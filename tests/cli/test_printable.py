@@ -271,8 +271,8 @@ def test_an_error_is_safe_wherever_it_is_printed():
     assert str(RTDError("a\x1b[31m\u202eb")) == r"a\x1b[31m\u202eb"
 
 
-# These print what `make_printable` returned, and JSON for the doctor.
-PRINTERS = {"cli/console.py", "patching/usage_log.py", "patching/self_check.py"}
+# These print what `make_printable` returned.
+PRINTERS = {"cli/console.py", "patching/usage_log.py"}
 
 
 def test_one_module_prints():

@@ -87,3 +87,23 @@ def test_python_does_not_need_the_libraries_of_the_command_line(files, tmp_path)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n[]\n"
     assert (tmp_path / "run/text_encoder.safetensors").is_file()
+
+
+def test_training_names_its_extra(tmp_path):
+    """What `train` alone needs is an extra: without it a sentence says which, in Python and on the command line."""
+    program = """
+import sys
+sys.modules["accelerate"] = sys.modules["pyarrow"] = None
+import rtd_plugin
+rtd_plugin.evaluate, rtd_plugin.load, rtd_plugin.build_triplets
+try:
+    rtd_plugin.train
+except rtd_plugin.errors.RTDError as error:
+    print(error)
+from rtd_plugin.cli.main import main
+main(["train", "--adapter", "lincir"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    message = "training needs accelerate: install it with `pip install 'rtd-plugin[train]'`"
+    assert done.stdout == f"{message}\n"
+    assert (done.stderr, done.returncode) == (f"Error: {message}\n", 1)

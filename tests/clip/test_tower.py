@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from rtd_plugin.clip.layouts import read_state_dict
 from rtd_plugin.clip.tower import TextTower
@@ -217,6 +218,19 @@ def test_texts_are_cut_after_the_last_end_token(tower, make_tokens):
     tower.transformer.register_forward_hook(lambda _module, inputs, _output: lengths.append(inputs[0].shape[1]))
     tower.encode(torch.nn.functional.pad(make_tokens(300, [(4, []), (7, [])]), (0, 50)))
     assert lengths == [7]
+
+
+@torch.no_grad()
+def test_nothing_waits_for_a_gpu():
+    """On tensors without data, where looking at one is an error."""
+    with FakeTensorMode(), torch.device("cuda"):
+        tower = TextTower(width=64, layers=2, features=32)
+        tokens = torch.ones(4, 77, dtype=torch.int64)
+        placeholders = torch.zeros(4, 77, dtype=torch.bool)
+        features = tower.encode(tokens, torch.zeros(4, 64), placeholders)
+        assert (features.shape, features.device.type) == ((4, 32), "cuda")
+        with pytest.raises(DataDependentOutputException):
+            int(tokens.max())
 
 
 @pytest.mark.parametrize(("name", "activation"), LIBRARIES)

@@ -96,7 +96,9 @@ def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
     run = load_miniature("lincir", *small)
     trainer = make_trainer(run, build_engine)
     losses = [trainer.take_step(step, 1e-3).item() for step in range(4)]
-    distinct = [len(np.unique(trainer._engine.batches[index].captions)) for index in range(2)]
+    distinct = [
+        len(np.unique(run.triplets.gather(trainer._engine.batches[index].rows.numpy()).captions)) for index in range(2)
+    ]
     assert texts == distinct
     again = make_trainer(run, build_engine)
     assert [again.take_step(step, 1e-3).item() for step in range(4)] == losses
@@ -106,6 +108,26 @@ def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
     uncached = make_trainer(load_miniature("lincir", *small), build_engine)
     assert [uncached.take_step(step, 1e-3).item() for step in range(4)] == pytest.approx(losses, rel=1e-6)
     assert len(texts) == 6
+
+
+@pytest.mark.parametrize("lost", ["file", "row"])
+def test_features_are_the_same_to_the_last_bit_whenever_they_are_computed(load_miniature, monkeypatch, tmp_path, lost):
+    """A run that was killed, or lost some of its cache, computes features later than an undisturbed one."""
+    run = load_miniature("lincir", "triplets.0.count=200", "batch_size=60")
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "cache"))
+    engine = make_trainer(run, build_engine)._engine
+    expected = [torch.cat(engine.frozen.features(engine.batches[index])) for index in range(6)]  # two epochs
+    if lost == "file":
+        monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "another"))
+    else:
+        (file,) = (tmp_path / "cache/frozen").glob("*.features")
+        with file.open("r+b") as stream:
+            for position in range(0, file.stat().st_size, 1000):
+                stream.seek(position)
+                stream.write(b"?")
+    engine = make_trainer(run, build_engine)._engine
+    for index in reversed(range(6)):
+        assert torch.equal(torch.cat(engine.frozen.features(engine.batches[index])), expected[index])
 
 
 def test_prefetched_batches_are_the_same_in_any_order():

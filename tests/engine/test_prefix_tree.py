@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.transformer import CausalAttention
 from rtd_plugin.engine import prefix_tree
 from rtd_plugin.engine.packed_tower import PackedTower
 from rtd_plugin.engine.prefix_tree import pack_texts
@@ -179,6 +180,42 @@ def test_activation_checkpointing_changes_no_gradient(tower):
     assert passes == [1, 0, 1, 1, 0]  # with it, each block is computed twice
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_attention_leaves_out_cudnn(tower, monkeypatch, checkpointing):
+    """Also where activations are computed again in the backward pass."""
+    seen, attend = [], CausalAttention.attend
+
+    def record(self, *arguments):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(self, *arguments)
+
+    monkeypatch.setattr(CausalAttention, "attend", record)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    tokens, pseudo_tokens = make_tokens(*PROMPTS), torch.randn(5, 32)
+    encode_packed(tower, tokens, pseudo_tokens, checkpointing=checkpointing).sum().backward()
+    assert len(seen) == (6 if checkpointing else 3)
+    tower.encode(tokens, pseudo_tokens, PLACEHOLDER)
+    assert not any(seen)
+
+
+def test_weights_are_rounded_together_as_autocast_rounds_them(tower, monkeypatch):
+    """Features and gradients are equal to the last bit."""
+    tokens, pseudo_tokens, results = make_tokens(*PROMPTS), torch.randn(5, 32), []
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr("rtd_plugin.engine.packed_tower.round_weights", lambda block, dtype: {})
+        tower.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encode_packed(tower, tokens, pseudo_tokens)
+        features.square().sum().backward()
+        results.append(
+            {"features": features, **{name: weight.grad.clone() for name, weight in tower.named_parameters()}}
+        )
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
 
 
 def test_autocast(tower):

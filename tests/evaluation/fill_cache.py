@@ -25,5 +25,5 @@ def compute(indices):
 
 
 keys = [feature_cache.hash_text(str(index)) for index in range(23)]
-vectors = feature_cache.FeatureCache(folder / "cache").fetch(keys, compute)
+vectors = feature_cache.FeatureCache(folder / "cache").fetch(keys, compute)[:]
 assert vectors[:, 0].tolist() == list(range(23))

@@ -6,6 +6,7 @@ import signal
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation import feature_cache
 from rtd_plugin.evaluation.feature_cache import FeatureCache, hash_module, hash_text
+from rtd_plugin.evaluation.key_index import KeyIndex
 
 KEYS = [hash_text(str(index)) for index in range(23)]
 
@@ -43,9 +45,9 @@ WHOLE = torch.stack([vector(index) for index in range(23)])
 
 def test_vectors_are_computed_once(tmp_path):
     first, second = Compute(), Compute()
-    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, first), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, first)[:], WHOLE)
     assert first.asked == [[*range(start, min(start + 5, 23))] for start in range(0, 23, 5)]
-    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, second), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, second)[:], WHOLE)
     assert second.asked == []
 
 
@@ -55,22 +57,22 @@ def test_only_missing_vectors_are_computed(tmp_path):
     compute = Compute()
     kept = FeatureCache(tmp_path)
     assert kept.count_missing(KEYS) == 17
-    assert torch.equal(kept.fetch(KEYS, compute), WHOLE)
+    assert torch.equal(kept.fetch(KEYS, compute)[:], WHOLE)
     assert sorted(chain.from_iterable(compute.asked)) == [0, 1, 2, *range(9, 23)]
-    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS[::-1], Compute()), WHOLE.flip(0))
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS[::-1], Compute())[:], WHOLE.flip(0))
 
 
 def test_equal_keys_are_computed_once():
     compute = Compute()
-    twice = FeatureCache(None).fetch([KEYS[0], KEYS[1], KEYS[0]], compute)
+    twice = FeatureCache(None).fetch([KEYS[0], KEYS[1], KEYS[0]], compute)[:]
     assert len(list(chain.from_iterable(compute.asked))) == 2
     assert torch.equal(twice[0], twice[2])
 
 
 def test_without_a_folder_vectors_are_kept_in_memory():
     kept, compute = FeatureCache(None), Compute()
-    assert torch.equal(kept.fetch(KEYS, compute), WHOLE)
-    assert torch.equal(kept.fetch(KEYS, compute), WHOLE)
+    assert torch.equal(kept.fetch(KEYS, compute)[:], WHOLE)
+    assert torch.equal(kept.fetch(KEYS, compute)[:], WHOLE)
     assert len(compute.asked) == 5
 
 
@@ -91,9 +93,9 @@ def test_a_damaged_file_is_computed_again(tmp_path, content):
     file = sorted(tmp_path.glob("*.safetensors"))[2]
     file.write_bytes(file.read_bytes()[:-20] if content is None else content)
     compute = Compute()
-    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, compute), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, compute)[:], WHOLE)
     assert len(list(chain.from_iterable(compute.asked))) in (3, 5)
-    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, Compute()), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, Compute())[:], WHOLE)
 
 
 @pytest.mark.parametrize("damage", [b"", None, "removed"])
@@ -106,11 +108,39 @@ def test_a_file_damaged_after_its_keys_were_read_is_computed_again(tmp_path, dam
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-20] if damage is None else damage)
-    assert torch.equal(cache.fetch(KEYS, compute), WHOLE)
+    assert torch.equal(cache.fetch(KEYS, compute)[:], WHOLE)
     assert len(list(chain.from_iterable(compute.asked))) in (3, 5)
     compute = Compute()
-    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, compute), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path).fetch(KEYS, compute)[:], WHOLE)
     assert compute.asked == []
+
+
+def test_vectors_are_read_in_parts(tmp_path):
+    vectors = FeatureCache(tmp_path).fetch(KEYS[::-1], lambda indices: {index: vector(22 - index) for index in indices})
+    assert vectors.shape == (23, 3)
+    assert torch.equal(vectors[4:17], WHOLE.flip(0)[4:17])
+    rows = torch.tensor([20, 3, 3, 11])
+    assert torch.equal(vectors[rows], WHOLE.flip(0)[rows])
+    assert vectors[5:5].shape == (0, 3)
+
+
+def test_a_file_that_is_removed_while_vectors_are_read_is_named(tmp_path):
+    vectors = FeatureCache(tmp_path).fetch(KEYS, Compute())
+    vectors._cache.paths[1].unlink()
+    assert torch.equal(vectors[:5], WHOLE[:5])
+    with pytest.raises(RTDError, match="was removed or damaged during the run: run the command again"):
+        vectors[4:6]
+
+
+def test_keys_with_a_word_in_common_are_told_apart():
+    words = np.array([[7, 1, 1, 1], [7, 1, 1, 2], [9, 0, 0, 0], [7, 3, 1, 1]], np.uint64)
+    index = KeyIndex()
+    assert index.find(words).tolist() == [-1] * 4
+    index.add(words[:2], np.array([5, 6]))
+    index.add(words[2:3], np.array([0]))
+    assert index.find(words).tolist() == [5, 6, 0, -1]
+    index.remove(5, 5)
+    assert index.find(words[::-1]).tolist() == [-1, 0, 6, -1]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -141,7 +171,7 @@ def test_a_killed_process_loses_no_finished_shard(start, tmp_path):
     assert process.exitcode == -signal.SIGKILL
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
     compute = Compute()
-    assert torch.equal(FeatureCache(tmp_path / "cache").fetch(KEYS, compute), WHOLE)
+    assert torch.equal(FeatureCache(tmp_path / "cache").fetch(KEYS, compute)[:], WHOLE)
     assert compute.asked == [[*range(start, min(start + 5, 23))] for start in range(10, 23, 5)]
 
 

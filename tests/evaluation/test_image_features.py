@@ -87,7 +87,7 @@ def test_padding_equals_that_of_the_hosts(size, mode):
 
 
 def test_features_equal_those_of_the_tower(pictures, clip, encoder, monkeypatch):
-    monkeypatch.setattr(image_features, "BATCH", 3)
+    monkeypatch.setattr(image_features, "BATCHES", {"cpu": 3})
     features = ImageFeatures(encoder).encode(pictures, NAMES)
     with torch.no_grad():
         expected = [clip.encode_image(encoder.preprocess(pictures.image(name))[None]) for name in NAMES]
@@ -172,9 +172,41 @@ def test_files_are_closed(pictures):
 
 
 def test_progress_counts_the_images_that_are_encoded(pictures, encoder, monkeypatch, tmp_path):
-    monkeypatch.setattr(image_features, "BATCH", 3)
+    monkeypatch.setattr(image_features, "BATCHES", {"cpu": 3})
     calls = []
     features = ImageFeatures(encoder, folder=tmp_path / "cache")
     features.encode(pictures, NAMES[:2])
     features.encode(pictures, NAMES, lambda done, total: calls.append((done, total)))
     assert calls == [(3, 5), (5, 5)]
+
+
+def test_bf16_has_features_of_its_own(pictures, encoder, tmp_path):
+    """Close to those in fp32, in another folder of the cache, from one tower for all else."""
+    exact, rounded = (
+        ImageFeatures(encoder, folder=tmp_path / "cache", precision=precision) for precision in ("fp32", "bf16")
+    )
+    expected = exact.encode(pictures, NAMES)
+    assert pop_image_count(encoder) == len(NAMES)
+    features = rounded.encode(pictures, NAMES)
+    assert pop_image_count(encoder) == len(NAMES)
+    assert features.dtype == torch.float32
+    assert not torch.equal(features, expected)
+    torch.testing.assert_close(features, expected, rtol=0.1, atol=0.05 * expected.abs().max().item())
+    assert exact.digest == rounded.digest
+    assert torch.equal(ImageFeatures(encoder, folder=tmp_path / "cache").encode(pictures, NAMES), expected)
+
+
+def test_in_bf16_large_jpegs_are_decoded_smaller(clip, tmp_path):
+    """But for towers that do not say their size."""
+    sizes = []
+    Image.new("RGB", (640, 320), "red").save(tmp_path / "0.png", format="JPEG")
+
+    def preprocess(image):
+        sizes.append(image.size)
+        return torch.zeros(3, 32, 32)
+
+    for precision in ("bf16", "fp32"):
+        ImageFeatures(ImageEncoder(clip.visual, preprocess), precision=precision).encode(
+            Pictures(data=str(tmp_path)), ["0.png"]
+        )
+    assert sizes == [(160, 80), (640, 320)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation import ranking
-from rtd_plugin.evaluation.ranking import Gallery
+from rtd_plugin.evaluation.ranking import Gallery, open_gallery
 
 GALLERY = torch.tensor([[3.0, 0.0], [2.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 1.0]])
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # scores 3 2 2 0 1 and 0 1 1 3 1
@@ -100,6 +100,39 @@ def test_blocks_give_the_ranks_of_one_product(monkeypatch):
     blocks = Gallery(gallery).rank(queries, targets, depth=20)
     assert torch.equal(blocks.first, whole.first)
     assert torch.equal(blocks.top, whole.top)
+
+
+class OnDisk:
+    """Features that are copied when they are asked for; remembers how many rows at most."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, features):
+        self.shape, self._features, self.most = features.shape, features, 0
+
+    def __getitem__(self, rows):
+        copied = self._features[rows].clone()
+        self.most = max(self.most, len(copied))
+        return copied
+
+
+@pytest.mark.parametrize("count", [1, 33])
+@pytest.mark.parametrize("limit", [0, 2**28])
+def test_features_in_a_file_are_ranked_as_those_in_memory(monkeypatch, count, limit):
+    """To the last digit, with copies of images, and holding few of them at once."""
+    monkeypatch.setattr(ranking, "BLOCK", 100 * 64)
+    monkeypatch.setattr(ranking, "IN_MEMORY", limit)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(530, 64, generator=generator)
+    features[[500, 501, 7, 321]] = features[[3, 3, 6, 320]]
+    queries = torch.randn(count, 64, generator=generator)
+    targets = [[(31 * row) % 520, (31 * row + 3) % 520] for row in range(count)]
+    expected = Gallery(torch.nn.functional.normalize(features[:520], dim=-1)).rank(queries, targets, depth=20)
+    on_disk = OnDisk(features)
+    rankings = open_gallery(on_disk, 520, torch.device("cpu")).rank(queries, targets, depth=20)
+    for name in ("ranks", "first", "top", "scores"):
+        assert torch.equal(getattr(rankings, name), getattr(expected, name)), name
+    assert (on_disk.most <= 100) == (limit == 0)
 
 
 def test_blocks_may_have_more_or_fewer_targets(monkeypatch):

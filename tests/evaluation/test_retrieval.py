@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation import encoding, image_features
+from rtd_plugin.evaluation import encoding, feature_cache, image_features, ranking
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
@@ -89,8 +89,8 @@ def tower(clip):
 
 @pytest.fixture
 def retrieve(clip, phi, preprocess, tower, monkeypatch):
-    for module in (encoding, image_features):
-        monkeypatch.setattr(module, "BATCH", 5)  # neither images nor queries fill their last batch
+    monkeypatch.setattr(encoding, "BATCH", 5)  # neither images nor queries fill their last batch
+    monkeypatch.setattr(image_features, "BATCHES", {"cpu": 5})
 
     def retrieve(benchmark, adapter=None, **options):
         encoder = ImageFeatures(ImageEncoder(clip.visual, preprocess))
@@ -181,6 +181,34 @@ def test_ranks(retrieve, clip, phi, tower, preprocess, benchmark):
 def test_a_reference_that_is_kept_comes_first(retrieve):
     with_reference, without = retrieve(Kept()).rank_by_image(), retrieve(Noise()).rank_by_image()
     assert (with_reference.rankings.first - without.rankings.first).tolist() == [1, 0] * 4
+
+
+def test_a_gallery_in_files_is_ranked_as_one_in_memory(clip, phi, preprocess, tower, monkeypatch, tmp_path):
+    """To the last digit: features are read from the cache's files in blocks, each time that they are needed."""
+
+    class Stamped(Noise):
+        def stamp(self, name):
+            return name
+
+    monkeypatch.setattr(feature_cache, "SHARD", 5)
+    monkeypatch.setattr(ranking, "BLOCK", 4 * WIDTH)
+    read, read_shard = [], feature_cache.FeatureCache.read_shard
+    monkeypatch.setattr(
+        feature_cache.FeatureCache, "read_shard", lambda self, path: read.append(path) or read_shard(self, path)
+    )
+    results = []
+    for limit in (2**28, 0):
+        monkeypatch.setattr(ranking, "IN_MEMORY", limit)
+        images = ImageFeatures(ImageEncoder(clip.visual, preprocess), folder=tmp_path)
+        retrieval = Retrieval(Stamped(), LinCIR(), images, phi, tower)
+        read.clear()
+        results.append((retrieval.rank_by_image(), retrieval.rank_composed(tower)))
+        assert bool(read) == (limit == 0)
+    for in_memory, in_files in zip(*results, strict=True):
+        for kind in ("rankings", "subset"):
+            for name in ("ranks", "first", "top", "scores"):
+                one, other = (getattr(getattr(result, kind), name) for result in (in_memory, in_files))
+                assert torch.equal(one, other), (kind, name)
 
 
 def test_progress_counts_references_outside_the_gallery(retrieve):

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from rtd_plugin.generation.llm.answers import AnswerFile
 from rtd_plugin.generation.llm.prompt import parse_answer
 from rtd_plugin.generation.statistics import read_conditions
 from rtd_plugin.patching.manifest import read_manifest
+from rtd_plugin.search.faiss_store import FaissStore
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.recipe import parse_override, read_recipe
 from rtd_plugin.training.run import resume_recipe
@@ -268,6 +270,25 @@ def _list_benchmark_readers() -> list[Reader]:
     ]
 
 
+def _make_index_reader() -> Reader:
+    size = 4
+    schema = pa.schema([("image", pa.string()), ("stamp", pa.string()), ("vector", pa.list_(pa.float32(), size))])
+    rows = [{"image": f"{i}.png", "stamp": "1", "vector": [float(i == j) for j in range(size)]} for i in range(size)]
+
+    def write(folder: Path) -> None:
+        store = FaissStore(str(folder / "gallery.faiss"))
+        store.create(schema, {"tower": "t", "folder": "f", "columns": {}})
+        store.add(pa.Table.from_pylist(rows, schema))
+
+    def read(folder: Path) -> None:
+        store = FaissStore(str(folder / "gallery.faiss"))
+        store.read_settings()
+        store.read_rows(["image", "stamp"])
+        store.search(np.full(size, 0.5, np.float32), 3, None, True)
+
+    return Reader("index", write, read, "gallery.faiss/*")
+
+
 def _list_other_readers() -> list[Reader]:
     picture = Image.linear_gradient("L").resize((24, 18)).convert("RGB")
 
@@ -288,6 +309,7 @@ def _list_other_readers() -> list[Reader]:
     return [
         *pictures,
         Reader("manifest", _from_inputs("patch"), read_patch, "patch/manifest.json"),
+        _make_index_reader(),
     ]
 
 

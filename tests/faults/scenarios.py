@@ -15,12 +15,15 @@ from pathlib import Path
 import open_clip
 import torch
 import yaml
+from injection import run
 from PIL import Image
 from rtd_adapters.phi import Phi
 
+from rtd_plugin.contract import plugins
 from rtd_plugin.files import DRAFT_LOCK, DRAFT_MARK, STALE_AFTER, write_text
 from rtd_plugin.generation.llm import server as llm_server
 from rtd_plugin.generation.rules import build as rules_build
+from rtd_plugin.search import indexing
 from rtd_plugin.testing.fixtures import randomise
 
 WIDTH = 16
@@ -49,6 +52,7 @@ class Scenario:
         prepare: command lines that run before, without a fault.
         is_done: whether the work folder holds the whole result already, so that repeating would be refused.
         kept: files of which a killed or failed command may leave a part, for the next to go on from: a pattern.
+        starts_threads: whether a library that it imports starts threads, which a fork lacks: each fork imports it.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Scenario:
     prepare: tuple[tuple[str, ...], ...] = ()
     is_done: Callable[[Path], bool] = lambda work: False
     kept: str = r"$^"
+    starts_threads: bool = False
 
 
 RECIPE = "../inputs/tiny.yaml"
@@ -71,6 +76,8 @@ CACHED = ("--cache", "features", "--workers", "1")
 EVALUATE = ("evaluate", "--weights", RUN, "--benchmark", "folder", "--data", "../inputs/images", "--output", "out")
 SEARCHED = ("--images", "../inputs/images", "--page", "page.html")
 PATCH = ("patch", "../inputs/host", "--weights", RUN, "--output", "patch")
+INDEX = ("index", "../inputs/images", "--weights", RUN, "--output")
+INDEXES = (".faiss", ".lance")
 
 
 def _is_evaluated(work: Path) -> bool:
@@ -95,6 +102,8 @@ SCENARIOS = (
         "search",
         ("search", "../inputs/images/0.png", "is red", *SEARCHED, "--weights", RUN, *CACHED),
     ),
+    Scenario("index-faiss", (*INDEX, "gallery.faiss"), kept=r"gallery\.faiss"),
+    Scenario("index-lance", (*INDEX, "gallery.lance"), kept=r"gallery\.lance", starts_threads=True),
 )
 
 
@@ -159,6 +168,7 @@ def set_up_process(root: Path) -> None:
     torch.set_num_threads(1)
     os.environ["RTD_PLUGIN_CACHE"] = str(root / "work/cache")
     rules_build.CHUNK = 8
+    indexing.ROWS = 4
     llm_server.Server.ask = _answer  # type: ignore[method-assign]
 
 
@@ -168,17 +178,32 @@ def _answer(server: llm_server.Server, messages: list[dict[str, str]], seed: int
 
 
 def read_outcome(work: Path) -> dict[str, str]:
-    """Return the digest of each file, without what depends on the clock; caches and drafts are left out."""
-    outcome = {}
+    """Return the digest of each file, without what depends on the clock; caches and drafts are left out.
+
+    An index has one digest, of its rows: what its files are called, and how many there are, is its library's business.
+    """
+    outcome = {path.name: read_index(path) for path in work.iterdir() if path.suffix in INDEXES}
     for path in sorted(work.rglob("*")):
         name = path.relative_to(work).as_posix()
-        if name.split("/")[0] in ("cache", "features") or path.is_dir() or any(map(DRAFT.search, name.split("/"))):
+        first = name.split("/")[0]
+        if first in ("cache", "features", *outcome) or path.is_dir() or any(map(DRAFT.search, name.split("/"))):
             continue
         content = path.read_bytes()
         if path.suffix in (".json", ".jsonl", ".html"):
             content = VOLATILE.sub("0", content.decode(errors="replace")).encode()
         outcome[name] = hashlib.sha256(content).hexdigest()
     return outcome
+
+
+def read_index(folder: Path) -> str:
+    """Return what is in an index, read in a fork of this process."""
+
+    def read() -> None:
+        rows = plugins.find_gallery_store(str(folder)).read_rows(["image", "stamp", "vector"]).sort_by("image")
+        print(hashlib.sha256(json.dumps(rows.to_pylist()).encode()).hexdigest())
+
+    ended = run(read, folder.parent)
+    return ended.output.strip() if ended.code == 0 else "unreadable"
 
 
 def list_drafts(work: Path) -> list[str]:

@@ -105,7 +105,7 @@ def test_patch_runs_no_code_of_a_hostile_host(tmp_path):
 @pytest.mark.parametrize("name", precision.ADAPTERS)
 def test_errors_of_half_precision_are_bounded(name):
     dtypes = (torch.float32, torch.bfloat16)
-    errors = precision.measure(find_adapter(name), precision.TOWERS["tiny"], 8, 0, dtypes)
+    errors = precision.measure(find_adapter(name), "tiny", 8, 0, dtypes)
     for dtype in dtypes:
         assert all(0 < error <= bound for error, bound in zip(errors[dtype], precision.BOUNDS[dtype], strict=True))
 

@@ -1,5 +1,6 @@
 """Triplets by a language model, from a test server that answers, lags, fails and returns rubbish."""
 
+import errno
 import json
 import socket
 import struct
@@ -418,6 +419,20 @@ def test_an_answer_that_was_cut_off_on_disk_is_asked_again(serve, captions, tmp_
     sent = build(captions, tmp_path / "t.jsonl", server(serve()), limit=100)
     assert sent.requests == 8
     assert read_conditions(tmp_path / "t.jsonl") == WHOLE
+
+
+def test_answers_that_cannot_be_removed_do_no_harm(serve, captions, tmp_path, monkeypatch, caplog):
+    def fail(path, missing_ok=False):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "unlink", fail)
+        build(captions, tmp_path / "t.jsonl", server(serve()), limit=100)
+    assert read_conditions(tmp_path / "t.jsonl") == WHOLE
+    kept = tmp_path / "t.jsonl.answers"
+    assert f"{kept}: cannot be removed (Input/output error)" in caplog.text
+    assert build(captions, tmp_path / "t.jsonl", server(serve()), limit=100).requests == 0
+    assert not kept.exists()
 
 
 def test_answers_after_one_that_was_cut_off_are_kept(tmp_path):

@@ -126,6 +126,22 @@ def test_a_broken_source_is_refused(copy_host):
         find(root)
 
 
+def test_deeply_nested_source_is_read_or_refused(copy_host):
+    root = copy_host("searle")
+    file = root / "src/encode_with_pseudo_tokens.py"
+    source = file.read_text()
+    file.write_text("if a: pass\n" + "elif a: pass\n" * 900 + "else:\n    import no_such_package\n" + source)
+    assert find(root).adapter.name == "searle"
+    assert list(find_missing_packages(root)) == ["no_such_package"]
+    default = "-" * 700 + "1"
+    file.write_text(f"def encode_with_pseudo_tokens(clip_model, text={default}): ...\n")
+    with pytest.raises(RTDError, match=r"too deeply|has another signature"):
+        find(root)
+    file.write_text("x = " + "-" * 200_000 + "1")
+    with pytest.raises(RTDError, match="not readable as Python source"):
+        find(root)
+
+
 def test_a_host_of_several_methods_needs_an_adapter_name(copy_host):
     root = copy_host("searle")
     (root / "model").mkdir()

@@ -259,6 +259,15 @@ def test_a_command_without_an_activated_python_is_reported(searle, rtd):
         assert "no Python of the command activated the patch" in read_last_line(done)
 
 
+def test_a_command_that_removes_the_temporary_folder(searle, rtd, tmp_path):
+    manifest, _ = searle
+    (tmp_path / "temporary").mkdir()
+    words = ("sh", "-c", 'rm -r "$TMPDIR"; exit 5')
+    done = rtd("run", manifest.folder, "--", *words, TMPDIR=str(tmp_path / "temporary"))
+    assert done.returncode == 5
+    assert "composed queries were not counted" in read_last_line(done)
+
+
 def test_commands_that_cannot_run_are_refused(searle, rtd, patch_host, files, tmp_path):
     manifest, _ = searle
     done = rtd("run", manifest.folder, "--", "no-such-command")

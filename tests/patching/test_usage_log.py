@@ -46,6 +46,20 @@ def test_the_line_at_the_end_reports_all_events(events, line):
     assert summarise(events, "/code") == f"rtd-plugin: {line}"
 
 
+def test_a_log_that_is_gone_is_reported():
+    assert "warning: composed queries were not counted: the command removed" in summarise(None, "/code")
+
+
+def test_a_current_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setenv(usage_log.VARIABLE, str(tmp_path / "log"))
+    (tmp_path / "log").touch()
+    UsageLog().add(COMPOSED, 1)
+    assert len(usage_log.read_events(tmp_path / "log")) == 1
+
+
 def test_events_of_several_processes_go_to_one_file(tmp_path):
     file = tmp_path / "usage.jsonl"
     file.touch()

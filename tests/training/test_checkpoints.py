@@ -104,6 +104,38 @@ def test_what_a_killed_run_left_is_cleared_away(store, save, tmp_path):
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000010", "step-000020"}
 
 
+def test_a_resumed_run_removes_what_the_killed_one_was_about_to(store, save, tmp_path):
+    """One that was killed once it had saved its last checkpoint, which is not saved again."""
+    for step in (10, 20, 30):
+        save(step)
+    (tmp_path / "checkpoints/step-000010").mkdir()
+    (tmp_path / "checkpoints/.step-000005.removed").mkdir()
+    (tmp_path / "checkpoints/.step-000005.removed/optimizer.pt").touch()
+    store.remove_old(progress(30))
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000020", "step-000030"}
+
+
+def test_a_checkpoint_that_cannot_be_removed_does_not_end_the_run(store, save, monkeypatch, caplog):
+    save(10)
+    save(20)
+
+    def fail(source, target):
+        if str(target).endswith(".removed"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    replace = checkpoints.os.replace
+    with monkeypatch.context() as context:
+        context.setattr(checkpoints.os, "replace", fail)
+        save(30)
+    assert store.list_steps() == [10, 20, 30]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{store.path(10)}: an old checkpoint that cannot be removed (Input/output error)"
+    ]
+    store.remove_old(progress(30))
+    assert store.list_steps() == [20, 30]
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"step": 20}', '{"step": "x"}', "[]"])
 def test_broken_progress(store, save, content):
     save(20)

@@ -328,7 +328,7 @@ def test_each_step_reads_the_same_triplets_with_the_same_noise(make_run):
                 shared, accelerator, lambda *args: None, SimpleNamespace(count_pseudo_tokens=lambda: 1)
             )
             found += [batches[index] for index in range(step * count, (step + 1) * count)]
-        return sorted((batch.captions.tolist(), batch.noise.tolist()) for batch in found)
+        return sorted((batch.rows.tolist(), batch.noise.tolist()) for batch in found)
 
     for step in (0, 1, 7):
         expected = list_batches(4, None, step)

@@ -42,6 +42,15 @@ def test_epochs_and_seeds_differ_and_repeat_themselves():
     assert all(sorted(order) == list(range(20)) for order in orders)
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("count", [1, 7, 64, 1000])
+def test_positions_in_the_first_epoch(shuffle, count):
+    order = BatchOrder(count, 1, shuffle, 3)
+    rows = np.concatenate([order.rows(index) for index in range(count)])
+    assert (order.rows_at(np.arange(count)) == rows).all()
+    assert (order.find_positions(rows) == np.arange(count)).all()
+
+
 def test_what_an_epoch_leaves_out_changes():
     left_out = [set(range(10)) - set(BatchOrder(10, 9, True, 0).rows(epoch)) for epoch in range(20)]
     assert len(set.union(*left_out)) > 3

@@ -66,9 +66,10 @@ class OwnImages(FileBenchmark):
         if self._turned:
             pictures = count_noun(len(self._turned), "picture")
             remarks.append(f"{pictures} turned as the EXIF orientation says: {name_images(sorted(self._turned))}")
-        if self._others:
-            suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self._others.items()))
-            remarks.append(f"{count_noun(self._others.total(), 'file')} in formats that are not read: {suffixes}")
+        if self._unread_suffixes:
+            suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self._unread_suffixes.items()))
+            files = count_noun(self._unread_suffixes.total(), "file")
+            remarks.append(f"{files} in formats that are not read: {suffixes}")
         return remarks
 
     @cached_property
@@ -82,7 +83,7 @@ class OwnImages(FileBenchmark):
         return dict.fromkeys(names)
 
     @cached_property
-    def _others(self) -> Counter[str]:
+    def _unread_suffixes(self) -> Counter[str]:
         """How many files have each suffix of a picture that is not read."""
         suffixes = (Image.registered_extensions().keys() | OTHER_SUFFIXES) - image_suffixes()
         return Counter(suffix for path in self._files if (suffix := path.suffix.lower()) in suffixes)
@@ -201,8 +202,8 @@ class Folder(OwnImages):
         reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more cells than the header has")
         try:
             if missing := [name for name in REQUIRED if name not in (reader.fieldnames or ())]:
-                found = ", ".join(map(repr, reader.fieldnames or ()))
-                raise RTDError(f"{file}: no column {missing[0]}; the columns, separated by commas, are {found}")
+                columns = ", ".join(map(repr, reader.fieldnames or ()))
+                raise RTDError(f"{file}: no column {missing[0]}; the columns, separated by commas, are {columns}")
             for row in reader:
                 values: dict[str, Any] = {key: value for key, value in row.items() if value not in (None, "")}
                 for key in values.keys() & set(LISTS):

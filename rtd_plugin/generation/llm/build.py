@@ -1,11 +1,11 @@
 """Build triplets from many captions by a language model; a build that stopped can go on."""
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,8 @@ from rtd_plugin.generation.llm.server import RetryableError, Server
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import open_writer
+
+_log = logging.getLogger(__name__)
 
 MAX_PAUSE = 60.0  # seconds between two attempts
 MAX_RUBBISH = 3  # answers to one caption that are not triplets
@@ -151,8 +153,10 @@ def build(
         )
     result.triplets = _write(captions, column, answers, output)
     if not result.left:
-        with suppress(OSError):  # the triplets are written; answers that stay do no harm
+        try:
             answers.path.unlink(missing_ok=True)
+        except OSError as error:  # the triplets are written, and another build removes it
+            _log.warning("%s: cannot be removed (%s), and is not needed any more", answers.path, error.strerror)
     return result
 
 

@@ -76,8 +76,8 @@ def make_candidates(
         for label in sorted(by_label):
             edits = [by_label[label].pop()]
             if rng.random() < TWO_EDITS:
-                others = chain.from_iterable(by_label.values())
-                compatible = [other for other in others if not other.anchors & edits[0].anchors]
+                further = chain.from_iterable(by_label.values())
+                compatible = [edit for edit in further if not edit.anchors & edits[0].anchors]
                 edits += [rng.choice(compatible)] if compatible else []
             triplet = _make_triplet(doc, edits, rng)
             if triplet is not None:
