@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +41,7 @@ class RayTasks:
                 host, colon, port = address.rpartition(":")
                 if colon and port.isdigit() and "/" not in host:
                     socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for minutes
-                ray.init(address=address, log_to_driver=False, logging_level="error")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, RuntimeError, ValueError) as error:
                 hint = "start one with `ray start --head`, or name its address"
                 raise RTDError(f"--ray {address}: no Ray cluster ({first_line(error)}): {hint}") from error
