@@ -52,8 +52,6 @@ def name_failures(repository: str) -> Iterator[None]:
     from huggingface_hub import get_token
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -75,7 +73,9 @@ def name_failures(repository: str) -> Iterator[None]:
         raise RTDError(f"hf://{repository}: no such revision") from error
     except LocalEntryNotFoundError as error:
         raise RTDError(f"hf://{repository}: not in the cache, and the Hub cannot be reached") from error
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+    except RTDError:
+        raise
+    except Exception as error:  # of the Hub, of one of its network libraries, or of a full disk
         raise RTDError(f"hf://{repository}: {first_line(error)}") from error
     finally:
         if not was_disabled:

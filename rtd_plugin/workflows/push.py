@@ -11,6 +11,7 @@ import yaml
 from rtd_plugin.clip.weight_files import FILE_NAME, find_weights
 from rtd_plugin.errors import RTDError, UsageError, require_extra
 from rtd_plugin.hub import name_failures
+from rtd_plugin.regular_files import read_text, resolve_links
 from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.workflows.model_card import CARD_FILE
@@ -70,7 +71,7 @@ def push(
         commit = api.create_commit(
             repository,
             [CommitOperationAdd(name, content) for name, content in sorted(files.items())],
-            commit_message=f"Upload {folder.resolve().name}",
+            commit_message=f"Upload {resolve_links(folder).name}",
             revision=revision,
         )
     return {
@@ -103,5 +104,5 @@ def _shorten(value: Any) -> Any:
 
 def _read_license(card: Path) -> str | None:
     """Return the license in the head of a model card, None if it is not stated."""
-    match = re.search(r"^license: *([\w.-]+)", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
+    match = re.search(r"^license: *([\w.-]+)", read_text(card), re.M) if card.is_file() else None
     return match[1] if match and match[1] != "unknown" else None

@@ -114,6 +114,11 @@ def test_a_private_upload_to_a_public_repository_is_refused(call, hub, finished_
     assert len(hub.repositories["me/tuned"].commits) == commits
 
 
+def test_a_hub_that_cannot_be_reached_is_named(call, finished_run):
+    message = call("push", finished_run, "me/tuned", code=1, HF_ENDPOINT="http://127.0.0.1:9")
+    assert message.splitlines()[-1].startswith("Error: hf://me/tuned: ")
+
+
 def test_a_wrong_token_is_not_printed(call, finished_run):
     message = call("push", finished_run, "me/tuned", code=1, token="hf_aWrongTokenThatNobodyKnows")
     assert "hf://me/tuned: " in message
