@@ -7,6 +7,7 @@ through this module; `check_regular` is for libraries that open a file by its na
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import BinaryIO, cast
 
 MAX_BYTES = 10**9  # of a file that is read whole
@@ -19,6 +20,15 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         OSError: it is a folder, a pipe, a socket or a device, or does not exist.
     """
     _check_mode(path, os.stat(path).st_mode)
+
+
+def resolve_links(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path without links; a link to itself, for which `Path.resolve` raises RuntimeError, stays.
+
+    Raises:
+        ValueError: the path holds NUL.
+    """
+    return Path(os.path.realpath(path))
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -12,7 +12,9 @@ from rtd_plugin.cli.results import comparison_tables
 
 
 @click.command()
-@click.option("--benchmark", required=True, help="cirr, circo, fashioniq, genecis, folder, miniature, or a plugin's.")
+@click.option(
+    "--benchmark", required=True, help="cirr, circo, fashioniq, genecis, pinpoint, folder, miniature, or a plugin's."
+)
 @click.option("--data", type=FILE, help="The benchmark's folder.")
 @click.option("--split", help="val, test1, … Default: the one with targets.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Another option of the benchmark.")

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
 COLUMNS = 4  # metrics side by side: they fit into 80 columns
 GROUPS = 4  # groups of queries that have a section each; of more, only the gains are shown
-STYLES = {"up": "green", "down": "red", "": ""}
+FAMILIES = {  # of metrics by how their names begin; if there are more metrics than columns, each is a table
+    "recall": "recall",
+    "subset_recall": "subset recall",
+    "map": "mAP",
+    "wrong": "wrong answers",
+    "spread": "recall and mAP over the wordings of a request,",
+    "worst": "recall and mAP over the wordings of a request,",
+}
+STYLES = {"better": "green", "worse": "red", "": ""}
 
 
 def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
@@ -27,14 +35,17 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     sections = tabulate_comparison(comparison)
     families: dict[str, list[int]] = {}
     for column, metric in enumerate(sections[0].metrics if sections else ()):
-        families.setdefault(metric.rpartition("_")[0] if len(sections[0].metrics) > COLUMNS else "", []).append(column)
-    return [_draw_table(comparison["title"], sections, columns) for columns in families.values()]
+        name, splits = _name_family(metric), len(sections[0].metrics) > COLUMNS
+        families.setdefault(name if splits else FAMILIES["recall"], []).append(column)
+    return [_draw_table(f"{comparison['title']}: {name}", sections, each) for name, each in families.items()]
+
+
+def _name_family(metric: str) -> str:
+    return next(name for prefix, name in FAMILIES.items() if metric.startswith(prefix))
 
 
 def _draw_table(title: str, sections: Sequence[ComparisonTable], columns: Sequence[int]) -> Table:
-    metrics = [sections[0].metrics[column] for column in columns]
-    family = "mAP" if metrics[0].startswith("map") else "recall"
-    table = Table("query", title=f"{title}: {family} in percent", title_justify="left")
+    table = Table("query", title=f"{title} in percent", title_justify="left")
     for column in columns:
         table.add_column(sections[0].heads[column], justify="right")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, warn_of_choice
 from rtd_plugin.errors import RTDError, UsageError, locate_errors
-from rtd_plugin.regular_files import check_regular
+from rtd_plugin.regular_files import check_regular, resolve_links
 
 if TYPE_CHECKING:
     from rtd_plugin.clip.tower import TextTower
@@ -78,7 +78,7 @@ def read_weights(path: Path) -> TunedWeights:
     from rtd_plugin.clip.tower import TextTower
 
     file, key = split_key(find_weights(path))
-    weights = TunedWeights(str(file.resolve()), digest="", key=key)
+    weights = TunedWeights(str(resolve_links(file)), digest="", key=key)
     with locate_errors(file):
         state = weights.read()
         warn_of_choice(file, state)

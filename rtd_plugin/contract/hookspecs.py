@@ -67,7 +67,7 @@ def rtd_benchmarks() -> Iterable[type[Benchmark]]:
 def rtd_commands() -> Iterable[click.Command]:
     """Return commands for the command line.
 
-    A command's name is all that comes after `rtd-plugin`: `serve`, or `triplets build` in a group. Those that
+    A command's name is all that comes after `rtd-plugin`: `label`, or `triplets build` in a group. Those that
     rtd-plugin has cannot be replaced. Called when the help of a group is printed, or a command is not one of
     rtd-plugin's own. Since 0.1.0.
     """

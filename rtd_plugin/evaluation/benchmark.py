@@ -16,12 +16,16 @@ class Query:
     Attributes:
         reference: the reference image.
         conditions: the change, as the annotators wrote it: one condition, or two as in FashionIQ.
-        targets: the target images. Recall uses the first, mAP all. Empty in a split whose targets are secret.
+        targets: the target images. mAP uses all, recall the first or any (`Benchmark.recall_of_any_target`). Empty in
+            a split whose targets are secret.
         candidates: the images that are ranked; empty for the whole gallery.
         subset: candidates of subset recall, with the target; empty if the benchmark has no subsets.
         groups: groups of queries that metrics are also computed for.
         target_caption: a caption of the target, if known: as a text query it is an upper bound.
         id: the query's id on the benchmark's server.
+        request: a name that is shared by all queries that ask for the same in other words; empty for a query of which
+            there is one wording.
+        wrong: images that look right and are known to be wrong answers.
     """
 
     reference: str
@@ -32,6 +36,8 @@ class Query:
     groups: tuple[str, ...] = ()
     target_caption: str = ""
     id: str = ""
+    request: str = ""
+    wrong: tuple[str, ...] = ()
 
 
 class Benchmark(BaseModel, ABC):
@@ -46,7 +52,11 @@ class Benchmark(BaseModel, ABC):
         excludes_reference: whether the reference image is left out of each ranking.
         averages_groups: whether metrics over all queries are the means of the groups' metrics, for example if groups
             are categories with separate galleries.
+        recall_of_any_target: whether a query counts as found by any of its targets, or by the first alone.
         recall_at, subset_recall_at, map_at: the depths k of the metrics that are reported.
+        wrong_at: the depths k, at most 50, of the share of wrong answers, if queries have any.
+        spread_at: the depths k at which recall and mAP are compared between the wordings of a request, if requests have
+            several.
         skip_unreadable: whether images that are missing or cannot be read are left out, with the queries that need
             them, and said; otherwise they are an error.
     """
@@ -57,9 +67,12 @@ class Benchmark(BaseModel, ABC):
     home: ClassVar[str] = ""
     excludes_reference: ClassVar[bool] = False
     averages_groups: ClassVar[bool] = False
+    recall_of_any_target: ClassVar[bool] = False
     recall_at: ClassVar[tuple[int, ...]] = (1, 5, 10)
     subset_recall_at: ClassVar[tuple[int, ...]] = ()
     map_at: ClassVar[tuple[int, ...]] = ()
+    wrong_at: ClassVar[tuple[int, ...]] = (10,)
+    spread_at: ClassVar[tuple[int, ...]] = (1, 10)
 
     skip_unreadable: bool = False
 

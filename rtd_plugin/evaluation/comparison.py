@@ -56,6 +56,7 @@ class Comparison:
             "split": None,
             **benchmark.model_dump(mode="json"),
             "queries": len(self.retrieval.queries),
+            "requests": len({query.request or index for index, query in enumerate(self.retrieval.queries)}),
             "gallery": len(self.retrieval.names),
             "unreadable": self.retrieval.unreadable,
             "results": [self._to_dict(row) for row in self.results],
@@ -63,13 +64,26 @@ class Comparison:
         }
 
     def list_ranks(self) -> list[dict[str, Any]]:
-        """Return each query as plain values, with the rank of its first target by each text encoder's name."""
-        rows: list[dict[str, Any]] = [asdict(query) for query in self.retrieval.queries]
+        """Return each query as plain values, with ranks by each text encoder's name.
+
+        `ranks` are of the target that recall counts, in the query's subset `subset_ranks`; if it has several targets or
+        wrong answers, `target_ranks` are of all targets, and `wrong_ranks` of the wrong answers among the first 50.
+        """
+        queries = self.retrieval.queries
+        rows: list[dict[str, Any]] = [asdict(query) for query in queries]
         for row in self.results:
-            rankings = {"ranks": row.result.rankings, "subset_ranks": row.result.subset}
-            for key, ranking in rankings.items():
-                for values, rank in zip(rows, ranking.first.tolist() if ranking else (), strict=False):
-                    values.setdefault(key, {})[row.name] = rank
+            result, subset_ranks = row.result, row.result.subset_target_ranks
+            ranks_of_all = result.rankings.ranks.tolist()
+            for index, (query, values) in enumerate(zip(queries, rows, strict=True)):
+                ranks: dict[str, Any] = {"ranks": int(result.target_ranks[index])}
+                if subset_ranks is not None:
+                    ranks["subset_ranks"] = int(subset_ranks[index])
+                if len(query.targets) > 1:
+                    ranks["target_ranks"] = ranks_of_all[index][: len(query.targets)]
+                if query.wrong:
+                    ranks["wrong_ranks"] = result.wrong_ranks[index]
+                for key, value in ranks.items():
+                    values.setdefault(key, {})[row.name] = value
         return [{key: value for key, value in row.items() if value and key != "candidates"} for row in rows]
 
     def _to_dict(self, row: ComparisonRow) -> dict[str, Any]:

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-_SHORT_METRICS = {"subset_recall_at_": "subset R@", "recall_at_": "R@", "map_at_": "mAP@"}
+from rtd_plugin.evaluation.metrics import is_lower_better
+
+_SHORT_NAMES = {
+    "spread_of_": "spread ",
+    "worst_": "worst ",
+    "subset_recall_at_": "subset R@",
+    "recall_at_": "R@",
+    "map_at_": "mAP@",
+    "wrong_at_": "wrong@",
+}
 _ORDER = ("image only", "text only", "composed", "target caption")  # from the query that knows least
 
 
@@ -15,11 +24,14 @@ class Cell:
     value: float
     low: float
     high: float
+    lower_is_better: bool = False
 
     @property
-    def trend(self) -> Literal["up", "down", ""]:
-        """Of a gain: its sign if the interval leaves out zero, else empty."""
-        return "up" if self.low > 0 else "down" if self.high < 0 else ""
+    def trend(self) -> Literal["better", "worse", ""]:
+        """Of a gain: whether it is one if the interval leaves out zero, else empty."""
+        if self.low <= 0 <= self.high:
+            return ""
+        return "better" if (self.low > 0) != self.lower_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class ComparisonTable:
     @property
     def lowest_gain(self) -> float:
         """The lowest gain in any metric by any text encoder; 0 without tuned ones."""
-        return min((cell.value for row in self.rows if row.kind == "gain" for cell in row.cells), default=0)
+        gains = (cell for row in self.rows if row.kind == "gain" for cell in row.cells)
+        return min((-cell.value if cell.lower_is_better else cell.value for cell in gains), default=0)
 
     @property
     def heads(self) -> list[str]:
@@ -79,7 +92,10 @@ def tabulate_comparison(comparison: Mapping[str, Any]) -> list[ComparisonTable]:
         tuned = [row for row in rows if row["weights"]]
         for row in tuned:
             gain = select(row["gain"])
-            cells = [Cell(gain[name]["difference"], gain[name]["low"], gain[name]["high"]) for name in metrics]
+            cells = [
+                Cell(gain[name]["difference"], gain[name]["low"], gain[name]["high"], is_lower_better(name))
+                for name in metrics
+            ]
             table_rows.append(TableRow(f"gain of {'tuning' if len(tuned) == 1 else row['name']}", "gain", cells))
         return ComparisonTable(group, metrics, table_rows)
 
@@ -94,7 +110,7 @@ def shorten_metric(metric: str) -> str:
         >>> shorten_metric("subset_recall_at_10")
         'subset R@10'
     """
-    for name, short in _SHORT_METRICS.items():
+    for name, short in _SHORT_NAMES.items():
         if metric.startswith(name):
-            return short + metric.removeprefix(name)
+            return short + shorten_metric(metric.removeprefix(name))
     return metric

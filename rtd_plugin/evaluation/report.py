@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.charts import draw_recall_plot
 from rtd_plugin.evaluation.comparison import Comparison, ComparisonRow
 from rtd_plugin.evaluation.comparison_table import ComparisonTable, shorten_metric, tabulate_comparison
@@ -40,6 +41,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     """
     tables = tabulate_comparison(figures)
     selection, sections = _select_queries(comparison, random.Random(seed))
+    wordings = _show_wordings(comparison, random.Random(seed))
     context = {
         "heading": " ".join(filter(None, (figures["title"], figures["split"]))),
         "figures": figures,
@@ -47,6 +49,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
         "tables": tables,
         "plot": _plot_recall(comparison) if tables else None,
         "bars": _compare_groups(comparison, tables) if len(tables) > 1 else None,
+        "wordings": wordings,
         "selection": selection,
         "sections": sections,
     }
@@ -79,7 +82,7 @@ def _plot_recall(comparison: Comparison) -> dict[str, Any]:
     groups = [query.groups for query in comparison.retrieval.queries]
     curves = {}
     for row in (*comparison.results, *comparison.baselines):
-        recall = {str(k): hits_at(row.result.rankings.first, k) for k in depths}
+        recall = {str(k): hits_at(row.result.target_ranks, k) for k in depths}
         metrics = PerQueryMetrics(recall, groups, comparison.retrieval.benchmark.averages_groups).compute_metrics()
         curves[row.label] = [metrics[str(k)] for k in depths]
     return draw_recall_plot(curves, dashed={row.label for row in comparison.baselines})
@@ -111,7 +114,7 @@ def _select_queries(comparison: Comparison, rng: random.Random) -> tuple[str, li
     """Return a sentence on how queries were chosen, and the sections of the page that show them."""
     rows = comparison.results[:2]
     indices = range(len(comparison.retrieval.queries))
-    hits = [[0 < rank <= SHOWN for rank in row.result.rankings.first.tolist()] for row in rows]
+    hits = [[0 < rank <= SHOWN for rank in row.result.target_ranks.tolist()] for row in rows]
     if len(rows) < 2 or rows[0].result.per_query is None:
         sections = {"Queries": list(indices)}
         selection = "Some queries, chosen at random."
@@ -136,18 +139,49 @@ def _select_queries(comparison: Comparison, rng: random.Random) -> tuple[str, li
 def _show_query(comparison: Comparison, index: int, rows: Sequence[ComparisonRow]) -> dict[str, Any]:
     benchmark, query = comparison.retrieval.benchmark, comparison.retrieval.queries[index]
 
-    def show(name: str) -> dict[str, str]:
-        return make_thumbnail(benchmark.image(name), name)
+    def mark_image(name: str) -> str:
+        return "hit" if name in query.targets else "wrong" if name in query.wrong else ""
 
     def show_ranking(row: ComparisonRow) -> dict[str, Any]:
         top = row.result.rankings.top[index].tolist()[:SHOWN]
         names = [comparison.retrieval.names[column] for column in top if column >= 0]
-        images = [{"picture": show(name), "hit": name in query.targets} for name in names]
-        return {"label": row.label, "rank": int(row.result.rankings.first[index]), "images": images}
+        images = [{"picture": make_thumbnail(benchmark.image(name), name), "mark": mark_image(name)} for name in names]
+        return {"label": row.label, "rank": int(row.result.target_ranks[index]), "images": images}
 
+    return {**_show_images(comparison, query), "rankings": [show_ranking(row) for row in rows]}
+
+
+def _show_images(comparison: Comparison, query: Query) -> dict[str, Any]:
+    benchmark = comparison.retrieval.benchmark
+    images = {"reference": query.reference, "target": next(iter(query.targets), None)}
     return {
         "condition": " · ".join(query.conditions),
-        "reference": show(query.reference),
-        "target": show(query.targets[0]) if query.targets else None,
-        "rankings": [show_ranking(row) for row in rows],
+        **{key: name and make_thumbnail(benchmark.image(name), name) for key, name in images.items()},
+    }
+
+
+def _show_wordings(comparison: Comparison, rng: random.Random) -> dict[str, Any] | None:
+    """Return some requests, each with its wordings and their ranks; None if no request has several wordings."""
+    queries = comparison.retrieval.queries
+    requests: dict[str, list[int]] = {}
+    for index, query in enumerate(queries):
+        requests.setdefault(query.request, []).append(index)
+    several = [rows for request, rows in requests.items() if request and len(rows) > 1]
+    if not several or not queries[0].targets:
+        return None
+    sample = sorted(rng.sample(several, min(QUERIES, len(several))))
+    ranks = [row.result.target_ranks.tolist() for row in comparison.results]
+    return {
+        "labels": [row.label for row in comparison.results],
+        "several": len(several),
+        "requests": [
+            {
+                **_show_images(comparison, queries[rows[0]]),
+                "wordings": [
+                    {"condition": " · ".join(queries[row].conditions), "ranks": [column[row] for column in ranks]}
+                    for row in rows
+                ],
+            }
+            for rows in sample
+        ],
     }

@@ -18,7 +18,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query, RankedNames
 from rtd_plugin.evaluation.encoding import check_text, compose, encode_texts, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
-from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, average_precision_at, hits_at, wrong_share_at
 from rtd_plugin.evaluation.ranking import Rankings, open_gallery
 from rtd_plugin.progress import Advance, ignore_progress
 
@@ -49,13 +49,45 @@ class RetrievalResult:
         """The metrics of each query; None if targets are not known."""
         if not self.queries[0].targets:
             return None
-        ranks, first = self.rankings.ranks, self.rankings.first
-        values = {f"recall_at_{k}": hits_at(first, k) for k in self.benchmark.recall_at}
-        if self.subset is not None:
-            values |= {f"subset_recall_at_{k}": hits_at(self.subset.first, k) for k in self.benchmark.subset_recall_at}
-        values |= {f"map_at_{k}": average_precision_at(ranks, k) for k in self.benchmark.map_at}
-        groups = [query.groups for query in self.queries]
-        return PerQueryMetrics(values, groups, self.benchmark.averages_groups)
+        benchmark, subset_ranks = self.benchmark, self.subset_target_ranks
+        values = {f"recall_at_{k}": hits_at(self.target_ranks, k) for k in benchmark.recall_at}
+        if subset_ranks is not None:
+            values |= {f"subset_recall_at_{k}": hits_at(subset_ranks, k) for k in benchmark.subset_recall_at}
+        values |= {f"map_at_{k}": average_precision_at(self.rankings.ranks, k) for k in benchmark.map_at}
+        counts = [len(query.wrong) for query in self.queries]
+        if any(counts):
+            values |= {f"wrong_at_{k}": wrong_share_at(self.wrong_ranks, counts, k) for k in benchmark.wrong_at}
+        compared = [f"{metric}_at_{k}" for metric in ("recall", "map") for k in benchmark.spread_at]
+        return PerQueryMetrics(
+            values,
+            groups=[query.groups for query in self.queries],
+            averages_groups=benchmark.averages_groups,
+            requests=[query.request for query in self.queries],
+            spread_of=[name for name in compared if name in values] if has_wordings(self.queries) else (),
+        )
+
+    @property
+    def target_ranks(self) -> Tensor:
+        """The rank (Q,) of each query's target that recall counts; 0 without targets."""
+        return self._select_ranks(self.rankings)
+
+    @property
+    def subset_target_ranks(self) -> Tensor | None:
+        """The same in each query's subset."""
+        return None if self.subset is None else self._select_ranks(self.subset)
+
+    def _select_ranks(self, rankings: Rankings) -> Tensor:
+        return rankings.ranks[:, 0] if self.benchmark.recall_of_any_target else rankings.first
+
+    @cached_property
+    def wrong_ranks(self) -> list[list[int]]:
+        """The ranks of each query's wrong answers, ascending, as deep as the rankings are kept."""
+        column_of = {name: column for column, name in enumerate(self.names)}
+        ranks = []
+        for query, top in zip(self.queries, self.rankings.top.tolist(), strict=True):
+            wrong = {column_of[name] for name in query.wrong}
+            ranks.append([rank for rank, column in enumerate(top, start=1) if column in wrong])
+        return ranks
 
     def compute_metrics(self) -> dict[str, Any]:
         """Return what `PerQueryMetrics.compute_metrics` does.
@@ -158,18 +190,28 @@ class Retrieval:
         return self.benchmark.title() if self.name == self.benchmark.name else self.name
 
     def _leave_out(self) -> None:
-        """Leave out unreadable images, and the queries whose reference or first target is among them."""
+        """Leave out unreadable images, and the queries whose reference, or target that recall counts, is among them."""
 
         @cache  # many queries share their candidates
         def keep(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(name for name in names if name not in self.unreadable)
 
+        def is_lost(query: Query) -> bool:
+            targets = query.targets if self.benchmark.recall_of_any_target else query.targets[:1]
+            return query.reference in self.unreadable or (bool(targets) and not keep(targets))
+
         queries, images = len(self.queries), len(self.names)
         self.names = keep(tuple(self.names))
         self.queries = [
-            replace(query, targets=keep(query.targets), candidates=keep(query.candidates), subset=keep(query.subset))
+            replace(
+                query,
+                targets=keep(query.targets),
+                candidates=keep(query.candidates),
+                subset=keep(query.subset),
+                wrong=keep(query.wrong),
+            )
             for query in self.queries
-            if not {query.reference, *query.targets[:1]} & self.unreadable.keys()
+            if not is_lost(query)
         ]
         lost = queries - len(self.queries)
         name, reason = next(iter(self.unreadable.items()))
@@ -219,6 +261,11 @@ class Retrieval:
             return encode_texts(tower.to(self.device), [encode_text(clean_caption(caption)) for caption in captions])
 
 
+def has_wordings(queries: Sequence[Query]) -> bool:
+    """Return whether there is a request with several wordings."""
+    return max(Counter(filter(None, (query.request for query in queries))).values(), default=0) > 1
+
+
 def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequence[str]) -> None:
     """Check that all queries have what metrics need, and that their images are in the gallery.
 
@@ -247,6 +294,8 @@ def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequenc
         for images in (query.targets, query.subset, query.candidates):
             lost = outside(images)
             check(not lost, f"{min(lost, default='')}, a query's target or candidate, is not in the gallery")
+        lost = outside(query.wrong)
+        check(not lost, f"{min(lost, default='')}, a query's wrong answer, is not in the gallery")
         for images in filter(None, (query.subset, query.candidates)):
             lost = as_set(query.targets) - as_set(images)
             check(not lost, f"the target {min(lost, default='')} of a query is not among its candidates")

@@ -11,6 +11,7 @@ from rtd_plugin.checkpoint_files import list_checkpoint_files
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.evaluation.feature_cache import describe_module, hash_module
 from rtd_plugin.files import WriteError
+from rtd_plugin.regular_files import resolve_links
 
 TICK = 2 * 10**9  # nanoseconds: on the coarsest file system two changes within this time may leave the same times
 
@@ -41,7 +42,7 @@ def _describe_files(source: Path | None) -> list[Any] | None:
     if source is None:
         return None
     try:
-        files = [(str(file.resolve()), file.stat()) for file in list_checkpoint_files(source)]
+        files = [(str(resolve_links(file)), file.stat()) for file in list_checkpoint_files(source)]
     except OSError:
         return None
     return [source.name, *([path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in files)]

@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from PIL import Image
+from pydantic import Field
 
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.miniature.language import caption, condition
@@ -12,12 +14,15 @@ from rtd_plugin.miniature.rendering import picture
 from rtd_plugin.miniature.splits import Task, split
 from rtd_plugin.miniature.world import Scene
 
+DRAWS = 50  # of a wording, for each that is wanted
+
 
 class MiniatureBenchmark(Benchmark):
     """A thousand queries on rendered scenes; an image's name is its scene's, so there are no files.
 
     Attributes:
         split: "test" for reported figures, "development" for every choice before.
+        wordings: of each request. With several, its siblings (other edits of the reference) are its wrong answers.
     """
 
     name: ClassVar[str] = "miniature"
@@ -25,11 +30,19 @@ class MiniatureBenchmark(Benchmark):
     subset_recall_at: ClassVar[tuple[int, ...]] = (1,)
 
     split: Literal["development", "test"] = "test"
+    wordings: int = Field(1, ge=1, le=20)
 
     def queries(self) -> Sequence[Query]:
         """Return two queries per reference: one in a phrasing that text triplets use ("seen"), one "unseen"."""
         rng = random.Random(f"miniature queries {self.split}")
-        return [_query(task, rng) for task in split(self.split).tasks]
+        queries = [_make_query(task, rng) for task in split(self.split).tasks]
+        if self.wordings == 1:
+            return queries
+        return [
+            replace(query, conditions=(wording,), request=str(index), wrong=query.subset[1:])
+            for index, (query, task) in enumerate(zip(queries, split(self.split).tasks, strict=True))
+            for wording in _draw_wordings(query, task, self.wordings, random.Random(f"miniature {self.split} {index}"))
+        ]
 
     def gallery(self) -> Sequence[str]:
         """Return about 3,700 scenes; no reference is among them."""
@@ -40,7 +53,7 @@ class MiniatureBenchmark(Benchmark):
         return picture(Scene.parse(name))
 
 
-def _query(task: Task, rng: random.Random) -> Query:
+def _make_query(task: Task, rng: random.Random) -> Query:
     target = task.edit.apply(task.reference)
     siblings = (edit.apply(task.reference) for edit in task.siblings)
     return Query(
@@ -51,3 +64,13 @@ def _query(task: Task, rng: random.Random) -> Query:
         groups=(task.group,),
         target_caption=caption(target, rng),
     )
+
+
+def _draw_wordings(query: Query, task: Task, count: int, rng: random.Random) -> list[str]:
+    """Return different wordings in the task's phrasings, the query's first; fewer if there are not so many."""
+    wordings = dict.fromkeys(query.conditions)
+    for _ in range(DRAWS * count):
+        if len(wordings) == count:
+            break
+        wordings[condition(task.edit, task.reference, rng, task.group)] = None
+    return list(wordings)

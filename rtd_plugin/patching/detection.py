@@ -11,7 +11,7 @@ from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.contract.composition import CompositionPoint
 from rtd_plugin.contract.shims import Shim
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.regular_files import open_regular
+from rtd_plugin.regular_files import open_regular, resolve_links
 
 LARGEST_SOURCE = 2**22  # bytes of a source file that is read
 DEPTH = 2  # levels of folders below the given one in which a host is looked for
@@ -59,12 +59,12 @@ def find_host(folder: Path, adapters: Iterable[Adapter]) -> Host:
     if not folder.is_dir():
         raise RTDError(f"{folder}: {'a file, not the folder of a host' if folder.exists() else 'no such folder'}")
     adapters = [adapter for adapter in adapters if adapter.composition_points]
-    candidates = _find_candidates(_list_roots(folder.resolve()), adapters)
+    candidates = _find_candidates(_list_roots(resolve_links(folder)), adapters)
     if len(candidates) > 1:
         methods = "; ".join(f"{h.adapter.name} ({', '.join(p.point.file for p in h.points)})" for h in candidates)
         raise UsageError(f"{folder}: looks like a host of several methods: {methods}. Pass --adapter NAME")
     if not candidates:
-        below = [host for root in _list_folders(folder.resolve()) for host in _find_candidates([root], adapters)]
+        below = [host for root in _list_folders(resolve_links(folder)) for host in _find_candidates([root], adapters)]
         candidates = _select_specific(below)
     if len(candidates) > 1:
         hosts = ", ".join(f"{host.root} ({host.adapter.name})" for host in candidates)
@@ -135,7 +135,7 @@ def _describe_search(folder: Path, adapters: Iterable[Adapter]) -> str:
     looked_for, files = [], []
     for point in {(p.file, p.name): p for adapter in adapters for p in adapter.composition_points}.values():
         looked_for.append(f"{point.name} in {point.file}")
-        for root in _list_roots(folder.resolve()):
+        for root in _list_roots(resolve_links(folder)):
             if (root / point.file).is_file():
                 functions = ", ".join(_read_functions(root / point.file)) or "no function"
                 files.append(f"{root / point.file} has {functions}")

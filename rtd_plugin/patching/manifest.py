@@ -8,7 +8,7 @@ from typing import Any
 
 from rtd_plugin.clip.tuned_encoder import TunedWeights
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.regular_files import read_text
+from rtd_plugin.regular_files import read_text, resolve_links
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -122,7 +122,7 @@ def find_patch(path: str | os.PathLike[str]) -> Manifest:
         raise RTDError(f"{path}: no such folder")
     if (named / MANIFEST_FILE).is_file():
         return read_manifest(named)
-    resolved = named.resolve()
+    resolved = resolve_links(named)
     for folder in (resolved, *resolved.parents):
         if folder.name and (default_folder(folder) / MANIFEST_FILE).is_file():
             return read_manifest(default_folder(folder))

@@ -24,6 +24,7 @@ from rtd_plugin.patching.manifest import (
     find_patch,
     read_manifest,
 )
+from rtd_plugin.regular_files import resolve_links
 
 SCRIPTS = {"activate": "activate", "activate.fish": "activate.fish", f"{SITE}/sitecustomize.py": "sitecustomize.py"}
 
@@ -49,7 +50,7 @@ def write_patch(
         UsageError: the folder or one of the settings is invalid.
     """
     folder = folder.absolute()
-    if folder.resolve().is_relative_to(host.root):
+    if resolve_links(folder).is_relative_to(host.root):
         raise UsageError(f"{folder}: lies inside the host, which is never changed: pass another --output")
     if folder.exists() and not _is_empty(folder):
         if not (folder / MANIFEST_FILE).is_file():
@@ -103,7 +104,7 @@ def find_removable(path: Path) -> Path:
     Raises:
         RTDError: no patch is found, nor the empty folder that an interrupted removal leaves.
     """
-    host = path.resolve()
+    host = resolve_links(path)
     for folder in (path.absolute(), *([default_folder(host)] if host.name else [])):
         if _is_empty(folder):
             return folder

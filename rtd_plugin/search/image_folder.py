@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.folder import OwnImages
+from rtd_plugin.regular_files import resolve_links
 
 
 class ImageFolder(OwnImages):
@@ -23,9 +24,9 @@ class ImageFolder(OwnImages):
 
     def find_name(self, file: Path) -> str | None:
         """Return the name of an image file; None if it lies elsewhere."""
-        resolved = file.resolve()
+        resolved = resolve_links(file)
         return resolved.relative_to(self._folder).as_posix() if resolved.is_relative_to(self._folder) else None
 
     @cached_property
     def _folder(self) -> Path:
-        return self.data.resolve()
+        return resolve_links(self.data)

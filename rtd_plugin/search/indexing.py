@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, UnreadableImages
 from rtd_plugin.progress import Advance, ignore_progress
+from rtd_plugin.regular_files import resolve_links
 from rtd_plugin.search.gallery_store import GalleryStore, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
 
@@ -194,7 +195,7 @@ def check_index(store: GalleryStore, images: ImageFeatures, folder: ImageFolder,
     """Make an empty index, or check that the one there fits."""
     settings = store.read_settings()
     columns = {field.name: str(field.type) for field in schema if field.name not in BUILT_IN_COLUMNS}
-    expected = {"tower": images.digest, "folder": str(folder.data.resolve()), "columns": columns}
+    expected = {"tower": images.digest, "folder": str(resolve_links(folder.data)), "columns": columns}
     if settings is None:
         store.create(schema, expected)
         return

@@ -9,6 +9,7 @@ from typing import Any
 from rtd_plugin.cache import cache_folder, hash_key, lock, read_record, write_record
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import WriteError
+from rtd_plugin.regular_files import resolve_links
 from rtd_plugin.triplets.triplet import Triplets, TripletSet, TripletSource
 
 FORMAT = 1  # increase it when a source reads other triplets from the same files
@@ -38,7 +39,7 @@ def _describe(source: TripletSource) -> list[Any] | None:
     if paths is None:
         return None
     try:
-        files = [(str(path.resolve()), path.stat()) for path in paths]
+        files = [(str(resolve_links(path)), path.stat()) for path in paths]
     except OSError:
         return None  # `load` raises the error
     options = source.model_dump(mode="json", exclude={"weight"})

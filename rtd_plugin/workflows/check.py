@@ -10,6 +10,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.errors import UsageError
 from rtd_plugin.progress import Progress, no_progress
+from rtd_plugin.regular_files import resolve_links
 from rtd_plugin.triplets.checks import MAX_TOKENS, check_records, detect_language, repair
 from rtd_plugin.triplets.checks import PROBLEMS as PROBLEMS
 from rtd_plugin.triplets.records import Column, read_records
@@ -50,7 +51,7 @@ def check_triplets(
     """
     file, fix = Path(file), Path(fix) if fix is not None else None
     names = choose_columns(file, columns or {})
-    if fix is not None and fix.resolve() == file.resolve():
+    if fix is not None and resolve_links(fix) == resolve_links(file):
         raise UsageError(f"--fix {fix}: is the file that is checked; write the copy to another")
     max_condition = count_condition_tokens(plugins.find_adapter(adapter)) if adapter is not None else MAX_TOKENS
     listed: list[dict[str, Any]] = []

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.evaluation.benchmark import Benchmark
+from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.evaluation.comparison import PRE_TRAINED, Comparison, compare
 from rtd_plugin.evaluation.comparison_table import tabulate_comparison as tabulate_comparison
 from rtd_plugin.evaluation.report import write_report
-from rtd_plugin.evaluation.retrieval import Retrieval, check_queries
+from rtd_plugin.evaluation.retrieval import Retrieval, check_queries, has_wordings
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.printable import dump_json
@@ -118,6 +118,8 @@ def evaluate(
         write_text(folder / RANKS_FILE, "".join(f"{json.dumps(query)}\n" for query in ranks))
         for row in figures["results"]:
             row["ranks"] = [query["ranks"][row["name"]] for query in ranks]
+            if has_wordings(retrieval.queries):
+                row["ranks_by_request"] = _group_ranks(retrieval.queries, row["ranks"])
     results = {
         **figures,
         "output": str(folder),
@@ -161,6 +163,15 @@ def make_benchmark(
         if problem.type == "missing":
             raise UsageError(f"{name} needs {option}") from error
         raise UsageError(f"{option}: {problem.sentence}") from error
+
+
+def _group_ranks(queries: Sequence[Query], ranks: Sequence[int]) -> dict[str, list[int]]:
+    """Return the ranks of each request's wordings, in the order of the queries."""
+    by_request: dict[str, list[int]] = {}
+    for query, rank in zip(queries, ranks, strict=True):
+        if query.request:
+            by_request.setdefault(query.request, []).append(rank)
+    return by_request
 
 
 def _make_submissions(comparison: Comparison) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rtd_plugin.clip.weight_files import find_weights
 from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.hub import find_run
+from rtd_plugin.regular_files import resolve_links
 
 
 def export_text_encoder(run: Path, layout: str, file: Path) -> None:
@@ -32,7 +33,7 @@ def export_text_encoder(run: Path, layout: str, file: Path) -> None:
     if layout == "rtd" and file.suffix == ".safetensors":
         raise UsageError(f"{file}: the authors' code reads files of torch.save only: end the name in .pt")
     run = find_run(run)
-    if file.resolve() == find_weights(run).resolve():
+    if resolve_links(file) == resolve_links(find_weights(run)):
         raise UsageError(f"{file}: is the run's own text encoder: export to another file")
     tower = load_text_encoder(run)
     state = write_state_dict(tower.state_dict(), layout)

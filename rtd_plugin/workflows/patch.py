@@ -10,6 +10,7 @@ from rtd_plugin.patching.detection import Host, find_host
 from rtd_plugin.patching.doctor import examine
 from rtd_plugin.patching.manifest import Manifest, default_folder
 from rtd_plugin.patching.patch_folder import find_removable, remove_patch, write_patch
+from rtd_plugin.regular_files import resolve_links
 
 
 def patch(
@@ -45,7 +46,7 @@ def patch(
     if recognised.root.parent == recognised.root:
         raise UsageError(f"{recognised.root}: the root of the file system has no folder beside it: pass --output")
     tuned = read_weights(find_run(weights) if weights is not None else find_newest_run(RUNS))
-    named = host.resolve()  # the host may be a folder in it: its patch does not belong into the checkout
+    named = resolve_links(host)  # the host may be a folder in it: its patch does not belong into the checkout
     folder = output or default_folder(named if recognised.root.is_relative_to(named) else recognised.root)
     manifest = write_patch(folder, recognised, tuned, blend=blend, force=force, without_shims=without_shims)
     plugins.get_plugin_manager().hook.rtd_host_patched(manifest=manifest)

@@ -16,6 +16,7 @@ from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText, name_projection
 from rtd_plugin.progress import Progress, no_progress
+from rtd_plugin.regular_files import resolve_links
 from rtd_plugin.search.galleries import IndexGallery, MemoryGallery, SearchedGallery
 from rtd_plugin.search.gallery_store import Match
 from rtd_plugin.search.image_folder import ImageFolder
@@ -203,7 +204,7 @@ def _write_page(page: Path, gallery: SearchedGallery, results: dict[str, Any]) -
         "results": results,
         "gallery": gallery.title,
         "reference": make_thumbnail(
-            turn_upright(open_image(reference)), gallery.find_name(reference) or str(reference.resolve())
+            turn_upright(open_image(reference)), gallery.find_name(reference) or str(resolve_links(reference))
         ),
         "projection": name_projection(results["projection"]),
         "rankings": rankings,

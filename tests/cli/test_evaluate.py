@@ -229,7 +229,10 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished_run, t
     assert "Encoding images 18/18" in done.stderr
     assert "cirr val has 6 queries and 18 images here, but 4181 queries and 2297 images as published" in done.stderr
     lines = done.stdout.splitlines()
-    assert [line.rstrip() for line in lines if line.startswith("cirr: ")] == ["cirr: recall in percent"] * 2
+    assert [line.rstrip() for line in lines if line.startswith("cirr: ")] == [
+        "cirr: recall in percent",
+        "cirr: subset recall in percent",
+    ]
     assert sum("gain of tuning" in line for line in lines) == 2
     assert lines[-1] == "Wrote evaluations/cirr-val/report.html."
     assert all(len(line) <= 80 for line in lines)
@@ -554,3 +557,49 @@ def test_the_report_opens_without_errors(evaluate, finished_run, tmp_path, width
     assert seen["images"] > 10
     assert seen["curves"] == 4
     assert seen["wide"] <= seen["window"]
+
+
+def test_wordings_and_wrong_answers(evaluate, finished_run, write_dataset, tmp_path):
+    """In the metrics, in `--json`, in the ranks of each query, and in the report a request's wordings side by side."""
+    write_dataset("folder", tmp_path / "folder")
+    rows = [
+        f"{reference}.png,{wording},{reference + 1}.png;more/1.jpg,{reference},{reference + 2}.png;more/2.jpg"
+        for reference in (0, 3)
+        for wording in ("is red", "in red", "make it red")
+    ]
+    content = "\n".join(["reference,condition,target,request,wrong", *rows])
+    (tmp_path / "folder/queries.csv").write_text(content)
+    result = evaluate("folder", "--weights", finished_run)
+    assert (result["queries"], result["requests"]) == (6, 2)
+    queries = [json.loads(line) for line in (Path(result["output"]) / "ranks.jsonl").read_text().splitlines()]
+    for row in result["results"]:
+        ranks = [query["ranks"][row["name"]] for query in queries]
+        assert ranks == row["ranks"] == [min(query["target_ranks"][row["name"]]) for query in queries]
+        assert row["ranks_by_request"] == {"0": ranks[:3], "3": ranks[3:]}
+        wrong = [sum(rank <= 10 for rank in query["wrong_ranks"][row["name"]]) / 2 for query in queries]
+        metrics = row["metrics"]["folder"]
+        assert metrics["wrong_at_10"] == pytest.approx(100 * sum(wrong) / 6)
+        assert set(metrics) - set(METRICS["folder"]) == {
+            "wrong_at_10",
+            *(f"{kind}_{metric}_at_10" for kind in ("spread_of", "worst") for metric in ("recall", "map")),
+        }
+    text = (Path(result["output"]) / "report.html").read_text()
+    check_page(text)
+    assert "6 queries (wordings of 2 requests)" in text
+    before, after = (row["ranks"][0] for row in result["results"])
+    assert f"<tr><td>“is red”</td><td>{before}</td><td>{after}</td></tr>" in text
+    assert 'class="wrong"' in text
+
+
+def test_tables_of_wordings_and_wrong_answers(rtd, setup, write_dataset, tmp_path):
+    write_dataset("pinpoint", tmp_path / "pinpoint")
+    done = rtd("evaluate", *setup, "--benchmark", "pinpoint", "--data", "pinpoint", "--cache", "cache")
+    assert done.exit_code == 0, done.stderr
+    titles = [line.strip() for line in done.stdout.splitlines() if line.startswith("pinpoint: ")]
+    assert titles == [
+        "pinpoint: recall in percent",
+        "pinpoint: mAP in percent",
+        "pinpoint: wrong answers in percent",
+        "pinpoint: recall and mAP over the wordings of a request, in percent",
+    ]
+    assert "the 1 queries of two images are left out" in done.stderr

@@ -1,4 +1,7 @@
-"""A named pipe in place of any file that a command reads is refused at once: opening it would wait for ever."""
+"""A named pipe, or a link to itself, in place of any file that a command reads is refused at once.
+
+Opening a pipe would wait for ever.
+"""
 
 import os
 import shutil
@@ -16,7 +19,7 @@ RESUME = ("train", "--resume", "--output", "run")
 SERVER = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--attempts", "1", "--limit", "1")
 LLM = ("triplets", "build", "llm", *SERVER, "--output", "out.jsonl")
 
-CASES = {  # the file that is a pipe, and a command that reads it
+CASES = {  # the file that is replaced, and a command that reads it
     "recipe": ("tiny.yaml", TRAIN),
     "triplets": ("triplets.jsonl", TRAIN),
     "csv triplets": ("t.csv", (*TRAIN, "--set", "triplets=[{source: csv, path: t.csv}]")),
@@ -55,8 +58,11 @@ CASES = {  # the file that is a pipe, and a command that reads it
 
 
 @pytest.mark.timeout(300)  # of a command that waits
+@pytest.mark.parametrize("replacement", ["pipe", "link to itself"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_pipe_is_refused_at_once(rtd, files, finished_run, write_dataset, tmp_path, case):
+def test_a_file_that_cannot_be_read_is_refused_at_once(
+    rtd, files, finished_run, write_dataset, tmp_path, case, replacement
+):
     pipe, command = CASES[case]
     for file in files.iterdir():
         shutil.copy(file, tmp_path)
@@ -69,9 +75,12 @@ def test_a_pipe_is_refused_at_once(rtd, files, finished_run, write_dataset, tmp_
     path = Path(pipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    os.mkfifo(path)
+    if replacement == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name)
     done = rtd(*command)
     assert done.exit_code in (1, 2), done.output
     assert "unexpected" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("Error: ")
-    assert path.name in done.stderr or "host" in pipe
+    assert path.name in done.stderr or "host" in pipe or replacement == "link to itself"

@@ -208,10 +208,10 @@ def test_hook_rtd_benchmarks(install):
 
 
 def test_hook_rtd_commands(install, capsys, caplog):
-    @click.command("serve")
-    def serve():
-        """Serve a page."""
-        raise RTDError("the port is taken")
+    @click.command("stamp")
+    def stamp():
+        """Stamp a page."""
+        raise RTDError("the ink is dry")
 
     @click.command("triplets label")
     def label():
@@ -220,7 +220,7 @@ def test_hook_rtd_commands(install, capsys, caplog):
     class Plugin:
         @hookimpl
         def rtd_commands(self):
-            return [serve, label]
+            return [stamp, label]
 
     def run(*args):
         with pytest.raises(SystemExit) as end:
@@ -229,16 +229,16 @@ def test_hook_rtd_commands(install, capsys, caplog):
 
     install(mine=Plugin())
     assert run("triplets", "label") == (0, "labelled\n")
-    assert run("serve") == (1, "Error: the port is taken\n")
-    assert re.search(r"recipes .*\n  serve +Serve a page\.$", run("--help")[1], re.M)
+    assert run("stamp") == (1, "Error: the ink is dry\n")
+    assert re.search(r"recipes .*\n  stamp +Stamp a page\.$", run("--help")[1], re.M)
     assert re.search(r"  check .*\n  label$", run("triplets", "--help")[1], re.M)
     assert run("label")[0] == 2
     install(other=Plugin())
-    code, message = run("serve")
-    assert (code, "two plugins register the command 'serve'" in message) == (1, True)
+    code, message = run("stamp")
+    assert (code, "two plugins register the command 'stamp'" in message) == (1, True)
     code, shown = run("--help")  # help is there when a plugin is broken
-    assert (code, "  train " in shown, "serve " in shown) == (0, True, False)
-    assert "two plugins register the command 'serve'" in shown
+    assert (code, "  train " in shown, "stamp " in shown) == (0, True, False)
+    assert "two plugins register the command 'stamp'" in shown
 
 
 def test_hook_rtd_recipe_folders(install, tmp_path):

@@ -5,13 +5,14 @@ from collections import Counter
 
 import pytest
 from PIL import Image
+from pyarrow import Table, parquet
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.benchmark import RankedNames
+from rtd_plugin.evaluation.benchmark import Query, RankedNames
 from rtd_plugin.evaluation.benchmarks.genecis import _crop_around
 
-NAMES = ("cirr", "circo", "fashioniq", "genecis", "folder")
+NAMES = ("cirr", "circo", "fashioniq", "genecis", "pinpoint", "folder")
 
 
 @pytest.fixture
@@ -83,6 +84,49 @@ def test_circo(make):
     assert "but 220 queries and 123403 images as published" in benchmark.remarks()[0]
     test = make("circo", split="test")
     assert {query.targets for query in test.queries()} == {query.groups for query in test.queries()} == {()}
+
+
+def test_pinpoint(make, tmp_path):
+    """The query of two images is left out; a category is a group, and the reference stays in the ranking."""
+    benchmark = make("pinpoint")
+    queries = benchmark.queries()
+    assert [query.id for query in queries] == [f"query_{index:05d}" for index in range(5)]
+    assert queries[3] == Query(
+        reference=f"{1:032x}",
+        conditions=("is red",),
+        targets=(f"{3:032x}", f"{5:032x}"),
+        groups=("Context Fit",),
+        id="query_00003",
+        request=f"{1:032x}",
+        wrong=(f"{1:032x}", f"{7:032x}", f"{9:032x}"),
+    )
+    assert not benchmark.excludes_reference
+    assert benchmark.remarks() == [
+        "pinpoint: the 1 queries of two images are left out",
+        "pinpoint of one image has 5 queries and 12 images here, but 6629 queries and 109600 images as published: "
+        "results are not comparable with published ones",
+    ]
+    (tmp_path / "pinpoint/images").rename(tmp_path / "elsewhere")
+    elsewhere = plugins.find_benchmark("pinpoint")(data=str(tmp_path / "pinpoint"), images=str(tmp_path / "elsewhere"))
+    assert elsewhere.image(queries[0].reference).width > 2
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda file: file.unlink(), "pinpoint_licensed.parquet is missing; the files are from https"),
+        (lambda file: file.write_bytes(b"PAR1"), "pinpoint_licensed.parquet: not a Parquet file"),
+        (
+            lambda file: parquet.write_table(Table.from_pylist([{"query_id": "1"}]), file),
+            "not the queries of pinpoint: 0.query_image_signature: is missing",
+        ),
+    ],
+)
+def test_broken_files_of_pinpoint_are_refused(make, tmp_path, write, says):
+    benchmark = make("pinpoint")
+    write(tmp_path / "pinpoint/pinpoint_licensed.parquet")
+    with pytest.raises(RTDError, match=says):
+        benchmark.queries()
 
 
 @pytest.mark.parametrize("written", [{}, {"captions": "json", "suffix": ".png"}])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation.benchmarks.files import find_file
 from rtd_plugin.search.image_folder import ImageFolder
 
 ROOTS = {
@@ -149,6 +150,11 @@ def test_a_dangling_link_is_missing_and_not_refused(folder, tmp_path):
     (data / "gone.jpg").symlink_to(tmp_path / "elsewhere/gone.jpg")
     with pytest.raises(FileNotFoundError):
         open_benchmark("folder", data).stamp("gone.jpg")
+
+
+def test_a_name_that_is_too_long_is_an_error(tmp_path):
+    """No OSError where the paths of CIRR's images are tried."""
+    assert find_file([tmp_path / ("x" * 300), tmp_path / "b"]) == tmp_path / ("x" * 300)
 
 
 def test_a_link_to_itself_is_an_error(folder):

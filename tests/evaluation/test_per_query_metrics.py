@@ -20,7 +20,12 @@ def rankings(first, ranks=None):
 
 def compute(first, subset, groups=GROUPS, ranks=None, recall_at=(1, 5, 10), map_at=(), averages_groups=False):
     benchmark = SimpleNamespace(
-        recall_at=recall_at, subset_recall_at=(1,), map_at=map_at, averages_groups=averages_groups
+        recall_at=recall_at,
+        subset_recall_at=(1,),
+        map_at=map_at,
+        spread_at=(),
+        averages_groups=averages_groups,
+        recall_of_any_target=False,
     )
     queries = [Query("a", ("b",), ("c",), groups=each) for each in groups]
     result = RetrievalResult(benchmark, queries, [], rankings(first, ranks), rankings(subset) if subset else None)

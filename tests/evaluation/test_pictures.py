@@ -210,7 +210,8 @@ def test_pictures_in_each_mode_become_rgb(tmp_path, mode):
         gray = gray.convert("P").convert("PA")
     else:
         gray = gray.convert(mode)
-    gray.save(tmp_path / "x.tiff")
+    # Pillow 11 cannot read the uncompressed YCbCr that it writes.
+    gray.save(tmp_path / "x.tiff", compression="tiff_lzw" if mode == "YCbCr" else None)
     (low, high), *_ = open_image(tmp_path / "x.tiff").convert("RGB").getextrema()
     assert 195 <= high <= 255
     assert low == high or mode in ("1", "P", "PA")  # dithered

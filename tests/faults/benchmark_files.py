@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from pyarrow import Table, parquet
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -110,10 +111,36 @@ def write_folder(folder: Path) -> None:
     (folder / "queries.csv").write_text("\n".join(lines) + "\n")
 
 
+def write_pinpoint(folder: Path) -> None:
+    """Write PinPoint: two requests of three wordings, and a query of two images."""
+    signatures = [f"{index:032x}" for index in range(12)]
+    queries = []
+    for index, wording in enumerate(("is red", "in red", "How about red?") * 2):
+        row = index // 3
+        queries.append(
+            {
+                "query_id": f"query_{index:05d}",
+                "query_image_signature": signatures[row],
+                "query_image_signature2": "None" if index < 5 else signatures[11],
+                "instruction": wording,
+                "positive_candidates": [signatures[row + 2], signatures[row + 4]],
+                "negative_candidates": [signatures[row], signatures[row + 6], signatures[row + 8], None],
+                "token_count": 2,
+                "query_category": ("Swap", "Context Fit")[row],
+            }
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(Table.from_pylist(queries), folder / "pinpoint_licensed.parquet")
+    (folder / "index_signatures.txt").write_text("\n".join(signatures))
+    for signature in signatures:
+        draw(folder / "images" / f"{signature}.jpg")
+
+
 WRITERS = {
     "cirr": write_cirr,
     "circo": write_circo,
     "fashioniq": write_fashioniq,
     "genecis": write_genecis,
+    "pinpoint": write_pinpoint,
     "folder": write_folder,
 }

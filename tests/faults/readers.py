@@ -266,6 +266,7 @@ def _list_benchmark_readers() -> list[Reader]:
         Reader("circo", WRITERS["circo"], read("circo", None), "**/*.json"),
         Reader("fashioniq", WRITERS["fashioniq"], read("fashioniq", None), "**/*.json"),
         Reader("genecis", WRITERS["genecis"], read("genecis", None), "*.json"),
+        Reader("pinpoint", WRITERS["pinpoint"], read("pinpoint", None), "*.*"),
         Reader("folder", WRITERS["folder"], read("folder", None), "queries.csv"),
     ]
 

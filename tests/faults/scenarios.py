@@ -78,6 +78,7 @@ SEARCHED = ("--images", "../inputs/images", "--page", "page.html")
 PATCH = ("patch", "../inputs/host", "--weights", RUN, "--output", "patch")
 INDEX = ("index", "../inputs/images", "--weights", RUN, "--output")
 INDEXES = (".faiss", ".lance")
+LIBRARY_FOLDERS = "gallery.lance/"
 
 
 def _is_evaluated(work: Path) -> bool:
@@ -207,8 +208,9 @@ def read_index(folder: Path) -> str:
 
 
 def list_drafts(work: Path) -> list[str]:
-    """Return the drafts that lie anywhere below the work folder, caches included."""
-    return sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if DRAFT.search(path.name))
+    """Return the drafts that lie anywhere below the work folder, caches included; LanceDB removes its own."""
+    names = (path.relative_to(work).as_posix() for path in work.rglob("*") if DRAFT.search(path.name))
+    return sorted(name for name in names if not name.startswith(LIBRARY_FOLDERS))
 
 
 def age_drafts(work: Path) -> None:
@@ -222,5 +224,7 @@ def age_drafts(work: Path) -> None:
 def sweep_drafts(work: Path) -> None:
     """Write into each folder that holds a draft, as some later command would: that removes old ones."""
     for folder in {(work / name).parent for name in list_drafts(work)}:
+        if not folder.exists():  # a draft in another, which is gone by now
+            continue
         write_text(folder / "probe", "")
         (folder / "probe").unlink()

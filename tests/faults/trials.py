@@ -220,8 +220,9 @@ def _work(check: Check, scenarios: Sequence[Scenario], root: Path, reports: Path
             for problem in problems:
                 report.problems.append(f"{description}: {problem}")
                 print(f"{scenario.name}: {description}: {problem}", flush=True)
-        report.seconds = round(time.monotonic() - began, 1)
-        (reports / f"{scenario.name}.json").write_text(json.dumps(vars(report)))
+            report.seconds = round(time.monotonic() - began, 1)
+            # After each fault: a run that is stopped has reports too.
+            (reports / f"{scenario.name}.json").write_text(json.dumps(vars(report)))
 
 
 def print_reports(reports: Sequence[Report]) -> int:

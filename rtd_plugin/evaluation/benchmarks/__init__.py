@@ -18,5 +18,6 @@ def rtd_benchmarks() -> Iterable[type[Benchmark]]:
     from rtd_plugin.evaluation.benchmarks.fashioniq import FashionIQ
     from rtd_plugin.evaluation.benchmarks.folder import Folder
     from rtd_plugin.evaluation.benchmarks.genecis import GeneCIS
+    from rtd_plugin.evaluation.benchmarks.pinpoint import PinPoint
 
-    return [CIRR, CIRCO, FashionIQ, GeneCIS, Folder]
+    return [CIRR, CIRCO, FashionIQ, GeneCIS, PinPoint, Folder]

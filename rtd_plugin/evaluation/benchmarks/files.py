@@ -14,7 +14,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.pictures import open_image
 from rtd_plugin.paths import RecipePath
-from rtd_plugin.regular_files import read_bytes
+from rtd_plugin.regular_files import read_bytes, resolve_links
 from rtd_plugin.validation import describe_error
 
 LISTED = 8  # entries of a folder that a message lists
@@ -81,8 +81,7 @@ class FileBenchmark(Benchmark):
         """
         path = self.path(name)
         try:
-            # Not Path.resolve, which raises RuntimeError for a link to itself.
-            resolved = Path(os.path.realpath(path))
+            resolved = resolve_links(path)
         except ValueError as error:
             raise RTDError(f"{str(path)!r}: not a name of a file ({error}): correct the annotations") from error
         if not self.is_allowed(resolved):
@@ -109,7 +108,7 @@ class FileBenchmark(Benchmark):
 
     @cached_property
     def _resolved_roots(self) -> tuple[Path, ...]:
-        return tuple(Path(os.path.realpath(root)) for root in self.allowed_roots())
+        return tuple(resolve_links(root) for root in self.allowed_roots())
 
     def source(self) -> str:
         """Return where the files come from, and what there is instead of those that are missing."""
@@ -165,12 +164,13 @@ class Record(BaseModel):
 
 def find_file(paths: Sequence[Path]) -> Path:
     """Return the first of some paths that exists, or the first."""
-    return next((path for path in paths if path.exists()), paths[0])
+    return next((path for path in paths if os.path.exists(path)), paths[0])  # Path.exists raises for too long names
 
 
 def _list_folder(folder: Path) -> str:
     try:
-        entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
+        # Not os.scandir, whose `is_dir` raises for a link to itself.
+        entries = sorted(f"{name}/" if os.path.isdir(folder / name) else name for name in os.listdir(folder))
     except OSError as error:
         return f"nothing ({error.strerror})"
     return (", ".join(entries[:LISTED]) + (", …" if len(entries) > LISTED else "")) or "nothing"

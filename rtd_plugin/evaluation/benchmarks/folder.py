@@ -19,13 +19,13 @@ from rtd_plugin.evaluation.image_features import name_images
 from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.printable import count_noun
-from rtd_plugin.regular_files import read_text
+from rtd_plugin.regular_files import read_text, resolve_links
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
 SEPARATOR = ";"  # between several images or groups in a cell
 REQUIRED = ("reference", "condition", "target")
-LISTS = ("target", "gallery", "subset", "group")
+LISTS = ("target", "gallery", "subset", "group", "wrong")
 OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}  # of pictures, beside those that Pillow knows
 
 
@@ -121,6 +121,8 @@ class _Query(BaseModel):
     gallery: tuple[str, ...] = ()
     subset: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
+    request: str = ""
+    wrong: tuple[str, ...] = ()
 
     @field_validator("condition", *LISTS, mode="before")
     @classmethod
@@ -131,23 +133,27 @@ class _Query(BaseModel):
 class Folder(OwnImages):
     """The images in a folder and its subfolders, and a file of queries.
 
-    The file is CSV with a header, or JSON lines; each query has `reference`, `condition` and `target` (one or several),
-    and may have `group`, `gallery` (the images that are ranked for it; all by default) and `subset` (candidates of
-    subset recall). In both, a name that ends in "/" stands for all images below this folder.
+    The file is CSV with a header, or JSON lines; each query has `reference`, `condition` and `target` (one or several,
+    all of them right), and may have `group`, `gallery` (the images that are ranked for it; all by default), `subset`
+    (candidates of subset recall), `wrong` (images known to be wrong answers) and `request` (a name shared by queries
+    that are wordings of one request). In `gallery` and `subset`, a name that ends in "/" stands for all images below
+    this folder.
 
     Attributes:
         queries_file: by default `queries.csv` or `queries.jsonl` in the folder.
     """
 
     name: ClassVar[str] = "folder"
+    recall_of_any_target: ClassVar[bool] = True
     recall_at: ClassVar[tuple[int, ...]] = (1, 5, 10, 50)
     subset_recall_at: ClassVar[tuple[int, ...]] = (1, 2, 3)
     map_at: ClassVar[tuple[int, ...]] = (5, 10)
+    spread_at: ClassVar[tuple[int, ...]] = (10,)
 
     queries_file: RecipePath | None = None
 
     def title(self) -> str:
-        return self.data.resolve().name
+        return resolve_links(self.data).name
 
     def queries(self) -> Sequence[Query]:
         file = self._find_file()
@@ -169,16 +175,18 @@ class Folder(OwnImages):
                 key = f"{problem.key}: " if problem.key else ""
                 raise RTDError(
                     f"{file}, line {line}: {key}{problem.sentence}; a query has reference, condition, target and "
-                    "perhaps gallery, subset and group"
+                    "perhaps gallery, subset, group, request and wrong"
                 ) from error
             queries.append(self._make_query(query, f"{file}, line {line}"))
         return queries
 
     def _make_query(self, query: _Query, location: str) -> Query:
         reference, gallery, subset = query.reference, self._list_below(query.gallery), self._list_below(query.subset)
-        for name in (reference, *query.target, *gallery, *subset):
+        for name in (reference, *query.target, *gallery, *subset, *query.wrong):
             if name not in self._names:
                 raise RTDError(f"{location}: no image {name} in {self.data}")
+        if both := set(query.target) & set(query.wrong):
+            raise RTDError(f"{location}: {min(both)} is a target and a wrong answer")
         return Query(
             reference=reference,
             conditions=query.condition,
@@ -186,6 +194,8 @@ class Folder(OwnImages):
             candidates=gallery,
             subset=tuple(name for name in subset if name != reference),
             groups=query.group,
+            request=query.request,
+            wrong=tuple(name for name in dict.fromkeys(query.wrong) if name != reference),
         )
 
     def _list_below(self, names: tuple[str, ...]) -> tuple[str, ...]:
