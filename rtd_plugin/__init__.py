@@ -1,7 +1,7 @@
-"""Tunes CLIP's text encoder for zero-shot composed image retrieval (RTD), under any projection-based method.
+"""Tunes CLIP's text encoder for zero-shot composed image retrieval (RTD), for any projection-based method.
 
-Names are imported when they are first used: `rtd-plugin --help` need not wait for torch, and a host that is patched
-gets nothing imported that it does not need.
+Names are imported when they are first used: `rtd-plugin --help` does not import torch, and a patched host imports only
+what it needs.
 """
 
 from contextlib import nullcontext

@@ -37,7 +37,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: as `check_regular`, or it cannot be read.
     """
-    check_regular(path)  # opening some devices has effects
+    check_regular(path)  # opening some devices has side effects
     file = cast(BinaryIO, open(path, "rb", opener=_open_without_waiting))  # noqa: SIM115
     try:
         _check_mode(path, os.fstat(file.fileno()).st_mode)  # the path may name another file by now

@@ -1,4 +1,4 @@
-"""Run quick tests on the oldest and the newest supported versions, each in a virtual environment of its own.
+"""Run quick tests on the oldest and the newest supported versions, each in a separate virtual environment.
 
 `python tests/versions.py [NAME ...]`, or `make versions`. Interpreters come from PATH or pyenv; nothing but packages is
 downloaded (2 to 3 GB of torch for each). What was run, with which versions, and what was skipped is printed at the end.

@@ -15,7 +15,7 @@ from rtd_plugin.errors import RTDError, require_extra
 
 @click.command()
 @click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them).")
-@click.option("--recipe", help="A recipe by name or file. Default: the adapter's miniature, which needs no other file.")
+@click.option("--recipe", help="A recipe, by name or file. Default: the adapter's miniature, which needs no files.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, as a.b=value."
 )
@@ -52,10 +52,17 @@ def _show(result: Mapping[str, Any]) -> None:
         for table in comparison_tables(result["evaluation"]):
             out().print(table)
     run = result["run"]
+    print_lines(f"Wrote {result['text_encoder']} (step {result['step']}).", "")
+    if result["warning"] is not None:
+        print_lines(
+            "No gain is shown: keep the pre-trained text encoder for now. What may help:",
+            "  another learning rate, a tenth of it or ten times as much: --set optimizer.learning_rate=…",
+            "  more triplets, or more steps: --set steps=…",
+            "  triplets without faults: rtd-plugin triplets check FILE",
+        )
+        return
     in_python = f"import rtd_plugin; rtd_plugin.load_text_encoder({json.dumps(run, ensure_ascii=False)})"
     print_lines(
-        f"Wrote {result['text_encoder']} (step {result['step']}).",
-        "",
         "Next:",
         f"  rtd-plugin evaluate --benchmark cirr --data path/to/CIRR --weights {quote_path(run)}",
         f"  rtd-plugin patch path/to/your/code --weights {quote_path(run)}",

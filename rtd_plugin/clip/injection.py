@@ -55,7 +55,7 @@ def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor)
 
     Args:
         x: (B, L, W) token embeddings.
-        placeholders: (B, L) bool; a single one that is replaced by several pseudo tokens is left of the end token.
+        placeholders: (B, L) bool; a single one that is replaced by several pseudo tokens must be left of the end token.
         pseudo_tokens: (B, n, W), see `rtd_plugin.TextTower.encode`.
         ends: (B,) positions of the end tokens.
 
@@ -69,7 +69,7 @@ def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor)
     if n == 1:
         return torch.where(placeholders.unsqueeze(-1), pseudo_tokens, x), ends
     counts = placeholders.sum(dim=1, keepdim=True)  # (B, 1)
-    moved = (counts == 1) * (n - 1)  # (B, 1): how far right of its single placeholder a text moves
+    moved = (counts == 1) * (n - 1)  # (B, 1): how far the text right of a single placeholder moves
     length = x.shape[1] + n - 1
     if not torch.compiler.is_compiling():  # an exported graph cannot depend on data: it has the longer length
         has_placeholder = counts > 0

@@ -5,11 +5,12 @@ for the same result and a fraction of the work. Tokens on a GPU are not cut, sin
 pass them from the CPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
@@ -75,8 +76,8 @@ class TextTower(nn.Module):
             state: in OpenAI's and open_clip's layout (a whole CLIP or its text tower), in the layout of Hugging Face's
                 `CLIPTextModelWithProjection` (or of a whole `CLIPModel`), or the authors'
                 `{'CLIPTextModelWithProjection': state dict}`. See `rtd_plugin.clip.layouts`.
-            activation: "gelu" or "quick_gelu"; a state dict does not tell. None means quick_gelu, which OpenAI's
-                weights need; most weights trained with open_clip need gelu.
+            activation: "gelu" or "quick_gelu", which a state dict does not contain. None means quick_gelu, as for
+                OpenAI's weights; most weights trained with open_clip need gelu.
             heads: number of attention heads; None for one per 64 channels.
 
         Raises:
@@ -106,7 +107,7 @@ class TextTower(nn.Module):
                 activation=activation or "quick_gelu",
             )
         for name, parameter in tower.state_dict().items():
-            shape, expected = _shape_in(layout, name, weights[name]), _shape_in(layout, name, parameter)
+            shape, expected = _get_shape(layout, name, weights[name]), _get_shape(layout, name, parameter)
             if shape != expected:
                 raise RTDError(
                     f"{layout_names(name, layout)[0]} has shape {shape}, "
@@ -162,7 +163,7 @@ class TextTower(nn.Module):
                 all n take its position, and what follows moves right; (B, 1, W) is the same as (B, W).
             placeholder: the placeholder's id, which every row must have left of its end token; or a (B, L) bool mask
                 of the positions to replace, of which a row may have none.
-            subjects: (B,) integers: which of the pseudo tokens, then (P, W) or (P, n, W), a row takes. None: row i
+            subjects: (B,) integers: each row's index into the pseudo tokens, then (P, W) or (P, n, W). None: row i
                 takes the i-th.
 
         Returns:
@@ -225,7 +226,14 @@ class TextTower(nn.Module):
             return self.transformer(x + self.positional_embedding[: x.shape[1]]), ends
 
 
-def _shape_in(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
+def average_features(features: Sequence[Tensor]) -> Tensor:
+    """Return the mean of normalised features, (B, D) fp32, of m batches (B, D); one batch as it is, not normalised."""
+    if len(features) == 1:
+        return features[0]
+    return F.normalize(torch.stack(tuple(features)).float(), dim=-1).mean(dim=0)
+
+
+def _get_shape(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
     """Return a parameter's shape as its state dict's layout has it."""
     shape = tuple(weight.shape)
     if layout == "openai":

@@ -16,7 +16,7 @@ class QuickGELU(nn.Module):
     """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(1.702 * x).div_(1.702)  # x · sigmoid(1.702 x), with one tensor less to keep for the gradient
+        return F.silu(1.702 * x).div_(1.702)  # x · sigmoid(1.702 x), keeping one tensor fewer for the gradient
 
 
 ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}

@@ -1,4 +1,4 @@
-"""Tuned text encoders in any layout, and what is recorded of them.
+"""Tuned text encoders in any layout, and the metadata recorded with them.
 
 Importing it imports the standard library alone, because every process that runs under a patch reads a `TunedWeights`.
 """
@@ -28,7 +28,7 @@ class TunedWeights:
         step: optimizer steps taken, if recorded.
         base: name of the CLIP that it was tuned from, if recorded.
         base_probe: probe of that CLIP's text tower, (4, 16) values; see `rtd_plugin.clip.fingerprint`.
-        key: under which it is in its file, None for wherever its names are.
+        key: its key in the file; None if it has none.
     """
 
     path: str
@@ -53,7 +53,7 @@ class TunedWeights:
 
 
 def find_newest_run(runs: Path) -> Path:
-    """Return the text encoder that was written last among the runs of a folder.
+    """Return the text encoder written last by a run in a folder.
 
     Raises:
         UsageError: no run is finished.
@@ -65,7 +65,7 @@ def find_newest_run(runs: Path) -> Path:
 
 
 def read_weights(path: Path) -> TunedWeights:
-    """Return what is recorded of a tuned text encoder, after loading it once as a check.
+    """Return the metadata of a tuned text encoder, after loading it once as a check.
 
     Args:
         path: a run's folder, its `text_encoder.safetensors`, or a text encoder in the layout of OpenAI, of Hugging Face
@@ -82,7 +82,7 @@ def read_weights(path: Path) -> TunedWeights:
     with locate_errors(file):
         state = weights.read()
         warn_of_choice(file, state)
-        # Hashed after reading: what is no checkpoint may be of any size.
+        # Hashed after reading: a file that is not a checkpoint may have any size.
         weights = replace(weights, digest=hash_checkpoint(file), **_read_recorded(file, state))
         TextTower.from_state_dict(state, activation=weights.activation, heads=weights.heads)
     return weights

@@ -29,12 +29,14 @@ class LanceStore(GalleryStore):
     """
 
     def __init__(self, path: str):
+        with require_extra("index", "an index in LanceDB"):
+            import lancedb  # noqa: F401  # before images are encoded for it
         self.path = path
 
     @cached_property
     def _database(self) -> Any:
-        with require_extra("index", "an index in LanceDB"):
-            import lancedb
+        import lancedb
+
         return lancedb.connect(self.path)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A run: what a recipe names, loaded, and the folder of its results."""
+"""A run: the loaded objects that a recipe names, and the folder of its results."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,15 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
+from rtd_plugin.training.order import stream_seed
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.source_cache import open_source
 from rtd_plugin.triplets.token_store import TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
+HELD_OUT = 2  # the random stream, after those of `batches`
+MAX_HELD_OUT = 2000  # triplets: enough for an interval of ± 2 points, and ranked in seconds
 # On resuming; the order of the data does not change with them.
 MAY_CHANGE = (
     "steps",
@@ -41,7 +44,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run works with.
+    """The loaded objects of a run.
 
     Attributes:
         recipe: as resolved.
@@ -49,12 +52,14 @@ class Run:
         adapter: the method.
         tower: ψ₀, the pre-trained text tower.
         projection: φ, frozen.
-        triplets: of all sources in turn, as tokens, each source with its share.
+        triplets: to train on, of all sources in turn, as tokens, each source with its share.
+        held_out: the triplets that the recipe's validation holds out, if it does.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file; of several, that of their names and SHA-256s.
-        triplet_digests: one a source.
-        began_with: how many processes it began with, which the order of the data depends on; None for a new run.
+        triplet_digests: one per source.
+        began_with: number of processes that the run started with, which the order of the data depends on; None for a
+            new run.
     """
 
     recipe: Recipe
@@ -68,6 +73,7 @@ class Run:
     base_probe: Tensor
     projection_digest: str
     triplet_digests: list[str]
+    held_out: TokenStore | None = None
     began_with: int | None = None
 
     def count_batches(self, processes: int) -> int:
@@ -83,7 +89,7 @@ class Run:
             if self.recipe.objective.negatives == "gathered":
                 counts = [began_with]  # whose batches are each other's negatives
             raise RTDError(
-                f"{self.folder}: began with {began_with} process(es), so it cannot resume with {processes}: "
+                f"{self.folder}: started with {began_with} process(es), so it cannot resume with {processes}: "
                 f"start {' or '.join(map(str, counts))}"
             )
         return batches // processes
@@ -116,7 +122,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
     Args:
         recipe: as resolved.
         folder: where results will go.
-        advance: called now and then while triplets are tokenised, which happens once for the same triplets.
+        advance: called while triplets are tokenised, which happens once for the same triplets.
 
     Raises:
         RTDError: a file is missing or broken, or does not fit the rest.
@@ -127,19 +133,27 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
     # After the models, which are checked in seconds: millions of triplets take minutes.
     sets = [open_source(source) for source in recipe.triplets]
     mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
+    store, held_out = open_token_store(sets, adapter.prompt, advance).reorder(mixture), None
+    if (share := _share_held_out(recipe)) is not None:
+        store, held_out = store.hold_out(share, MAX_HELD_OUT, stream_seed(recipe.seed, HELD_OUT))
     return Run(
         recipe=recipe,
         folder=folder,
         adapter=adapter,
         tower=tower,
         projection=projection,
-        triplets=open_token_store(sets, adapter.prompt, advance).reorder(mixture),
+        triplets=store,
         skipped=sum(triplets.skipped for triplets in sets),
         base_digest=digest(tower),
         base_probe=probe(tower),
         projection_digest=_hash_projection(recipe.projection),
         triplet_digests=[triplets.digest for triplets in sets],
+        held_out=held_out,
     )
+
+
+def _share_held_out(recipe: Recipe) -> float | None:
+    return None if recipe.validation is None else recipe.validation.triplets
 
 
 def _hash_projection(projection: Path | Mapping[str, Path]) -> str:
@@ -166,12 +180,12 @@ def resume_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -
     for key, value in began.to_dict().items():
         if key not in MAY_CHANGE and now[key] != value:
             raise UsageError(
-                f"{folder}: a run cannot resume with another {key} than it began with ({value!r}): "
+                f"{folder}: a run cannot resume with another {key} than it started with ({value!r}): "
                 f"only {', '.join(MAY_CHANGE)} may change"
             )
+    if _share_held_out(began) != _share_held_out(recipe):
+        raise UsageError(f"{folder}: a run cannot resume with another validation.triplets than it began with")
     taken = CheckpointStore(folder, recipe.checkpoints.keep).list_steps()
     if taken and taken[-1] > recipe.steps:
-        raise UsageError(
-            f"{folder}: has taken {taken[-1]} steps already, so it cannot resume to end after {recipe.steps}"
-        )
+        raise UsageError(f"{folder}: already took {taken[-1]} steps, so it cannot resume with steps={recipe.steps}")
     return recipe

@@ -19,14 +19,15 @@ import numpy as np
 from rtd_plugin.cache import build_once
 from rtd_plugin.clip.tokens import Prompt, encode_text
 from rtd_plugin.progress import Advance, ignore_progress
+from rtd_plugin.triplets.interning import mix_bits
 from rtd_plugin.triplets.mixture import Mixture
-from rtd_plugin.triplets.parallel import count_processors, in_order
+from rtd_plugin.triplets.parallel import count_processors, map_in_order
 from rtd_plugin.triplets.ragged import Ragged, gather_slices
 from rtd_plugin.triplets.triplet import TripletSet
 
 FORMAT = 1
 CHUNK = 2**13  # triplets tokenised and written at once; progress is reported after each chunk
-MAX_THREADS = 4  # the single thread that interns and writes texts keeps no more busy
+MAX_THREADS = 4  # the single thread that interns and writes texts cannot feed more
 
 
 class TokenBatch(NamedTuple):
@@ -53,15 +54,17 @@ class TokenStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.key = folder.name
         self._tokens, self._starts = _map_array(folder / "tokens.u16"), _map_array(folder / "starts.i64")
         self._triplets = _map_array(folder / "triplets.u32").reshape(-1, 3)
         self._mixture = Mixture([len(self._triplets)], [None])
+        self._selected: np.ndarray | None = None  # positions of the mixture; None for all
         self.texts = len(self._starts) - 1
         self.vocabulary: list[int] = _map_array(folder / "vocabulary.u16").tolist()
 
     def __len__(self) -> int:
-        return len(self._mixture)
+        return len(self._mixture) if self._selected is None else len(self._selected)
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """Read many triplets at once.
@@ -72,7 +75,8 @@ class TokenStore:
         Raises:
             IndexError: a row is outside the store.
         """
-        triplets = self._triplets[self._mixture.rows(rows)].astype(np.int64)
+        positions = rows if self._selected is None else self._selected[rows]
+        triplets = self._triplets[self._mixture.rows(positions)].astype(np.int64)
         starts = self._starts[triplets]
         lengths = self._starts[triplets + 1] - starts
         references, conditions, targets = (
@@ -87,6 +91,28 @@ class TokenStore:
         if mixture.name:
             store.key = f"{self.key}-{mixture.name}"
         return store
+
+    def hold_out(self, share: float, limit: int, seed: int) -> tuple["TokenStore", "TokenStore"]:
+        """Split the store into the triplets to train on and some that are held out.
+
+        All triplets of a reference caption are on the same side. Which captions are held out depends on the seed.
+
+        Args:
+            share: of the triplets that are held out, 0 to 1; the last caption's triplets may exceed it.
+            limit: the most triplets that are held out, but for those of the last caption.
+            seed: any number of 64 bits.
+
+        Returns:
+            The triplets to train on, as often as the mixture has them, and those held out, each once.
+        """
+        hashes = mix_bits(mix_bits(self._triplets[:, 0].astype(np.uint64)) ^ np.uint64(seed))
+        last = max(1, min(limit, round(share * len(hashes)))) - 1
+        is_held_out = hashes <= np.partition(hashes, last)[last]
+        rest, held_out = copy(self), TokenStore(self._folder)
+        rest._selected = np.flatnonzero(~is_held_out[self._mixture.rows(np.arange(len(self._mixture)))])
+        rest.key = f"{self.key}-without-{last + 1}-{seed}"
+        held_out._selected = np.flatnonzero(is_held_out)
+        return rest, held_out
 
 
 def _map_array(path: Path) -> np.ndarray:
@@ -135,7 +161,7 @@ def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Ad
         starts.write(np.zeros(1, np.int64).data)
         threads = min(count_processors(), MAX_THREADS)
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        for chunk in in_order(pool, partial(tokenise_columns, prompt=prompt), columns, ahead=threads):
+        for chunk in map_in_order(pool, partial(tokenise_columns, prompt=prompt), columns, ahead=threads):
             indices, new = interner.intern(chunk.keys)
             texts = chunk.texts.take(new)
             ends = end + np.cumsum(texts.lengths)

@@ -17,12 +17,15 @@ from rtd_plugin.training.run import Run
 CARD_FILE = "README.md"
 
 
-def write_model_card(run: Run, step: int, evaluation: Mapping[str, Any] | None) -> None:
+def write_model_card(
+    run: Run, step: int, validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None
+) -> None:
     """Write the model card of a finished run into its folder, whole or not at all.
 
     Args:
         run: the run, its text encoder saved.
         step: optimizer steps that the text encoder has taken.
+        validation: as `rtd_plugin.workflows.train.measure_gain` gives it.
         evaluation: as `Comparison.to_dict` gives it, None if the recipe has none.
 
     Raises:
@@ -31,16 +34,19 @@ def write_model_card(run: Run, step: int, evaluation: Mapping[str, Any] | None) 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"line": _escape_line, "json": lambda value: json.dumps(str(value))}
     template = files("rtd_plugin.workflows").joinpath("model_card.md").read_text(encoding="utf-8")
-    write_text(run.folder / CARD_FILE, environment.from_string(template).render(_collect_values(run, step, evaluation)))
+    values = _collect_values(run, step, validation, evaluation)
+    write_text(run.folder / CARD_FILE, environment.from_string(template).render(values))
 
 
-def _collect_values(run: Run, step: int, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+def _collect_values(
+    run: Run, step: int, validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None
+) -> dict[str, Any]:
     recipe = run.recipe
     sources = zip(recipe.triplets, run.triplet_digests, strict=True)
     return {
         "adapter": run.adapter.name,
         "backbone": recipe.backbone.name,
-        # File names without their folders: a card is published, and folders are this machine's.
+        # File names without their folders: a card is published, and folders are local.
         "model": Path(recipe.backbone.model or "MODEL").name.removesuffix(".json"),
         "pretrained": recipe.backbone.pretrained or "CHECKPOINT",
         "base_digest": run.base_digest,
@@ -52,6 +58,7 @@ def _collect_values(run: Run, step: int, evaluation: Mapping[str, Any] | None) -
         "precision": recipe.precision,
         "sources": [{"name": source.name, "digest": digest} for source, digest in sources],
         "version": version("rtd-plugin"),
+        "validation": validation,
         "benchmark": evaluation["benchmark"] if evaluation else None,
         "metrics": _list_metrics(evaluation) if evaluation else [],
     }

@@ -3,8 +3,9 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
+from rtd_plugin.evaluation.comparison_table import shorten_metric
 from rtd_plugin.evaluation.image_features import ImageFeatures
+from rtd_plugin.evaluation.metrics import PerQueryMetrics, is_lower_better
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.printable import count_noun
 from rtd_plugin.progress import Advance, Progress, no_progress
 from rtd_plugin.training import loop
 from rtd_plugin.training.checkpoints import CheckpointStore
+from rtd_plugin.training.held_out import HeldOutTriplets
 from rtd_plugin.training.losses import StepReport
-from rtd_plugin.training.metrics import select_metric
+from rtd_plugin.training.metrics import flatten, select_metric
 from rtd_plugin.training.order import BatchOrder
 from rtd_plugin.training.plain import build_plain
 from rtd_plugin.training.recipe import Recipe
@@ -36,6 +40,8 @@ from rtd_plugin.workflows.model_card import write_model_card
 from rtd_plugin.workflows.runs import RUNS, RecipeLike, RunChoice, choose_run, holds_run
 
 RESULTS_FILE = "results.json"
+
+Measure = Callable[[TextTower], PerQueryMetrics]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +58,10 @@ class TrainingResult:
         triplets: how many the run trained on.
         skipped: broken records that the triplet sources left out.
         seconds: from start to end.
+        validation: before and after by the metric that selects, on the recipe's validation, as `measure_gain` gives it;
+            None without one, or if a plugin computes that metric.
         evaluation: before and after on the recipe's `evaluation` as `rtd_plugin.evaluate` gives it, None without one.
+        warning: a sentence if validation does not show that tuning helps, or evaluation shows that it does harm.
     """
 
     folder: Path
@@ -62,7 +71,9 @@ class TrainingResult:
     triplets: int
     skipped: int
     seconds: float
+    validation: dict[str, Any] | None
     evaluation: dict[str, Any] | None
+    warning: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values: what `results.json` holds and `rtd-plugin train --json` prints."""
@@ -106,8 +117,8 @@ def train(
         adapter: replaces the recipe's adapter.
         overrides: keys of the recipe with their values in YAML, such as `"optimizer.learning_rate=1e-4"`.
         output: the run's folder. None: a new one in `runs`, or with `resume` the recipe's newest run there.
-        resume: go on from the latest checkpoint, if there is a run.
-        progress: opens a block of work that takes long, see `rtd_plugin.progress.Progress`.
+        resume: continue from the latest checkpoint, if there is a run.
+        progress: shows the progress, see `rtd_plugin.progress.Progress`.
 
     Returns:
         The finished run; None on all processes but the main one.
@@ -135,17 +146,21 @@ def train(
         if run.skipped:
             records = count_noun(run.skipped + len(run.triplets), "record")
             log.warning(f"Left out {run.skipped:,} broken of {records}.")
-        validation, evaluation = _encode_benchmarks(run, accelerator, progress)
+        measure, evaluation = _prepare_measures(run, accelerator, progress)
         write_recipe(run.recipe, folder)
         accelerator.wait_for_everyone()
         with progress("Training") as advance:
-            watchers = [TrainingProgress(advance), *([BenchmarkValidation(validation)] if validation else [])]
+            watchers = [TrainingProgress(advance), *([Validation(measure)] if measure else [])]
             tower, step = _tune(run, accelerator, watchers)
         run.save(tower, step)
+        validation = measure_gain(run, measure, tower) if measure else None
         comparison = None
         if evaluation is not None:
             with progress("Evaluating") as advance:
                 comparison = compare(evaluation, run.tower, {run.text_encoder: lambda: tower}, advance).to_dict()
+        warning = find_loss(validation, comparison)
+        if warning is not None:
+            log.warning("%s.", warning)
         result = TrainingResult(
             folder=folder,
             text_encoder=run.text_encoder,
@@ -154,16 +169,18 @@ def train(
             triplets=len(run.triplets),
             skipped=run.skipped,
             seconds=round(time.monotonic() - began, 1),
+            validation=validation,
             evaluation=comparison,
+            warning=warning,
         )
         write_text(folder / RESULTS_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
-        write_model_card(run, step, comparison)
+        write_model_card(run, step, validation, comparison)
         plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result.to_dict())
     return result
 
 
 def _train_helper(choice: RunChoice, accelerator: Accelerator) -> None:
-    """Take part in a run as one of its processes but the main one."""
+    """Run training on a process other than the main one."""
     (folder,) = broadcast_object_list([None])
     run = _load_run(choice.recipe, Path(folder), accelerator, no_progress)
     accelerator.wait_for_everyone()
@@ -173,7 +190,7 @@ def _train_helper(choice: RunChoice, accelerator: Accelerator) -> None:
 def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Run:
     with progress("Tokenising triplets") as advance:
         run = load_run(recipe, folder, advance)
-    # Fails now for a batch size that does not fit, and not once there is a run on disk that cannot be resumed.
+    # Refuse a wrong batch size before a run that cannot be resumed is on disk.
     began_with = CheckpointStore(folder, recipe.checkpoints.keep).find_processes()
     BatchOrder(len(run.triplets), recipe.batch_size, recipe.shuffle, 0, began_with or accelerator.num_processes)
     return run
@@ -188,39 +205,106 @@ def _tune(run: Run, accelerator: Accelerator, watchers: Sequence[object]) -> tup
         raise InterruptedRun(str(error), run.folder) from error
 
 
-def _encode_benchmarks(
+def _prepare_measures(
     run: Run, accelerator: Accelerator, progress: Progress
-) -> tuple[Retrieval | None, Retrieval | None]:
-    """Encode the images of the recipe's validation and evaluation, and compute a metric of each to see that it works.
+) -> tuple[Measure | None, Retrieval | None]:
+    """Encode what the recipe's validation and evaluation need, and compute a metric of each to see that it works.
 
     Raises:
         RTDError: an image is missing, targets are not known, or validation selects by a metric that does not exist.
     """
 
-    def encode(benchmark: Benchmark | None) -> Retrieval | None:
-        if benchmark is None:
-            return None
+    def encode(benchmark: Benchmark) -> Retrieval:
         images = ImageFeatures(
             run.recipe.backbone.load_image_encoder(), device=accelerator.device, folder=cache_folder()
         )
         with progress("Encoding images") as advance:
             return Retrieval(benchmark, run.adapter, images, run.projection, run.tower, advance)
 
-    settings = run.recipe.validation
-    validation = encode(settings.benchmark if settings else None)
-    if settings is not None and validation is not None:
-        select_metric(validation.rank_by_image().compute_metrics(), settings.select)
-        if run.recipe.evaluation == settings.benchmark:
-            return validation, validation
-    evaluation = encode(run.recipe.evaluation)
-    if evaluation is not None:
-        evaluation.rank_by_image().compute_metrics()
-    return validation, evaluation
+    settings, measure, retrieval = run.recipe.validation, None, None
+    if run.held_out is not None:
+        measure = HeldOutTriplets(run, run.held_out, accelerator.device).measure
+    elif settings is not None and settings.benchmark is not None:
+        retrieval = encode(settings.benchmark)
+        select_metric(retrieval.rank_by_image().compute_metrics(), settings.select)
+        measure = partial(_measure_retrieval, retrieval)
+    if run.recipe.evaluation is None:
+        return measure, None
+    if settings is None or run.recipe.evaluation != settings.benchmark:
+        retrieval = encode(run.recipe.evaluation)
+        retrieval.rank_by_image().compute_metrics()
+    return measure, retrieval
+
+
+def _measure_retrieval(retrieval: Retrieval, tower: TextTower) -> PerQueryMetrics:
+    per_query = retrieval.rank_composed(tower).per_query
+    assert per_query is not None  # secret targets are refused before
+    return per_query
+
+
+def measure_gain(run: Run, measure: Measure, tower: TextTower) -> dict[str, Any] | None:
+    """Return what tuning gains on the recipe's validation, by the metric that selects.
+
+    Args:
+        run: the run.
+        measure: of the recipe's validation.
+        tower: the tuned text tower.
+
+    Returns:
+        What was measured, `metric`, `before` and `after` in percent, `difference` with the ends of its 95 % interval
+        (`low` and `high`) in points, and whether tuning `helps`: the whole interval is a gain. None for the metric of a
+        plugin.
+    """
+    assert run.recipe.validation is not None
+    metric, benchmark = run.recipe.validation.select, run.recipe.validation.benchmark
+    before, after = measure(run.tower), measure(tower)
+    metrics = [dict(flatten(each.compute_metrics())) for each in (before, after)]
+    if metric not in metrics[0]:
+        return None
+    gains = dict(flatten(after.compute_gain(before)))
+    gain = {key: gains[f"{metric}.{key}"] for key in ("difference", "low", "high")}
+    return {
+        "measured": "held-out triplets" if benchmark is None else benchmark.title(),
+        "queries": len(before.groups),
+        "metric": metric,
+        "before": metrics[0][metric],
+        "after": metrics[1][metric],
+        **gain,
+        "helps": gain["high"] < 0 if is_lower_better(metric) else gain["low"] > 0,
+    }
+
+
+def find_loss(validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None) -> str | None:
+    """Return a sentence if validation does not show that tuning helps, or the first metric of evaluation that it harms.
+
+    Args:
+        validation: as `measure_gain` gives it.
+        evaluation: as `Comparison.to_dict` gives it.
+    """
+    if validation is not None:
+        return None if validation["helps"] else _describe_gain(validation)
+    if evaluation is None:
+        return None
+    before, after = (row["metrics"][evaluation["benchmark"]] for row in evaluation["results"])
+    metric, gain = next(iter(evaluation["results"][1]["gain"][evaluation["benchmark"]].items()))
+    if gain["high"] >= 0:
+        return None
+    figures = {"metric": metric, "before": before[metric], "after": after[metric], **gain}
+    return _describe_gain({"measured": evaluation["title"], **figures})
+
+
+def _describe_gain(figures: Mapping[str, Any]) -> str:
+    low, high = figures["low"], figures["high"]
+    return (
+        f"Tuning {'is not shown to help' if low <= 0 <= high else 'does harm'}: {shorten_metric(figures['metric'])} of "
+        f"{figures['measured']} {figures['before']:.1f} → {figures['after']:.1f} "
+        f"(95 % interval of the gain {low:+.1f}…{high:+.1f})"
+    )
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The plugin that shows how far a run is."""
+    """The plugin that shows the progress of a run."""
 
     advance: Advance
 
@@ -232,12 +316,12 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True)
-class BenchmarkValidation:
-    """The plugin that runs the benchmark of a recipe's `validation`."""
+class Validation:
+    """The plugin that measures what the recipe's `validation` names."""
 
-    retrieval: Retrieval
+    measure: Measure
 
     @hookimpl
     def rtd_validation_due(self, tower: TextTower) -> dict[str, Any]:
-        """Return the benchmark's metrics with this tower."""
-        return self.retrieval.rank_composed(tower).compute_metrics()
+        """Return the metrics with this tower."""
+        return self.measure(tower).compute_metrics()

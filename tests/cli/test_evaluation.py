@@ -13,6 +13,7 @@ from rtd_plugin import hookimpl
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
+from rtd_plugin.workflows.train import find_loss
 
 WORDS = [
     "kettle",
@@ -124,7 +125,7 @@ def test_validation_selects_the_result_and_evaluation_shows_it(rtd, recipe, tmp_
     [
         (["validation.select=recall_at_7"], "validation.select: no metric 'recall_at_7'; found recall_at_1,"),
         (["evaluation.missing='3'"], "swatches: the image 3 cannot be read (FileNotFoundError: no 3.png)"),
-        (["evaluation.benchmark=none"], "there is no benchmark 'none': installed are"),
+        (["evaluation.benchmark=none"], "unknown benchmark 'none': installed are"),
     ],
 )
 def test_faults_are_found_before_training(rtd, recipe, tmp_path, overrides, says):
@@ -162,6 +163,65 @@ def test_validation_needs_targets(rtd, recipe, write_dataset, tmp_path):
         assert done.exit_code == 1
         assert "circo: no metrics: the targets of this split are kept secret" in done.stderr
         assert not (tmp_path / "run").exists()
+
+
+def train_on_held_out(rtd, recipe, *overrides):
+    options = ("validation={triplets: 0.25, every: 2}", "evaluation=null", *overrides)
+    return rtd("train", "--recipe", recipe, "--output", "run", *(word for text in options for word in ("--set", text)))
+
+
+def test_validation_on_held_out_triplets(rtd, recipe, tmp_path):
+    """Before and after by the metric that selects; no picture is read."""
+    done = train_on_held_out(rtd, recipe, "validation.select=recall_at_5")
+    assert done.exit_code == 0, done.stderr
+    assert "Encoding" not in done.stderr
+    log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    values = {line["step"]: line["validation"]["recall_at_5"] for line in log if "validation" in line}
+    result = json.loads((tmp_path / "run/results.json").read_text())
+    validation = result["validation"]
+    assert result["step"] == max(list(values)[1:], key=values.get)
+    assert (validation["measured"], validation["metric"]) == ("held-out triplets", "recall_at_5")
+    assert (validation["before"], validation["after"]) == (values[0], values[result["step"]])
+    assert validation["difference"] == pytest.approx(validation["after"] - validation["before"])
+    assert validation["low"] <= validation["difference"] <= validation["high"]
+    assert validation["helps"] == (validation["low"] > 0)
+    assert validation["queries"] + result["triplets"] == 48
+    card = (tmp_path / "run/README.md").read_text()
+    assert f"on held-out triplets: recall\\_at\\_5 {values[0]:.1f} before" in card
+
+
+def test_without_a_gain_there_is_a_warning_and_no_next_step(rtd, recipe):
+    """The pre-trained encoder's recall is not exceeded by a rate that changes nothing."""
+    done = train_on_held_out(rtd, recipe, "optimizer.learning_rate=1e-12")
+    assert done.exit_code == 0, done.stderr
+    assert "Tuning is not shown to help: R@1 of held-out triplets" in done.stderr
+    assert "(95 % interval of the gain +0.0…+0.0)" in done.stderr
+    assert "No gain is shown: keep the pre-trained text encoder for now." in done.stdout
+    assert "rtd-plugin patch" not in done.stdout
+
+
+def test_a_loss_on_evaluation_is_a_warning():
+    """Of its first metric, if the whole interval is one."""
+    metrics = [
+        {"town": {"recall_at_1": 28.3, "recall_at_5": 40.0}},
+        {"town": {"recall_at_1": 15.0, "recall_at_5": 60.0}},
+    ]
+    gain = {"recall_at_1": {"difference": -13.3, "low": -20.0, "high": -6.6}, "recall_at_5": {}}
+    results = [{"metrics": metrics[0]}, {"metrics": metrics[1], "gain": {"town": gain}}]
+    evaluation = {"benchmark": "town", "title": "my town", "results": results}
+    assert find_loss(None, evaluation) == (
+        "Tuning does harm: R@1 of my town 28.3 → 15.0 (95 % interval of the gain -20.0…-6.6)"
+    )
+    gain["recall_at_1"]["high"] = 0.5
+    assert find_loss(None, evaluation) is None
+
+
+@pytest.mark.slow  # 40 steps on the miniature
+def test_with_a_gain_there_is_a_next_step(rtd):
+    done = train_on_held_out(rtd, "lincir-miniature", "steps=40", "triplets.0.count=4000", "validation.triplets=0.2")
+    assert done.exit_code == 0, done.stderr
+    assert "Tuning" not in done.stderr
+    assert "rtd-plugin patch" in done.stdout
 
 
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")

@@ -1,4 +1,4 @@
-"""`rtd-plugin index` and searching an index: built once, brought up to date, filtered, in two stores."""
+"""`rtd-plugin index` and searching an index: built once, updated, filtered, in two stores."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def search_all(run, output, images, **options):
     return searcher.search(images / "2.png", "is red", k=50, **options)
 
 
-def test_an_index_gives_what_its_folder_gives(run, images, output):
+def test_an_index_gives_the_results_of_its_folder(run, images, output):
     build_index(images, output, weights=[run])
     found = search_all(run, output, images)
     expected = rtd_plugin.load(run, images=images, device="cpu").search(images / "2.png", "is red", k=50)
@@ -62,8 +62,8 @@ def test_an_index_gives_what_its_folder_gives(run, images, output):
     assert len(searcher.gallery) == 12
 
 
-def test_an_index_is_brought_up_to_date(run, images, output, encoded):
-    """Only what is new or changed is encoded; what is gone is removed."""
+def test_an_index_is_updated(run, images, output, encoded):
+    """Only new and changed images are encoded; missing ones are removed."""
     first = build_index(images, output, weights=[run])
     assert (first["images"], first["added"], first["removed"], len(encoded)) == (12, 12, 0, 12)
     encoded.clear()
@@ -79,7 +79,7 @@ def test_an_index_is_brought_up_to_date(run, images, output, encoded):
     assert [match.image for match in search_all(run, output, images)] == [match.image for match in expected]
 
 
-def test_a_stopped_build_goes_on(run, images, output, encoded, monkeypatch):
+def test_a_stopped_build_continues(run, images, output, encoded, monkeypatch):
     monkeypatch.setattr(indexing, "ROWS", 5)
     store = type(plugins.find_gallery_store(str(output)))
     add, blocks = store.add, []
@@ -177,7 +177,7 @@ def test_the_commands(run, images, output):
     [
         (["search", "a.png", "is red"], "nothing to search: pass --images or --index"),
         (["search", "a.png", "is red", "--images", ".", "--index", "a.lance"], "a folder and an index"),
-        (["search", "a.png", "is red", "--index", "a.zip"], "a.zip: no plugin keeps an index of this ending"),
+        (["search", "a.png", "is red", "--index", "a.zip"], "a.zip: no plugin has an index with this ending"),
         (["search", "a.png", "is red", "--index", "a.faiss"], "a.faiss: no index here: build it with `rtd-plugin"),
         (["index", "nowhere", "--output", "a.faiss"], "nowhere: no such folder of images"),
     ],
@@ -201,5 +201,5 @@ def test_hook_rtd_gallery_store():
     with plugins.use_plugins(Plugin()):
         assert isinstance(plugins.find_gallery_store("shop:shoes"), Shop)
         assert not isinstance(plugins.find_gallery_store("a.lance"), Shop)
-    with pytest.raises(UsageError, match="shop:shoes: no plugin keeps an index of this ending"):
+    with pytest.raises(UsageError, match="shop:shoes: no plugin has an index with this ending"):
         plugins.find_gallery_store("shop:shoes")

@@ -1,4 +1,4 @@
-"""A token store holds what tokenising each triplet gives, is made once, and whole or not at all."""
+"""A token store has the tokens of each triplet, and is written once and atomically."""
 
 import mmap
 import resource
@@ -105,7 +105,7 @@ def test_equal_texts_are_stored_once():
     assert len(set(numbers.values())) == len(numbers)
 
 
-# What the two ways of tokenising could tell apart: cleaning, cases, white space, placeholders, ids that are left out.
+# Possible differences of the two ways of tokenising: cleaning, cases, white space, placeholders, ids that are left out.
 SPELT = st.text(st.characters(codec="utf-8"), max_size=20) | st.lists(
     st.sampled_from(
         ["dog", "DOG", "<PERSON>", "<person>", "$", "&dollar;", "*", "é", "İ", " ", "\t", "\0", "<end_of_text>"]
@@ -167,9 +167,9 @@ def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
 
 def test_long_files_are_written_in_pieces(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 3)
-    told = []
-    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers[:2]))
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    calls = []
+    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: calls.append(numbers[:2]))
+    assert calls == [(3, 8), (6, 8), (8, 8)]
     assert read_store(store) == [tokenise_triplet(triplet, PROMPT) for triplet in TRIPLETS] * 2
 
 
@@ -189,11 +189,11 @@ def test_a_store_is_made_once(cache):
         ([as_set(TRIPLETS)], Prompt("a photo of * , {condition}", placeholder="*")),
     ],
 )
-def test_other_triplets_and_placeholders_have_stores_of_their_own(sets, prompt):
+def test_other_triplets_and_placeholders_have_separate_stores(sets, prompt):
     assert open_token_store(sets, prompt).key != open_token_store([as_set(TRIPLETS)], PROMPT).key
 
 
-def test_several_at_once_make_one(monkeypatch):
+def test_simultaneous_processes_write_one_store(monkeypatch):
     made = []
     write = module._write
     monkeypatch.setattr(module, "_write", lambda *arguments, **options: made.append(1) or write(*arguments, **options))
@@ -203,7 +203,7 @@ def test_several_at_once_make_one(monkeypatch):
     assert len({store.key for store in stores}) == 1
 
 
-def test_a_store_is_there_whole_or_not_at_all(cache):
+def test_a_store_is_written_atomically(cache):
     class Breaking(list):
         def __iter__(self):
             yield TRIPLETS[0]
@@ -226,7 +226,7 @@ def test_a_thread_that_fails(cache, monkeypatch):
 
 
 def test_a_full_disk(cache):
-    """Here a limit of files' size; the system tells of it as of a full disk."""
+    """Simulated by a limit on file sizes, which fails like a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -250,3 +250,45 @@ def test_a_store_is_mapped_not_read():
         while isinstance(part, np.ndarray):
             part = part.base
         assert isinstance(part, mmap.mmap)
+
+
+def make_groups(count):
+    """Triplets of as many reference captions, each of one to three triplets."""
+    return [
+        Triplet(f"picture {index}", f"is {step}", f"picture {index} {step}")
+        for index in range(count)
+        for step in range(1 + index % 3)
+    ]
+
+
+def list_references(store):
+    return [tuple(reference) for reference, _, _ in read_store(store)]
+
+
+def test_triplets_of_a_reference_caption_are_held_out_together():
+    """A share of the triplets, chosen by the seed; the rest stays in its order."""
+    store = open_token_store([as_set(make_groups(150))], PROMPT)
+    rest, held_out = store.hold_out(0.1, 1000, seed=5)
+    assert 30 <= len(held_out) <= 32
+    assert len(rest) + len(held_out) == len(store) == 300
+    assert not set(list_references(rest)) & set(list_references(held_out))
+    triplets = read_store(store)
+    assert sorted(read_store(rest) + read_store(held_out)) == sorted(triplets)
+    assert read_store(rest) == [triplet for triplet in triplets if triplet in read_store(rest)]
+    again, other = store.hold_out(0.1, 1000, seed=5), store.hold_out(0.1, 1000, seed=6)
+    assert [*map(read_store, again)] == [read_store(rest), read_store(held_out)]
+    assert read_store(other[1]) != read_store(held_out)
+    assert len({store.key, rest.key, other[0].key}) == 3
+    assert 7 <= len(store.hold_out(0.1, 7, seed=5)[1]) <= 9
+
+
+def test_held_out_triplets_are_in_no_position_of_a_mixture():
+    """Repeated ones are held out once."""
+    first, second = make_groups(30), [Triplet("dog", "is red", "red dog"), Triplet("cat", "is red", "red cat")]
+    store = open_token_store([as_set(first), as_set(second)], PROMPT).reorder(Mixture([len(first), 2], [1, 1]))
+    for seed in range(20):
+        rest, held_out = store.hold_out(0.3, 1000, seed)
+        assert not set(list_references(rest)) & set(list_references(held_out))
+        assert len(held_out) == len({tuple(map(tuple, triplet)) for triplet in read_store(held_out)})
+        repeated = [reference for reference in list_references(rest) if len(reference) == 1]
+        assert len(repeated) in (0, len(first) // 2, len(first))

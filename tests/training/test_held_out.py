@@ -1,0 +1,82 @@
+"""Held-out triplets: ranked as composed queries among their captions, and never trained on."""
+
+import pytest
+import torch
+from token_triplets import read_store
+from torch.nn import functional as F
+
+from rtd_plugin.clip.tokens import pad
+from rtd_plugin.errors import RTDError
+from rtd_plugin.training.held_out import HeldOutTriplets
+from rtd_plugin.training.run import resume_recipe, write_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTD_PLUGIN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run("run", "validation={triplets: 0.2}")
+
+
+@torch.no_grad()
+def rank_by_hand(run, tower):
+    """The rank of each target, one triplet at a time: images at least as good count as better."""
+    triplets, prompt = read_store(run.held_out), run.adapter.prompt
+    captions = [*{tuple(text) for reference, _, target in triplets for text in (reference, target)}]
+
+    def encode(text):
+        return F.normalize(run.tower.encode(pad([text])), dim=-1)[0]
+
+    gallery, ranks = torch.stack([*map(encode, captions)]), []
+    for reference, condition, target in triplets:
+        template = prompt.fill(None, condition=[-1])
+        tokens = [token for each in template for token in (condition if each == -1 else [each])]
+        pseudo_token = run.projection(run.tower.encode(pad([reference])))
+        scores = gallery @ F.normalize(tower.encode(pad([tokens]), pseudo_token, prompt.placeholder_id), dim=-1)[0]
+        best = scores[captions.index(tuple(target))]
+        ranks.append(int((scores >= best - 1e-6).sum()))
+    return ranks
+
+
+def test_recall_equals_that_by_hand(run, tower, randomise):
+    tuned = randomise(tower, seed=3)
+    measure = HeldOutTriplets(run, run.held_out, CPU).measure
+    for each in (run.tower, tuned):
+        ranks = rank_by_hand(run, each)
+        assert 20 <= len(ranks) <= 24
+        assert measure(each).compute_metrics() == pytest.approx(
+            {f"recall_at_{k}": 100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
+        )
+
+
+def test_training_never_sees_held_out_triplets(run, make_run):
+    """Which they are depends on the recipe's seed alone; of a smaller share there are fewer."""
+    everything = read_store(make_run("all").triplets)
+    assert sorted(read_store(run.triplets) + read_store(run.held_out)) == sorted(everything)
+    assert make_run("none").held_out is None
+    again = make_run("again", "validation={triplets: 0.2, every: 7}", "steps=3")
+    assert read_store(again.held_out) == read_store(run.held_out)
+    other = make_run("other", "validation={triplets: 0.2}", "seed=1")
+    assert read_store(other.held_out) != read_store(run.held_out)
+
+
+def test_a_run_does_not_resume_with_another_share(run):
+    run.folder.mkdir()
+    write_recipe(run.recipe, run.folder)
+    assert resume_recipe(run.folder, ["validation.every=3"], None).validation.every == 3
+    for override in ("validation.triplets=0.3", "validation=null"):
+        with pytest.raises(RTDError, match=r"cannot resume with another validation\.triplets"):
+            resume_recipe(run.folder, [override], None)
+
+
+def test_lower_is_better_for_some_metrics(train_run):
+    """The step with the least spread over wordings is kept."""
+    values = iter([9.0, 5.0, 3.0, 4.0])
+    overrides = ["validation={benchmark: shelf, data: d, every: 2, select: spread_of_recall_at_1}"]
+    _, step = train_run("run", *overrides, validate=lambda tower: {"spread_of_recall_at_1": next(values)})
+    assert step == 4
