@@ -1,4 +1,4 @@
-"""What the adapters of SEARLE and LinCIR share: prompts, placeholder, projection and the format of checkpoints."""
+"""Shared code of the adapters of SEARLE and LinCIR: prompts, placeholder, projection and the format of checkpoints."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def read_retrieval(
     Raises:
         RTDError: the first text has no placeholder, or more than there are pseudo tokens in the tuple.
     """
-    return _composition(self, text, text[:1] == split_ind, img_tokens)
+    return _make_composition(self, text, text[:1] == split_ind, img_tokens)
 
 
 def read_visualisation(
@@ -46,10 +46,10 @@ def read_visualisation(
     Raises:
         RTDError: a text has no placeholder, or more than there are pseudo tokens in the tuple.
     """
-    return _composition(self, text, text == split_ind, img_tokens)
+    return _make_composition(self, text, text == split_ind, img_tokens)
 
 
-def _composition(
+def _make_composition(
     model: Any, text: Tensor, placeholders: Tensor, img_tokens: Tensor | tuple[Tensor, ...]
 ) -> Composition:
     """Return the composition of texts, with pseudo tokens and placeholders for each row or one row for all."""
@@ -67,14 +67,14 @@ def _composition(
     return Composition(model, text, img_tokens, placeholders)
 
 
-def _retrieval_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+def _make_retrieval_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
     if len(pseudo_tokens) != len(tokens):
         return None
     placeholder = Pic2Word.prompt.placeholder_id
     return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": placeholder, "repeat": False}
 
 
-def _visualisation_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
+def _make_visualisation_arguments(model: Any, tokens: Tensor, pseudo_tokens: Tensor) -> dict[str, Any] | None:
     if len(pseudo_tokens) != 1:
         return None
     return {"self": model, "text": tokens, "img_tokens": pseudo_tokens, "split_ind": Pic2Word.prompt.placeholder_id}
@@ -112,16 +112,16 @@ class Pic2Word(Adapter):
             modules=("model.model",),
             name="CLIP.encode_text_img_retrieval",
             read=read_retrieval,
-            arguments=_retrieval_arguments,
+            arguments=_make_retrieval_arguments,
             example=retrieval_example,
         ),
-        # The demo's.
+        # Used by the demo.
         CompositionPoint(
             file="model/model.py",
             modules=("model.model",),
             name="CLIP.encode_text_img_vis",
             read=read_visualisation,
-            arguments=_visualisation_arguments,
+            arguments=_make_visualisation_arguments,
             example=visualisation_example,
         ),
     )

@@ -8,7 +8,7 @@ WIDTH = 100
 
 
 def reference() -> str:
-    """Every command's own help as Markdown."""
+    """Return the help of every command as Markdown."""
     context = click.Context(main, info_name="rtd-plugin", max_content_width=WIDTH, terminal_width=WIDTH)
     parts = [
         "# Command line\n",
@@ -21,7 +21,7 @@ def reference() -> str:
 
 
 def sections(command: click.Command, parent: click.Context, name: str) -> list[str]:
-    """A command's section, and after it those of its own commands."""
+    """Return the sections of a command and of its subcommands."""
     inside = click.Context(command, parent, name, max_content_width=WIDTH, terminal_width=WIDTH)
     parts = [f"## {inside.command_path}\n", block(command.get_help(inside))]
     for own in command.list_commands(inside) if isinstance(command, click.Group) else ():

@@ -1,4 +1,4 @@
-"""The cache folder: what can be computed again, under a hash of everything that it depends on.
+"""The cache folder: results that can be recomputed, each under a hash of everything it depends on.
 
 An entry is a folder of files with an index of their sizes and checksums. `build_once` checks it whenever it is opened
 and builds it again if it is damaged: a flipped bit in cached tokens would otherwise train a model on wrong texts.
@@ -20,7 +20,7 @@ from rtd_plugin.files import WriteError, write_atomically, write_text
 from rtd_plugin.regular_files import open_regular, read_text
 
 INDEX = "index.json"
-CHECKED_BYTES = 2**29  # of larger entries only the sizes are checked on opening: checksums read 0.7 GB a second
+CHECKED_BYTES = 2**29  # larger entries have only their sizes checked when opened: checksums read 0.7 GB per second
 BLOCK = 2**20  # bytes read at once
 
 
@@ -32,12 +32,12 @@ def cache_folder() -> Path:
 
 
 def hash_key(key: Any) -> str:
-    """Return the name of what depends on `key`, any JSON value: 32 hexadecimal digits."""
+    """Return the hash of a JSON value: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
 def build_once(group: str, key: Any, build: Callable[[Path], None]) -> Path:
-    """Return an entry's folder; build it if it is missing or damaged. Of several processes one builds.
+    """Return an entry's folder; build it if it is missing or damaged. Only one of several processes builds it.
 
     Args:
         group: the subfolder of the cache folder that holds entries of one type.
@@ -76,7 +76,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
     Args:
         path: the lock file.
-        wait: until other processes release the lock.
+        wait: whether to wait until other processes release the lock.
 
     Yields:
         Whether the lock is held: always if `wait`.

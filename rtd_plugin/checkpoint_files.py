@@ -1,6 +1,5 @@
 """Reads checkpoints without running code in them."""
 
-import hashlib
 import pickle
 import warnings
 import zipfile
@@ -13,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import safe_globals
 
+from rtd_plugin.checkpoint_parts import flatten_checkpoint, list_checkpoint_files, split_key
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import first_line, hash_file, read_json
+from rtd_plugin.files import first_line
 from rtd_plugin.regular_files import open_regular
 from rtd_plugin.torchscript import ForeignObjectError, read_torchscript
 
@@ -28,60 +28,12 @@ def is_jit_archive(path: Path) -> bool:
         return False
 
 
-def split_key(path: Path) -> tuple[Path, str | None]:
-    """Return file and key of `FILE#KEY`, which names one of several state dicts in a file; the key may be missing."""
-    name, mark, key = path.name.rpartition("#")
-    return (path.with_name(name), key) if mark and name and not path.exists() else (path, None)
-
-
-def list_checkpoint_files(path: Path) -> list[Path]:
-    """Return the files of a checkpoint as `read_checkpoint` takes it: one, or an index and the files that it names.
-
-    Raises:
-        RTDError: the index is broken.
-    """
-    file, _ = split_key(path)
-    if not (file.suffix == ".json" and ".index." in file.name):
-        return [file]
-    shards = read_json(file).get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise RTDError(f"{file}: not the index of a checkpoint in several files")
-    return [file, *(file.with_name(name) for name in sorted(names))]
-
-
-def hash_checkpoint(path: Path) -> str:
-    """Return the SHA-256 of a checkpoint's file; of several files, that of their SHA-256s.
-
-    Raises:
-        RTDError: the index is broken.
-        OSError: a file cannot be read.
-    """
-    digests = [hash_file(file) for file in list_checkpoint_files(path)]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def flatten_checkpoint(checkpoint: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what is in a checkpoint's nested dictionaries by their keys joined by dots; each dictionary once."""
-    values: dict[str, Any] = {}
-    visited: set[int] = set()
-    pending: list[tuple[str, Mapping[Any, Any]]] = [("", checkpoint)]
-    while pending:
-        prefix, mapping = pending.pop()
-        if id(mapping) not in visited:
-            visited.add(id(mapping))
-            items = [(f"{prefix}{key}", value) for key, value in mapping.items()]
-            values |= {key: value for key, value in items if not isinstance(value, Mapping)}
-            pending += [(f"{key}.", value) for key, value in reversed(items) if isinstance(value, Mapping)]
-    return values
-
-
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """Read a checkpoint to the CPU: safetensors, a file of `torch.save`, or a TorchScript archive's state dict.
 
     Args:
-        path: the file, told by its content and not by its name; an index (`model.safetensors.index.json`) of several;
-            or `FILE#KEY` for what is in it under a key: keys of nested dictionaries, and prefixes of names, are joined
+        path: the file, recognised by its content, not its name; an index (`model.safetensors.index.json`) of several;
+            or `FILE#KEY` for the weights under a key: keys of nested dictionaries, and prefixes of names, are joined
             by dots.
 
     Raises:
@@ -97,7 +49,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     selected = {name.removeprefix(f"{key}."): value for name, value in names.items() if name.startswith(f"{key}.")}
     if not selected:
         keys = [str(name) for name, value in checkpoint.items() if isinstance(value, Mapping)]
-        raise RTDError(f"{file}: nothing under the key {key!r}; its dictionaries are {', '.join(keys) or 'none'}")
+        raise RTDError(f"{file}: no weights under the key {key!r}; its dictionaries are {', '.join(keys) or 'none'}")
     return selected
 
 
@@ -111,7 +63,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # about old pickle protocols, which a user cannot change
             if is_jit_archive(path):
                 return read_torchscript(path)
-            with open_regular(path) as file:  # of a path, torch would believe the suffix
+            with open_regular(path) as file:  # given a path, torch would trust its suffix
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can fail in torch's reader in any way
         refused = isinstance(error, pickle.UnpicklingError) and _has_objects(path, error)
@@ -130,17 +82,17 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Return whether a file begins as safetensors does, with the length of a JSON object, or is one by its name."""
+    """Return whether a file begins with the length of a JSON object, as safetensors do, or has their suffix."""
     with open_regular(path) as file:
         start = file.read(9)
-    if start[:2] in (b"PK", b"\x80\x02"):  # a file of torch.save, whatever its name
+    if start[:2] in (b"PK", b"\x80\x02"):  # a file of torch.save, regardless of its name
         return False
     begins = start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
     return begins or path.suffix == ".safetensors"
 
 
 class UnreadObject:
-    """Stands for an object that checkpoints have beside weights: it takes what a pickle gives it, and drops it."""
+    """A replacement for any object that checkpoints have beside weights; it discards its pickled content."""
 
     def __new__(cls, *args: Any) -> "UnreadObject":
         return super().__new__(cls)
@@ -150,7 +102,7 @@ class UnreadObject:
     def __setstate__(self, state: Any) -> None: ...
 
 
-# What training programs save beside weights. torch's reader calls `UnreadObject` instead of what the names stand for.
+# Objects that training programs save beside weights. torch's reader creates an `UnreadObject` in place of each.
 HARMLESS: list[Any] = [
     (UnreadObject, name)
     for name in (

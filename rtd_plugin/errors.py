@@ -1,5 +1,7 @@
 """Errors that users see as a sentence instead of a traceback."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,8 +11,8 @@ from rtd_plugin.printable import make_message
 class RTDError(Exception):
     """Something failed: the message says what, where and what to do. Exit code 1.
 
-    As a string it is short and safe to print: messages quote file names, files and servers, and whatever catches the
-    error, a host's own code included, may print it.
+    As a string it is short and safe to print: messages quote file names, files and servers, and any code that
+    catches the error, a host's included, may print it.
     """
 
     exit_code = 1
@@ -30,7 +32,7 @@ def require_extra(extra: str, purpose: str) -> Iterator[None]:
     """Turn the failed import of an optional package into an RTDError with the command that installs it.
 
     Args:
-        extra: of rtd-plugin in `pyproject.toml`.
+        extra: the name of the extra in `pyproject.toml`.
         purpose: what needs the package, as the subject of a sentence.
     """
     try:

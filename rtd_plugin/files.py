@@ -1,7 +1,5 @@
-"""Writes files atomically, and reads small ones."""
+"""Writes files atomically."""
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -9,18 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.regular_files import open_regular, read_text
 
-DRAFT_MARK = ".rtd-"  # in the name of the folder that something is written in, before eight random characters
+DRAFT_MARK = ".rtd-"  # in the name of a draft's folder, before eight random characters
 DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in that folder
 STALE_AFTER = 24 * 3600  # seconds: an unlocked draft of that age was left by a killed process
-BLOCK = 2**20  # bytes read at once
 
 
 class WriteError(RTDError):
@@ -31,7 +26,7 @@ class WriteError(RTDError):
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a path to write a file or create a folder at, which replaces `path` if the block ends without an error.
 
-    The content is on the disk before it replaces what was there, so that not even a loss of power leaves half a file.
+    The content is on the disk before it replaces what was there, so not even a power failure leaves half a file.
 
     Raises:
         WriteError: the disk is full or the folder cannot be written; `path` is as it was before.
@@ -64,7 +59,7 @@ def _draft_folder(path: Path) -> Iterator[Path]:
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}{DRAFT_MARK}", dir=path.parent))
     lock = FileLock(draft / DRAFT_LOCK)
     try:
-        with suppress(NotImplementedError):  # a file system without locks: the draft is never taken for a stale one
+        with suppress(NotImplementedError):  # a file system without locks: the draft never counts as stale
             lock.acquire()
         yield draft
     finally:
@@ -84,7 +79,7 @@ def _remove_stale_drafts(folder: Path) -> None:
 
 
 def _set_mode(path: Path, probe: Path) -> None:
-    """Give files the mode of any new file: safetensors makes them readable for their owner alone."""
+    """Give files the mode of any new file: safetensors creates files that only their owner can read."""
     probe.touch()
     mode = probe.stat().st_mode & 0o777
     for file in (path, *path.rglob("*")):
@@ -93,7 +88,7 @@ def _set_mode(path: Path, probe: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or all that is in a folder, is on the disk."""
+    """Wait until a file, or everything in a folder, is on the disk."""
     for entry in (*path.rglob("*"), path):
         if entry.is_dir():
             _flush_folder(entry)
@@ -103,7 +98,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can; the content of files is safe without
+    with suppress(OSError):  # not every file system supports it; the content of files is safe without it
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -113,7 +108,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _replace_folder(path: Path, new: Path, aside: Path) -> None:
     if not new.is_dir():
-        raise IsADirectoryError(f"it is a folder, and is not replaced by the file {new.name}")
+        raise IsADirectoryError(f"it is a folder, which cannot be replaced by the file {new.name}")
     os.replace(path, aside)
     try:
         os.replace(new, path)
@@ -132,34 +127,6 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        RTDError: the file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RTDError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise RTDError(f"{path}: not a JSON object")
-    return content
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    content = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(BLOCK):
-            content.update(block)
-    return content.hexdigest()
-
-
 def first_line(error: BaseException) -> str:
-    """Return the first sentence of an error, or its type without one."""
+    """Return the first sentence of an error, or its type if the error is empty."""
     return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__

@@ -52,7 +52,7 @@ def _read_projection(value: Any, info: ValidationInfo) -> Path | dict[str, Path]
         return _make_absolute(value, info)
     if isinstance(value, dict) and value and all(isinstance(file, str | Path) for file in value.values()):
         return {str(name): Path(_make_absolute(file, info)) for name, file in value.items()}
-    raise ValueError(f"needs a file, or for some adapters names with a file each, found {reprlib.repr(value)}")
+    raise ValueError(f"expected a file, or for some adapters a mapping of names to files, found {reprlib.repr(value)}")
 
 
 ProjectionFiles = Annotated[
@@ -60,10 +60,10 @@ ProjectionFiles = Annotated[
     PlainValidator(_read_projection),
     PlainSerializer(lambda value: {k: str(v) for k, v in value.items()} if isinstance(value, dict) else str(value)),
 ]
-"""A projection's file, or its files by the adapter's names of them; paths as `RecipePath`."""
+"""A projection's file, or a mapping of the adapter's `projection_files` to files; paths as `RecipePath`."""
 
 
 def name_projection(projection: str | Path | Mapping[str, str | Path]) -> str:
-    """Return the names of a projection's files without their folders, for people."""
+    """Return the names of a projection's files without their folders, for messages."""
     files = projection.values() if isinstance(projection, Mapping) else [projection]
     return ", ".join(Path(file).name for file in files)

@@ -3,6 +3,8 @@
 Standard library only: errors use it inside a host's process too.
 """
 
+from __future__ import annotations
+
 import base64
 import functools
 import json
@@ -15,7 +17,7 @@ REDACTED = "[redacted]"
 LONGEST_MESSAGE = 2000  # characters of an error, a warning or a line of a log
 SHORTEST_SECRET = 6  # characters; redacting shorter ones would hide words of ordinary messages
 
-# C0 and C1 controls but tab and newline, DEL, line and paragraph separators, bidirectional embeddings, overrides and
+# C0 and C1 controls except tab and newline, DEL, line and paragraph separators, bidirectional embeddings, overrides and
 # isolates, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What can come between two characters of a wrapped or coloured secret: terminal sequences, raw or escaped already,
@@ -35,7 +37,7 @@ _secrets: set[str] = set()
 def read_api_key() -> str | None:
     """Return the API key of the environment or None, and redact it from now on.
 
-    Both variables are registered, also the unused one.
+    Both variables are registered, including the unused one.
     """
     keys = [key for key in map(os.environ.get, KEY_VARIABLES) if key]
     for key in keys:
@@ -51,22 +53,22 @@ def register_secret(secret: str) -> None:
 
 def holds_secret(text: str) -> bool:
     """Return whether a text contains a registered secret, in any encoding that `redact` knows."""
-    return bool(_secrets and _pattern(frozenset(_secrets)).search(text))
+    return bool(_secrets and _compile_pattern(frozenset(_secrets)).search(text))
 
 
 def redact(text: str) -> str:
     """Replace registered secrets, and credentials in headers and addresses, by `[redacted]`.
 
-    A secret is found unchanged, percent-encoded, escaped as in JSON or `repr`, in base64 (also as a part of what was
-    encoded), and broken by spaces, line breaks or terminal sequences.
+    A secret is found unchanged, percent-encoded, escaped as in JSON or `repr`, in base64 (also as a part of a longer
+    text), and broken by spaces, line breaks or terminal sequences.
     """
     if _secrets:
-        text = _pattern(frozenset(_secrets)).sub(REDACTED, text)
+        text = _compile_pattern(frozenset(_secrets)).sub(REDACTED, text)
     return _CREDENTIALS.sub(lambda match: match[str(match.lastgroup)] + REDACTED, text)
 
 
 def make_printable(text: str) -> str:
-    r"""Return a text for a terminal or a log: redacted, with visible escapes such as `\x1b` for what would act on it.
+    r"""Return a text for a terminal or a log: redacted, control characters as visible escapes such as `\x1b`.
 
     Newlines and tabs stay. Idempotent.
     """
@@ -91,7 +93,7 @@ def count_noun(count: int, noun: str) -> str:
 
 
 def dump_json(value: object, ascii_only: bool = False) -> str:
-    """Return a value as indented JSON for a terminal: the same value when parsed, but for secrets."""
+    """Return a value as indented JSON for a terminal: the same value when parsed, except for secrets."""
     text = redact(json.dumps(value, indent=2, ensure_ascii=ascii_only))
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -102,22 +104,22 @@ def _escape(match: re.Match[str]) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
-    forms = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+def _compile_pattern(secrets: frozenset[str]) -> re.Pattern[str]:
+    forms = sorted({form for secret in secrets for form in _list_forms(secret)}, key=len, reverse=True)
     return re.compile("|".join(_BETWEEN.join(map(re.escape, form)) for form in forms))
 
 
-def _forms(secret: str) -> set[str]:
+def _list_forms(secret: str) -> set[str]:
     """Return the ways in which a server may write a secret."""
     quoted = {urllib.parse.quote(secret, safe=""), urllib.parse.quote(secret), urllib.parse.quote_plus(secret)}
     lower = {re.sub("%..", lambda match: match[0].lower(), form) for form in quoted}
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
     slashes = {form.replace("/", r"\/") for form in escaped}
-    return {secret, *quoted, *lower, *escaped, *slashes, *_base64_forms(secret)}
+    return {secret, *quoted, *lower, *escaped, *slashes, *_list_base64_forms(secret)}
 
 
-def _base64_forms(secret: str) -> set[str]:
-    """Return the characters of base64 that depend on the secret alone, at three offsets (RFC 4648, section 4)."""
+def _list_base64_forms(secret: str) -> set[str]:
+    """Return the base64 characters that depend only on the secret, at three offsets (RFC 4648, section 4)."""
     content = secret.encode("utf-8", "surrogateescape")
     forms = set()
     for offset in range(3):

@@ -11,7 +11,7 @@ class Problem:
     """The first problem of a `ValidationError`.
 
     Attributes:
-        location: keys and list indices on the way to the value.
+        location: keys and list indices that lead to the value.
         type: pydantic's name of the problem, such as "missing".
         is_missing: whether the value is missing, or null where it must not be.
         sentence: what is wrong, without the location, such as "input should be greater than 0, found -1".
@@ -55,7 +55,7 @@ def describe_error(error: ValidationError) -> Problem:
         case "json_invalid":  # the input is the whole file
             sentence = message
         case "model_type" | "dataclass_type":
-            sentence = f"needs keys and values, found {reprlib.repr(first['input'])}"
+            sentence = f"expected a mapping, found {reprlib.repr(first['input'])}"
         case _:
             sentence = f"{message}, found {reprlib.repr(first['input'])}"
     return Problem(first["loc"], first["type"], is_missing, sentence)

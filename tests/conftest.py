@@ -1,4 +1,4 @@
-"""What all tests share: one thread, an empty cache, a fixed seed, small benchmarks in their own formats."""
+"""Fixtures of all tests: one thread, an empty cache, a fixed seed, small benchmarks in their own formats."""
 
 import importlib.util
 import warnings
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from benchmark_files import WRITERS
+from safetensors.torch import save_file
 
 from rtd_plugin import printable
+from rtd_plugin.files import write_text
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,7 +20,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory):
-    """Keep the user's cache out of the tests and the tests' out of the user's, in child processes too."""
+    """Separate the tests' cache from the user's, in child processes too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RTD_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -41,6 +43,21 @@ def randomise():
     from rtd_plugin.testing.fixtures import randomise
 
     return randomise
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run's folder with the miniature's recipe, and its text encoder with noise on all weights."""
+    from rtd_plugin.workflows.catalogue import load_recipe
+    from rtd_plugin.workflows.loading import load_models
+
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    write_text(folder / "recipe.yaml", load_recipe("lincir-miniature")[0])
+    generator = torch.Generator().manual_seed(0)
+    state = load_models(recipe="lincir-miniature").tower.state_dict()
+    tuned = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in state.items()}
+    save_file(tuned, folder / "text_encoder.safetensors")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -90,5 +107,5 @@ def hostile(tmp_path_factory):
         warnings.simplefilter("ignore")  # of TorchScript's deprecation
         torch.jit.save(torch.jit.script(module.Weights()), folder / "hostile.pt")
         torch.jit.load(folder / "hostile.pt")
-    assert victim.read_bytes() == b"A" * 64, "the archive does not overwrite the file: tests with it prove nothing"
+    assert victim.read_bytes() == b"A" * 64, "the archive does not overwrite the file: tests with it cannot fail"
     return folder / "hostile.pt", victim

@@ -58,7 +58,7 @@ def test_an_entry_is_built_once(build, cache):
 @pytest.mark.parametrize("file", ["numbers", "index.json"])
 @pytest.mark.parametrize("damage", ["emptied", "shortened", "flipped", "removed"])
 def test_a_damaged_entry_is_built_again(build, caplog, file, damage):
-    """Damaged tokens trained a model on wrong texts, and an emptied file ended in a traceback."""
+    """Damaged tokens would train a model on wrong texts; an emptied file must not end in a traceback."""
     path = build_once("numbers", KEY, build) / file
     content = path.read_bytes()
     changed = {"emptied": b"", "shortened": content[:-1], "flipped": content[:-3] + b"0" + content[-2:]}
@@ -72,7 +72,7 @@ def test_a_damaged_entry_is_built_again(build, caplog, file, damage):
     assert build.calls == 2
 
 
-def test_large_entries_are_checked_by_size_alone(build, monkeypatch):
+def test_large_entries_are_checked_only_by_size(build, monkeypatch):
     monkeypatch.setattr(module, "CHECKED_BYTES", 99)
     path = build_once("numbers", KEY, build) / "numbers"
     path.write_bytes(bytes(100))
@@ -135,7 +135,7 @@ def test_an_intact_entry_needs_no_lock(build, monkeypatch):
     assert build_once("numbers", KEY, build) == folder
 
 
-def test_a_lock_is_held_once_at_a_time(tmp_path):
+def test_a_lock_has_one_holder_at_a_time(tmp_path):
     with lock(tmp_path / "new" / "lock") as first, lock(tmp_path / "new" / "lock", wait=False) as second:
         assert (first, second) == (True, False)
     with lock(tmp_path / "new" / "lock", wait=False) as held:

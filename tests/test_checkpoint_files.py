@@ -1,4 +1,4 @@
-"""Checkpoints are read by their content, without running what is in them."""
+"""Checkpoints are recognised by their content, and read without running code in them."""
 
 import argparse
 import json
@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from rtd_plugin.checkpoint_files import flatten_checkpoint, hash_checkpoint, is_jit_archive, read_checkpoint
+from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint
+from rtd_plugin.checkpoint_parts import flatten_checkpoint, hash_checkpoint
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import hash_file
+from rtd_plugin.regular_files import hash_file
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -48,7 +49,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
             read_checkpoint(file)
     assert not ran.exists()
     pickle.loads(pickle.dumps(Payload(ran)))
-    assert ran.exists(), "the payload would not have shown"
+    assert ran.exists(), "the payload does not work"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 500, -1])
@@ -102,7 +103,7 @@ def test_a_plain_archive_is_not_torchscript(tmp_path):
     assert not is_jit_archive(tmp_path / "a.pt")
 
 
-def test_a_file_is_told_by_its_content(tmp_path):
+def test_a_file_is_recognised_by_its_content(tmp_path):
     """Safetensors under the name .pt, and the other way round."""
     (tmp_path / "a.pt").write_bytes(save(STATE))
     torch.save(STATE, tmp_path / "b.safetensors")
@@ -112,8 +113,8 @@ def test_a_file_is_told_by_its_content(tmp_path):
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
-def test_harmless_objects_beside_weights_are_not_made(tmp_path, new):
-    """What training programs save: numbers of numpy, options, paths."""
+def test_harmless_objects_beside_weights_are_not_created(tmp_path, new):
+    """Objects that training programs save: NumPy numbers, options, paths."""
     beside = {
         "epoch": np.int64(3),
         "best": np.float64(0.5),
@@ -177,7 +178,7 @@ def test_a_key_chooses_what_is_read(tmp_path):
     for key in ("ema.module", "ema"):
         assert [*read_checkpoint(tmp_path / f"a.pt#{key}")] == ["weight" if key == "ema.module" else "module.weight"]
     for key in ("emma", "epoch", ""):
-        with pytest.raises(RTDError, match=rf"a\.pt: nothing under the key '{key}'; its dictionaries are model, ema$"):
+        with pytest.raises(RTDError, match=rf"no weights under the key '{key}'; its dictionaries are model, ema$"):
             read_checkpoint(tmp_path / f"a.pt#{key}")
     torch.save(STATE, tmp_path / "b#2.pt")
     assert read_checkpoint(tmp_path / "b#2.pt").keys() == STATE.keys()

@@ -97,8 +97,7 @@ def test_the_readmes_recipe_and_long_command_are_right(tmp_path: Path) -> None:
     assert words[:6] == ["torchrun", "--nproc-per-node", "4", "-m", "rtd_plugin", "train"]
     for name in ("lincir_large.pt", "LLM_triplets.json", "ViT-L-14.pt"):
         (tmp_path / name).touch()
-    # Everything about the command is right but that its files are empty, that four GPUs are needed to get there, and
-    # that the backbone would be downloaded.
+    # The command is right, but its files are empty here, it needs four GPUs, and it would download the backbone.
     done = subprocess.run(
         [sys.executable, "-m", *words[4:], "--set", "precision=fp32", "--set", "backbone.checkpoint=ViT-L-14.pt"],
         cwd=tmp_path,

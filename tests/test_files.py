@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written atomically."""
 
 import hashlib
 import os
@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import DRAFT_LOCK, hash_file, write_atomically, write_text
+from rtd_plugin.files import DRAFT_LOCK, write_atomically, write_text
+from rtd_plugin.regular_files import hash_file
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -150,7 +151,7 @@ def test_folders_that_are_not_drafts_stay(tmp_path):
 
 @pytest.mark.parametrize("write", [lambda path: write_text(path, "text"), lambda path: make_folder(path, "file")])
 def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, write):
-    """After a loss of power a renamed file whose content was never flushed is empty."""
+    """After a power failure, a renamed file whose content was not flushed is empty."""
     calls, fsync, replace = [], os.fsync, os.replace
 
     def record_fsync(descriptor):

@@ -1,4 +1,4 @@
-"""What is installed: the packages, their data, the entry points, under names that do not clash with other packages."""
+"""The installed packages, their data and entry points, under names that do not clash with other packages."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The pages of the documentation: the site builds, and what they list is what the code has."""
+"""The documentation: the site builds, and its lists match the code."""
 
 import importlib
 import re
@@ -68,7 +68,7 @@ def test_files_that_a_page_names_exist(page):
 
 
 def test_code_that_a_page_names_exists():
-    """`module.name` in the table of docs/architecture.md: a rename there is a rename here."""
+    """`module.name` in the table of docs/architecture.md: a rename in the code needs a rename in the table."""
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     names = re.findall(r"`(rtd_plugin/[\w/]+)\.py`: ((?:`\w+`(?:, )?)+)", text)
     assert len(names) > 10

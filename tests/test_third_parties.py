@@ -1,7 +1,7 @@
-"""Adapters of three third parties, installed as packages are: the kit, the doctor, patching, training, evaluation.
+"""Adapters of three third parties, installed as packages: checks, doctor, patching, training, evaluation.
 
 Palette's function takes texts without a placeholder, Stencil's placeholder has an id of its own, and Atlas's projection
-reads the query's text, patch tokens and a second file.
+reads the query's text, patch tokens and a second file, for two composed queries whose features it averages.
 """
 
 import importlib
@@ -91,7 +91,7 @@ def test_adapters_are_short():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_kit_passes_them(installed, name):
+def test_they_pass_the_checks(installed, name):
     check_adapter(plugins.find_adapter(name))
 
 
@@ -141,6 +141,7 @@ def test_a_patch_composes_as_the_tuned_weights_in_the_hosts_model(installed, cop
     torch.save(tuned.state_dict(), tmp_path / "tuned.pt")
     root = copy_host(name)
     manifest, _ = patch(root, weights=tmp_path / "tuned.pt")
+    assert manifest.not_copied is None, "its code is in the patch folder"
     monkeypatch.syspath_prepend(root)
     point = plugins.find_adapter(name).composition_points[0]
     module = importlib.import_module(point.modules[0])
@@ -203,15 +204,44 @@ def test_they_train_alike_with_either_engine(installed, recipe, tmp_path, name):
 
 
 def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_path, monkeypatch):
-    """With prompts that it does not tell apart, the losses are others."""
+    """With indistinguishable prompts, the losses differ."""
     run = rtd_plugin.train(recipe("atlas"), output=tmp_path / "a")
     losses = read_losses(run.folder)
-    with pytest.raises(RTDError, match="atlas: its projection reads more than images' features, which a graph"):
+    with pytest.raises(RTDError, match="atlas: its projection reads more than images' features, so it"):
         export_onnx(run.folder, tmp_path / "onnx")
     blind = lambda self, projection, inputs: projection(inputs.features, torch.zeros_like(inputs.features))  # noqa: E731
     monkeypatch.setattr(type(plugins.find_adapter("atlas")), "project", blind)
     others = read_losses(rtd_plugin.train(recipe("atlas"), output=tmp_path / "b").folder)
     assert max(abs(one - other) for one, other in zip(losses, others, strict=True)) > 1e-4
+
+
+def test_a_recipe_and_its_run_carry_several_files(installed, recipe, pictures, monkeypatch):
+    """Paths in a file are relative to it, those of overrides to the current folder; a run names all its files."""
+    monkeypatch.chdir(pictures)
+    values = recipe("atlas")
+    (pictures / "recipes").mkdir()
+    (pictures / "checkpoint.pt").rename(pictures / "recipes" / "phi.pt")
+    values["projection"] = {"checkpoint": "phi.pt", "database": "elsewhere.pt"}
+    values["evaluation"] = {"benchmark": "folder", "data": str(pictures / "one")}
+    (pictures / "recipes" / "atlas.yaml").write_text(json.dumps(values))
+    options = ["--recipe", "recipes/atlas.yaml", "--set", "projection.database=database.pt", "--output", "run"]
+    done = CliRunner().invoke(main, ["train", *options])
+    assert done.exit_code == 0, done.output
+    monkeypatch.chdir(pictures / "recipes")
+    command = ["evaluate", "--weights", "../run", "--benchmark", "folder", "--data", "../one", "--json", "--cache", "c"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    files = {
+        name: str(pictures / file) for name, file in (("checkpoint", "recipes/phi.pt"), ("database", "database.pt"))
+    }
+    result = json.loads(done.stdout)
+    assert result["projection"] == files
+    evaluated = json.loads((pictures / "run" / "results.json").read_text())["evaluation"]
+    assert [each["metrics"] for each in evaluated["results"]] == [each["metrics"] for each in result["results"]]
+    (pictures / "database.pt").unlink()
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert f"{pictures}/database.pt: no such file" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -220,10 +250,10 @@ def test_a_projection_that_reads_the_prompt_trains_on_it(installed, recipe, tmp_
         (
             "atlas",
             "phi.pt",
-            r"projection of atlas needs several files, \{checkpoint: FILE, database: FILE\}, found",
+            r"projection of atlas needs several files, \{checkpoint: FILE, database: FILE\}, not",
         ),
-        ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* found checkpoint: .*a\.pt"),
-        ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, found checkpoint: .*a\.pt"),
+        ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* not checkpoint: .*a\.pt"),
+        ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, not checkpoint: .*a\.pt"),
         ("palette", {"checkpoint": 3}, r"projection: needs a file, or for some adapters names with a file each, found"),
         ("palette", [], r"projection: needs a file, or for some adapters names with a file each, found \[\]"),
     ],
@@ -252,8 +282,9 @@ def encode_atlas_query(models, image, prompt):
     pixels = models.images._encoder.preprocess(image).unsqueeze(0)
     patches = visual.transformer(visual._embeds(pixels))
     tokens = pad([prompt])
-    inputs = ProjectionInputs(visual(pixels), tokens, tower.encode, patches)
-    return tower.encode(tokens, adapter.project(models.projection, inputs), 265)[0]
+    streams = adapter.project(models.projection, ProjectionInputs(visual(pixels), tokens, tower.encode, patches))
+    first, second = (F.normalize(tower.encode(tokens, pair, 265)[0], dim=0) for pair in streams)
+    return (first + second) / 2
 
 
 def test_evaluation_and_search_project_each_query_with_its_text(installed, backbone, pictures, monkeypatch):
@@ -290,6 +321,7 @@ def test_evaluation_and_search_project_each_query_with_its_text(installed, backb
 
 def test_the_command_line_takes_several_files(installed, backbone, pictures, monkeypatch):
     monkeypatch.chdir(pictures)
+    Path("t.jsonl").write_text('{"caption": "a red dog", "edit": "is blue", "output": "a blue dog"}\n')
     projection = save_projection(plugins.find_adapter("atlas"), pictures)
     files = [text for name in projection for text in ("--projection", f"{name}={name}.pt")]
     models = ["--adapter", "atlas", "--model", backbone["model"], "--checkpoint", backbone["checkpoint"]]
@@ -300,10 +332,12 @@ def test_the_command_line_takes_several_files(installed, backbone, pictures, mon
     results = json.loads((pictures / "x/results.json").read_text())
     assert results["projection"] == projection
     assert "checkpoint.pt, database.pt" in (pictures / "x/report.html").read_text()
+    done = CliRunner().invoke(main, ["triplets", "check", "t.jsonl", "--adapter", "atlas", "--json"])
+    assert json.loads(done.output)["sound"] == 1, done.output
     files[1] = "phi.pt"
     done = CliRunner().invoke(main, ["evaluate", *models, *files, "--benchmark", "folder", "--data", "one"])
     assert done.exit_code == 2
     assert "--projection phi.pt: expected NAME=FILE, such as checkpoint=phi.pt" in done.output
     done = CliRunner().invoke(main, ["evaluate", *models, *files[:2], "--benchmark", "folder", "--data", "one"])
     assert done.exit_code == 2
-    assert "the projection of atlas needs several files, {checkpoint: FILE, database: FILE}, found" in done.output
+    assert "the projection of atlas needs several files, {checkpoint: FILE, database: FILE}, not" in done.output

@@ -1,4 +1,4 @@
-"""TorchScript archives are read without running the code in them, whatever they hold."""
+"""TorchScript archives are read without running their code."""
 
 import re
 import zipfile

@@ -1,4 +1,4 @@
-"""Pydantic's findings as sentences."""
+"""Pydantic's errors as sentences."""
 
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
@@ -32,13 +32,13 @@ class Model(BaseModel):
         ({"size": None}, "size", "is missing"),
         ({"size": 1, "colour": "red"}, "colour", "no such key"),
         ({"size": 1, "name": "bad"}, "name", "bad is not a name"),
-        ({"size": 1, "inner": [{}, 5]}, "inner.1", "needs keys and values, found 5"),
+        ({"size": 1, "inner": [{}, 5]}, "inner.1", "expected a mapping, found 5"),
         (
             {"size": 1, "inner": [{"depth": "deep"}]},
             "inner.0.depth",
             "input should be a valid integer, unable to parse string as an integer, found 'deep'",
         ),
-        ([], "", "needs keys and values, found []"),
+        ([], "", "expected a mapping, found []"),
     ],
 )
 def test_each_problem_is_a_sentence_with_its_key(value, key, sentence):

@@ -60,7 +60,7 @@ def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     model.eval()
     with torch.no_grad():
         _match_norms(model, image_batch(batch), tokens)
-        model.token_embedding.weight[~words] = 0  # a word that CLIP never read means nothing to it
+        model.token_embedding.weight[~words] = 0  # words that no caption has
     return _fill_context(model.state_dict())
 
 

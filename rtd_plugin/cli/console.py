@@ -1,4 +1,4 @@
-"""The one place that prints: tables on stdout, progress and errors on stderr, all of it cleaned and redacted."""
+"""The only module that prints: tables on stdout, progress and errors on stderr, all cleaned and redacted."""
 
 import io
 import logging
@@ -23,14 +23,14 @@ PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 
 
 class PrintableConsole(Console):
-    """A console that cleans all text; escape sequences are those of its own colours and progress bars only."""
+    """A console that cleans all text; only its colours and progress bars have escape sequences."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Clean a string before it is measured, so that columns keep their width."""
         return super().render_str(make_printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Clean what reaches the console in another form than a string."""
+        """Clean renderables other than strings."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=make_printable(segment.text))
 
@@ -62,7 +62,7 @@ def announce_loading() -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print the one object that a command with `--json` writes to stdout."""
+    """Print the JSON object of a command with `--json` on stdout."""
     text = dump_json(value)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -72,7 +72,7 @@ def print_json(value: Any) -> None:
 
 
 def print_failure(error: click.ClickException) -> None:
-    """Print what click says of an error, with its hint at the usage."""
+    """Print click's message for an error, with its usage hint."""
     shown = io.StringIO()
     error.show(shown)
     print_text(make_message(shown.getvalue().rstrip()) + "\n", stderr=True)
@@ -88,14 +88,14 @@ def show(result: Mapping[str, Any], as_json: bool, show_table: Callable[[Mapping
 
 @contextmanager
 def clean_messages() -> Iterator[None]:
-    """Clean what Python's `logging` and `warnings` print for any library, and know the API key, within the block.
+    """Within the block, clean what `logging` and `warnings` print for any library, and redact the API key.
 
-    What rtd_plugin itself logs is shown as plain lines on stderr.
+    Log messages of rtd_plugin are shown as plain lines on stderr.
     """
     read_api_key()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
+            stream.reconfigure(errors="backslashreplace")  # an escape for characters that the terminal cannot show
     record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
     logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = lambda *values, **options: make_message(format_warning(*values, **options))
@@ -128,14 +128,14 @@ def progress(description: str, shown: bool = True) -> Iterator[Advance]:
     if not shown:
         yield ignore_progress
     elif sys.stderr.isatty():
-        with _bar(description) as advance:
+        with _show_bar(description) as advance:
             yield advance
     else:
-        yield _lines(description)
+        yield _make_line_printer(description)
 
 
 @contextmanager
-def _bar(description: str) -> Iterator[Advance]:
+def _show_bar(description: str) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -151,11 +151,11 @@ def _bar(description: str) -> Iterator[Advance]:
 
         yield advance
         task = bar.tasks[0]
-        if task.total is None:  # the work was found done, or ended without knowing how much it would be
+        if task.total is None:  # nothing was left to do, or the total stayed unknown
             bar.update(task_id, total=task.completed, visible=task.completed > 0)
 
 
-def _lines(description: str) -> Advance:
+def _make_line_printer(description: str) -> Advance:
     last = time.monotonic()
 
     def advance(done: int, total: int, note: str = "") -> None:

@@ -9,23 +9,23 @@ from rtd_plugin.cli.console import out, print_json
 from rtd_plugin.cli.options import FILE, JSON
 
 VERDICTS = {
-    "exact": "composes right here: as an exact causal encoding does, up to {difference:.0e}",
-    "wrong": "WRONG here, without an error: differs from an exact causal encoding by {difference:.0%}",
+    "exact": "correct here: equals an exact causal encoding up to {difference:.0e}",
+    "wrong": "WRONG here, without an error message: differs from an exact causal encoding by {difference:.0%}",
     "failed": "fails here: {message}",
-    "misread": "composes right here, but the adapter reads some batches otherwise: {message}",
+    "misread": "correct here, but the adapter reads some batches differently: {message}",
     "unchecked": "not checked: {message}",
 }
 
 
 @click.command()
 @click.argument("host", type=FILE)
-@click.option("--adapter", help="The host's method, if its code could be that of several.")
+@click.option("--adapter", help="The host's method, if several methods match its code.")
 @JSON
 def command(host: Path, adapter: str | None, as_json: bool) -> None:
-    """Examine HOST, a checkout of a method's code, in this Python's environment, without weights.
+    """Check HOST, a checkout of a method's code, in this Python environment; no weights are needed.
 
-    The host's own function composes a few queries with a tiny model, and is compared with an exact encoding. Exit code
-    1 if its results would be wrong, or if it fails.
+    The host's function composes a few queries with a tiny model, which are compared with an exact encoding. The exit
+    code is 1 if results would be wrong, or if it fails.
 
     \b
     Example:
@@ -46,37 +46,37 @@ def _format_lines(report: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [f"Host     {report['host']} ({report['adapter']}{commit})", f"Python   {report['python']} ({versions})"]
     for point in report["points"]:
-        lines += [f"Point    {point['file']}:{point['line']}  {point['name']}", f"         {_verdict(point)}"]
+        lines += [f"Point    {point['file']}:{point['line']}  {point['name']}", f"         {_describe_outcome(point)}"]
     for fault in report["known_faults"]:
         lines.append(f"Known    with {fault['package']} {fault['version']}, {fault['effect']}")
     for name, files in report["missing_packages"].items():
         lines.append(f"Missing  {name}, imported by {', '.join(files[:3])}{', …' if len(files) > 3 else ''}")
     for shim in report["shims"]:
-        lines.append(f"Shim     {shim['name']}: {shim['fault']} (a patch repairs it, if met)")
+        lines.append(f"Shim     {shim['name']}: {shim['fault']} (a patch repairs it)")
     advice = [f"with {fault['package']} {fault['version']}: {fault['remedy']}" for fault in report["known_faults"]]
     if missing := ", ".join(report["missing_packages"]):
-        advice.append(f"install what is missing, as far as the programs you use import it: {missing}")
+        advice.append(f"install the missing packages that your programs import: {missing}")
     return [*lines, "", *(f"Do: {line}" for line in advice), _conclude(report)]
 
 
 def _conclude(report: dict[str, Any]) -> str:
-    """Return the last line: whether the host composes right here, or else whether a patch does."""
+    """Return the last line: whether the host composes correctly here, or else whether a patch does."""
     faulty = [point for point in report["points"] if point["outcome"] in ("wrong", "failed", "misread")]
     if report["right"]:
         checked = any(point["outcome"] == "exact" for point in report["points"])
-        return "The host composes right here." if checked else "Nothing wrong is known of the host here."
+        return "The host composes correctly here." if checked else "No fault of the host is known here."
     if any(point["outcome"] == "misread" for point in faulty):
-        return "A patch would not compose as the host does: its adapter has to be fixed."
+        return "A patch would not compose as the host does: the adapter has to be fixed."
     if all(point["patchable"] for point in faulty):
         return (
-            "Do: patch the host (`rtd-plugin patch`): it then composes right here, because composed queries do not "
-            "call the function that is at fault"
+            "Do: patch the host (`rtd-plugin patch`): composed queries then bypass the faulty function, "
+            "and are correct here"
         )
     failure = next(point["message"] for point in faulty if not point["patchable"])
     return f"A patch would not compose here either, until this is fixed: {failure}"
 
 
-def _verdict(point: dict[str, Any]) -> str:
+def _describe_outcome(point: dict[str, Any]) -> str:
     if point["outcome"] == "wrong" and point["difference"] is None:
-        return f"WRONG here, without an error: {point['message']}"
+        return f"WRONG here, without an error message: {point['message']}"
     return VERDICTS[point["outcome"]].format_map(point)

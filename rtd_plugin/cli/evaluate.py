@@ -21,17 +21,17 @@ from rtd_plugin.cli.results import comparison_tables
 @click.option(
     "--skip-unreadable/--no-skip-unreadable",
     default=None,
-    help="Leave out images that cannot be read, and say so. Default: of your own images.",
+    help="Skip unreadable images, with a warning. Default: for your own images.",
 )
 @model_options
 @click.option("--output", type=FILE, help="Folder for the results. Default: a new one in ./evaluations.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the queries that the report shows.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the queries in the report.")
 @JSON
 def command(as_json: bool, **options: Any) -> None:
     """Measure retrieval before and after: the pre-trained text encoder, and each of --weights.
 
-    Writes results.json, a report with pictures, and the rank of each query's target (ranks.jsonl) or, of a split whose
-    targets are secret, the files for its server.
+    Writes results.json, a report with pictures, and the rank of each query's target (ranks.jsonl) or, for a split with
+    secret targets, the files for its server.
 
     \b
     Examples:

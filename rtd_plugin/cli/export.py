@@ -12,7 +12,7 @@ LAYOUTS = ("openai", "huggingface", "rtd", "onnx")
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(LAYOUTS), required=True, help="Whose names and shapes the weights get.")
+@click.option("--layout", type=click.Choice(LAYOUTS), required=True, help="The layout to write.")
 @click.argument("file", type=click.Path(path_type=Path))
 @JSON
 def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def command(run: Path, layout: str, file: Path, as_json: bool) -> None:
       rtd-plugin export runs/lincir-miniature --layout onnx graphs
     """
     announce_loading()
-    # Imports torch, which `--help` does not wait for.
+    # Imports torch, which `--help` does not need.
     from rtd_plugin.workflows.export import export_text_encoder
     from rtd_plugin.workflows.onnx import export_onnx
 

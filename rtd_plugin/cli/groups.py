@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class ExtensibleGroup(click.Group):
-    """A group of its own commands and those of plugins, which are loaded only where one may be meant."""
+    """A command group with plugins' commands, which are loaded only when they may be needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*self.commands, *list_plugin_commands(ctx)})
@@ -36,7 +36,7 @@ def find_plugin_commands(ctx: click.Context) -> dict[str, click.Command]:
 
 
 def list_plugin_commands(ctx: click.Context) -> dict[str, click.Command]:
-    """As `find_plugin_commands`, but help is printed also if a plugin is broken: with a warning."""
+    """Return what `find_plugin_commands` does; if a plugin is broken, log a warning and return none."""
     try:
         return find_plugin_commands(ctx)
     except RTDError as error:

@@ -12,19 +12,19 @@ from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
 
 @click.command()
 @click.argument("images", type=FILE)
-@click.option("--output", required=True, help="The index: a folder or URI that ends in .lance, or another store's.")
-@click.option("--columns", type=FILE, help="CSV or Parquet with a column `image`, and others to filter by.")
+@click.option("--output", required=True, help="The index: a folder or URI ending in .lance, or a plugin's format.")
+@click.option("--columns", type=FILE, help="CSV or Parquet with a column `image` and columns to filter by.")
 @click.option(
     "--approximate/--exact",
     default=None,
-    help="Whether a search may miss images. Default: if there are more than a million.",
+    help="Whether a search may miss images, to be faster. Default: above a million images.",
 )
-@click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in IMAGES lead to.")
+@click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in IMAGES point to.")
 @SKIP_UNREADABLE
 @model_options
 @JSON
 def command(as_json: bool, images: Path, output: str, **options: Any) -> None:
-    """Build an index of the folder IMAGES to search it faster, or bring it up to date.
+    """Build or update an index of the folder IMAGES, to search it faster.
 
     \b
     Examples:

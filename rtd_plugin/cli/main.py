@@ -14,14 +14,14 @@ from rtd_plugin.cli.groups import ExtensibleGroup, list_plugin_commands
 from rtd_plugin.errors import RTDError
 
 COMMANDS = {
-    "train": "Tune a text encoder: the main job.",
+    "train": "Tune a text encoder.",
     "evaluate": "Measure retrieval before and after on a benchmark.",
     "search": "Find images in a folder or index by a reference image and a condition.",
     "index": "Build an index of images to search, or bring it up to date.",
     "serve": "Search in a browser, or over HTTP.",
     "patch": "Put a tuned text encoder under a host, without editing it.",
     "run": "Run a command with an active patch.",
-    "doctor": "Examine a host in this environment.",
+    "doctor": "Check a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
     "triplets": "Build, check and describe text triplets.",
     "adapters": "List the adapters that are installed.",
@@ -76,14 +76,14 @@ def _convert(error: Exception) -> click.ClickException:
     if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | bytes):
         return click.ClickException(f"{os.fsdecode(error.filename)}: {error.strerror}")
     if isinstance(error, MemoryError):
-        return click.ClickException("not enough memory: use smaller batches or files, or a machine with more of it")
-    # Not foreseen: the sentence can only say where to look.
-    return click.ClickException(f"unexpected {type(error).__name__}: {error} (rtd-plugin --debug … shows where)")
+        return click.ClickException("out of memory: use smaller batches or files, or a machine with more memory")
+    # An unexpected error: the message can only say how to get the traceback.
+    return click.ClickException(f"unexpected {type(error).__name__}: {error} (for a traceback: rtd-plugin --debug …)")
 
 
 @click.group(cls=CommandLine)
 @click.version_option(package_name="rtd-plugin")
-@click.option("--debug", is_flag=True, help="Before the command: show a traceback when it fails.")
+@click.option("--debug", is_flag=True, help="Show a traceback on an error. Goes before the command.")
 def main(debug: bool) -> None:
     """Tune CLIP's text encoder for zero-shot composed image retrieval.
 

@@ -14,7 +14,7 @@ SKIP_UNREADABLE = click.option(
     "--skip-unreadable/--no-skip-unreadable",
     default=True,
     show_default=True,
-    help="Leave out images that cannot be read, and say so.",
+    help="Skip unreadable images, with a warning.",
 )
 
 
@@ -36,7 +36,7 @@ COLUMNS = click.option(
     multiple=True,
     metavar="TEXT=NAME",
     callback=_parse_columns,
-    help="The name of a text in the file: reference=…, condition=…, target=….",
+    help="The column or key of a text: reference=…, condition=…, target=….",
 )
 
 
@@ -57,11 +57,15 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="FILE|NAME=FILE",
             callback=_parse_projection,
-            help="The method's own projection checkpoint; of an adapter with several files, each with its name.",
+            help="The method's projection checkpoint; NAME=FILE for each file if the adapter has several.",
         ),
         click.option("--model", help="The backbone: an open_clip architecture, such as ViT-L-14."),
         click.option("--pretrained", help="open_clip's tag of the backbone's weights, such as openai."),
-        click.option("--checkpoint", type=FILE, help="The backbone's weights on this machine instead."),
+        click.option(
+            "--checkpoint",
+            type=FILE,
+            help="The backbone's weights in a local file or folder.",
+        ),
         click.option("--recipe", help="A recipe, by name or file, that names adapter, backbone and projection."),
         click.option(
             "--weights",
@@ -75,7 +79,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["clip", "targetpad"]),
             default="clip",
             show_default=True,
-            help="How images are prepared: as CLIP does, or with long images padded first.",
+            help="How images are prepared: CLIP's way, or with long images padded first.",
         ),
         click.option("--cache", type=FILE, help="Folder for image features. Default: ~/.cache/rtd-plugin."),
         click.option("--workers", type=click.IntRange(1), help="Threads reading images. Default: one for each core."),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="A run, its text encoder, or one in OpenAI's, Hugging Face's or the authors' layout. Default: the newest run "
     "in ./runs.",
 )
-@click.option("--adapter", help="The host's method, if its code could be that of several.")
+@click.option("--adapter", help="The host's method, if several methods match its code.")
 @click.option("--output", type=FILE, help="The patch folder. Default: HOST-rtd-patch beside HOST.")
 @click.option(
     "--blend",
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     default=1.0,
     metavar="A",
     show_default=True,
-    help="Between the pre-trained text encoder (0) and the tuned one (1).",
+    help="Interpolate between the pre-trained text encoder (0) and the tuned one (1).",
 )
-@click.option("--force", is_flag=True, help="Do not compare the host's CLIP with the one that was tuned.")
-@click.option("--no-shim", "without_shims", multiple=True, metavar="NAME", help="Leave a fault of the host as it is.")
-@click.option("--remove", is_flag=True, help="Remove the patch folder again. HOST may be that folder.")
+@click.option("--force", is_flag=True, help="Do not check that the host's CLIP is the one that was tuned.")
+@click.option("--no-shim", "without_shims", multiple=True, metavar="NAME", help="Do not repair this fault of the host.")
+@click.option("--remove", is_flag=True, help="Remove the patch folder. HOST may be that folder.")
 @JSON
 def command(
     host: Path,
@@ -82,12 +82,12 @@ def command(
         without_shims=without_shims,
     )
     if as_json:
-        print_json({"patch": str(manifest.folder), "next": _next(manifest, patched), **manifest.to_dict()})
+        print_json({"patch": str(manifest.folder), "next": _list_next_steps(manifest, patched), **manifest.to_dict()})
     else:
         _show(manifest, patched)
 
 
-def _next(manifest: Manifest, host: Host) -> list[str]:
+def _list_next_steps(manifest: Manifest, host: Host) -> list[str]:
     # Environment variables come first: after `run` they would replace what it sets.
     words = host.adapter.evaluation.split()
     variables = list(takewhile(lambda word: "=" in word, words))
@@ -105,26 +105,31 @@ def _show(manifest: Manifest, host: Host) -> None:
     step = f", step {weights.step}" if weights.step is not None else ""
     lines.append(f"Weights  {weights.path}{step}")
     if weights.base is None:
-        lines.append("         no base is recorded: that the host has the CLIP it was tuned from cannot be checked")
+        lines.append("         no base recorded: cannot check that the host's CLIP is the one it was tuned from")
     else:
         checked = "not checked (--force)" if manifest.force else "checked at the first composed query"
         lines.append(f"         tuned from {weights.base} for {weights.adapter}; the host's CLIP is {checked}")
     if weights.adapter not in (None, manifest.adapter):
-        lines.append(f"         note: tuned for {weights.adapter}, whose prompt may not be {manifest.adapter}'s")
+        lines.append(f"         note: tuned for {weights.adapter}, whose prompt may differ from {manifest.adapter}'s")
     changes = "use the tuned text encoder" if manifest.blend == 1 else f"use a blend, {manifest.blend:g} of it tuned"
     lines += [
         f"Changes  Composed queries {changes}. Plain texts, images, the projection and training code",
-        "         keep what the host loads; no file of the host is touched.",
+        "         keep the weights that the host loads; no file of the host is changed.",
     ]
+    if manifest.not_copied is None:
+        lines.append("Needs    Python 3.8 and torch 1.11 or newer; rtd-plugin need not be installed there")
+    else:
+        needed = " and ".join(manifest.packages)
+        lines.append(f"Needs    {needed} installed for the host's Python, because {manifest.not_copied}")
     switched_on = {shim.name for shim in manifest.shims}
     for shim in host.shims:
-        state = "repaired, if met" if shim.name in switched_on else "left as it is"
+        state = "repaired" if shim.name in switched_on else "not repaired"
         lines.append(f"Shim     {shim.name}: {shim.fault} ({state})")
     lines += [
         f"Wrote    {manifest.folder}",
         "",
         "Next:",
-        *(f"  {line}" for line in _next(manifest, host)),
+        *(f"  {line}" for line in _list_next_steps(manifest, host)),
         "or, for all Python started from a shell,",
         f"  source {quote(str(manifest.folder / 'activate'))}",
     ]

@@ -14,8 +14,8 @@ from rtd_plugin.cli.options import FILE
 def command(patch: Path, command_line: tuple[str, ...]) -> None:
     """Run COMMAND in the current folder with a patch active in it and in its Python children.
 
-    PATCH is a folder that `rtd-plugin patch` wrote; a HOST stands for the one beside it. The exit code is COMMAND's.
-    When it ends, a line on stderr says how many composed queries used the tuned text encoder.
+    PATCH is a folder that `rtd-plugin patch` wrote; for a HOST, the patch folder beside it is used. The exit code
+    is COMMAND's. A last line on stderr says how many composed queries used the tuned text encoder.
 
     \b
     Examples:

@@ -15,9 +15,9 @@ from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
 @click.argument("image", type=FILE)
 @click.argument("condition")
 @click.option("--images", type=FILE, help="The folder to search, with its subfolders.")
-@click.option("--index", help="The index to search instead, which `rtd-plugin index` built.")
-@click.option("--where", help='Of an index: a condition on its columns in SQL, such as "price < 50".')
-@click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images lead to.")
+@click.option("--index", help="An index built by `rtd-plugin index`, instead of --images.")
+@click.option("--where", help='An SQL condition on the columns of the index, such as "price < 50".')
+@click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in --images point to.")
 @SKIP_UNREADABLE
 @model_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to show.")

@@ -15,7 +15,7 @@ from rtd_plugin.errors import RTDError, require_extra
 
 @click.command()
 @click.option("--adapter", help="The method: lincir, … (`rtd-plugin adapters` lists them).")
-@click.option("--recipe", help="A recipe by name or file. Default: the adapter's miniature, which needs no other file.")
+@click.option("--recipe", help="A recipe, by name or file. Default: the adapter's miniature, which needs no files.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, as a.b=value."
 )

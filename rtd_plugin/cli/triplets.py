@@ -14,8 +14,8 @@ from rtd_plugin.cli.options import COLUMNS, FILE, JSON
 from rtd_plugin.printable import count_noun
 
 SHOWN = 20  # problems listed without --all
-NEW_FIRST = 85.0  # percent of conditions that name the new first or alone; more are worth a remark
-FEW = 100  # records, of which shares say little
+NEW_FIRST = 85.0  # percent of conditions that name the new first or alone; above it a note is printed
+FEW = 100  # records; shares of fewer mean little
 
 
 @click.group(cls=ExtensibleGroup)
@@ -31,7 +31,7 @@ def command() -> None:
 @command.command()
 @click.argument("file", type=FILE)
 @COLUMNS
-@click.option("--adapter", help="The method to train, into whose prompt conditions have to fit.")
+@click.option("--adapter", help="Check that conditions fit into the prompt of this method.")
 @click.option("--fix", type=FILE, help="Write a copy without the problems: JSON lines.")
 @click.option("--all", "show_all", is_flag=True, help=f"List every problem, not only the first {SHOWN}.")
 @JSON
@@ -78,13 +78,13 @@ def _show(result: Mapping[str, Any]) -> None:
     out().print(table)
     orders = result["order_percent"]
     shares = ", ".join(f"{order} {share} %" for order, share in orders.items() if share)
-    print_lines(f"What conditions name, of what changes: {shares or 'nothing'}.")
+    print_lines(f"Conditions name the old and new content: {shares or 'nothing'}.")
     if orders["new first"] + orders["new alone"] > NEW_FIRST and result["records"] > FEW:
-        print_lines("Few name the old first: an encoder may learn to take what comes first.")
+        print_lines("Few conditions name the old first: an encoder may learn to use whatever comes first.")
     if fixed := result.get("fixed"):
         print_lines(
             f"Wrote {count_noun(fixed['written'], 'triplet')} to {fixed['file']}: {fixed['repaired']:,} repaired, "
             f"{fixed['left_out']:,} left out."
         )
     elif unsound:
-        err().print("Write a copy without them with --fix FILE.")
+        err().print("Use --fix FILE to write a copy without them.")

@@ -25,9 +25,9 @@ class TextEncoderInfo(BaseModel):
     """The metadata of a saved text encoder: of the safetensors file, each value as JSON.
 
     Attributes:
-        format: version of this list.
+        format: version of the metadata format.
         version: of the rtd-plugin that wrote the file.
-        activation, heads: settings of the tower that its weights do not tell.
+        activation, heads: settings of the tower that its weights do not determine.
         backbone: name of the pre-trained CLIP that training started from.
         base_digest: of the pre-trained text tower, see `rtd_plugin.clip.fingerprint.digest`.
         base_probe: features of the pre-trained text tower, see `rtd_plugin.clip.fingerprint.probe`.

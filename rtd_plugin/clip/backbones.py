@@ -10,8 +10,9 @@ from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint, split_key
-from rtd_plugin.clip.huggingface_config import find_text_config
+from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint
+from rtd_plugin.checkpoint_parts import split_key
+from rtd_plugin.clip.huggingface_config import find_text_config, find_vision_config
 from rtd_plugin.clip.image_layouts import convert_image_weights
 from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, select_clip
 from rtd_plugin.clip.openclip_files import list_architectures, read_architecture
@@ -19,13 +20,13 @@ from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import find_weights, warn_of_choice
 from rtd_plugin.errors import RTDError, locate_errors
-from rtd_plugin.files import read_json
 from rtd_plugin.paths import ModelName, RecipePath
+from rtd_plugin.regular_files import read_json
 
 OPENCLIP_CONFIG = "open_clip_config.json"
 
-# CLIP's values of settings that change what open_clip's text towers compute. `TextTower` has no other pooling, and no
-# other tokenizer's ids; settings that add weights are noticed by the weights' keys.
+# Settings that change what open_clip's text towers compute, with CLIP's values. `TextTower` supports no other pooling
+# or tokenizer; settings that add weights are recognised by the weights' keys.
 PLAIN_TEXT_TOWER = {
     "hf_model_name": None,
     "hf_tokenizer_name": None,
@@ -147,7 +148,10 @@ class Backbone:
                     "image features need an open_clip architecture (backbone.model) and an image tower in "
                     "OpenAI's, open_clip's or Hugging Face's layout"
                 )
-            activation, _ = _find_text_settings(config, self._find_tag(), state, source)
+            if vision := find_vision_config(source, state):
+                _check_image_heads(vision.heads, config["vision_cfg"], self.name)
+            text_activation, _ = _find_text_settings(config, self._find_tag(), state, source)
+            activation = vision.activation if vision else text_activation
             visual = _build_image_tower(config, activation == "quick_gelu")
             check_finite(weights)
             try:
@@ -167,7 +171,7 @@ class Backbone:
         """Return open_clip's record of the pre-trained weights: their source, preprocessing and activation."""
         if self.pretrained is None or self.model is None:
             return None
-        from open_clip import pretrained  # late: it takes seconds, and weights in local files do not need it
+        from open_clip import pretrained  # imported late: it takes seconds, and local weights do not need it
 
         model = _find_architecture(self.model)
         tag = pretrained.get_pretrained_cfg(model, self.pretrained)
@@ -217,7 +221,7 @@ def _find_architecture(model: str) -> str:
 
 
 def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool) -> nn.Module:
-    import open_clip  # late, as above
+    import open_clip  # imported late, as above
 
     try:
         vision = dict(config["vision_cfg"])
@@ -225,14 +229,14 @@ def _build_image_tower(config: Mapping[str, Any], quick_gelu: bool) -> nn.Module
             vision["timm_model_pretrained"] = False  # keeps timm from downloading weights that are replaced below
         text = {**config["text_cfg"], "layers": 1, "vocab_size": 1}  # not used, so as small as possible
         return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=quick_gelu).visual
-    except Exception as error:  # sizes that are no sizes fail anywhere in open_clip
+    except Exception as error:  # invalid sizes can fail anywhere in open_clip
         raise RTDError(f"open_clip cannot build the configured model ({error})") from error
 
 
 def _find_text_settings(
     config: Mapping[str, Any] | None, tag: Mapping[str, Any] | None, state: Mapping[str, Any], source: Path
 ) -> tuple[str, int | None]:
-    """Return activation and heads of a text tower, which its weights do not tell; heads None for one per 64 channels.
+    """Return activation and heads of a text tower, which its weights lack; heads None for one per 64 channels.
 
     Raises:
         RTDError: they are not known, or the text tower is not CLIP's.
@@ -245,15 +249,15 @@ def _find_text_settings(
         if by_openai:
             return "quick_gelu", None
         raise RTDError(
-            "the weights alone do not tell their activation and heads: set backbone.model to the open_clip "
+            "the weights do not determine activation and heads: set backbone.model to the open_clip "
             "architecture (and backbone.pretrained to the tag they were published under, if any)"
         )
     _check_text_tower(config, source)
     quick_gelu = by_openai or config.get("quick_gelu", False) or (tag or {}).get("quick_gelu", False)
-    return "quick_gelu" if quick_gelu else "gelu", _heads(config)
+    return "quick_gelu" if quick_gelu else "gelu", _read_heads(config)
 
 
-def _heads(config: Mapping[str, Any]) -> int:
+def _read_heads(config: Mapping[str, Any]) -> int:
     return config["text_cfg"].get("heads", 8)  # open_clip's default
 
 
@@ -263,7 +267,7 @@ def _check_text_tower(config: Mapping[str, Any], name: str | Path) -> None:
     odd = [key for key, value in PLAIN_TEXT_TOWER.items() if text.get(key, value) != value]
     if odd:
         raise RTDError(
-            f"{name}: not CLIP's causal text tower with CLIP's tokens ({', '.join(odd)}), which the method needs"
+            f"{name}: needs CLIP's causal text tower and CLIP's tokens, but has other settings: {', '.join(odd)}"
         )
 
 
@@ -274,8 +278,18 @@ def _check_sizes(sizes: TowerSizes | None, heads: int | None, config: Mapping[st
     advice = "set backbone.model to the architecture of the checkpoint"
     if sizes is not None and sizes != expected:
         raise RTDError(f"{sizes}; {name} has {expected}: {advice}")
-    if heads not in (None, _heads(config)):
-        raise RTDError(f"{heads} attention heads; {name} has {_heads(config)}: {advice}")
+    if heads not in (None, _read_heads(config)):
+        raise RTDError(f"{heads} attention heads; {name} has {_read_heads(config)}: {advice}")
+
+
+def _check_image_heads(heads: int, vision: Mapping[str, Any], name: str) -> None:
+    """Refuse an image tower with other attention heads than the configured one, as which it would load silently."""
+    expected = vision.get("width", 768) // vision.get("head_width", 64)  # open_clip's defaults
+    if heads != expected:
+        raise RTDError(
+            f"{heads} attention heads in the image tower; {name} has {expected}: set backbone.model to the "
+            "architecture of the checkpoint"
+        )
 
 
 def _read_openclip_config(file: Path) -> dict[str, Any]:
@@ -284,5 +298,5 @@ def _read_openclip_config(file: Path) -> dict[str, Any]:
     config = content.get("model_cfg", content)
     for key in ("embed_dim", "text_cfg"):
         if key not in config:
-            raise RTDError(f"{file}: not a model configuration of open_clip: it has no {key}")
+            raise RTDError(f"{file}: not an open_clip model configuration: it has no {key}")
     return {**config, "preprocess_cfg": content.get("preprocess_cfg", {})}

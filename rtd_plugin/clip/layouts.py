@@ -4,9 +4,11 @@
 - "huggingface": `CLIPTextModelWithProjection` of transformers;
 - "rtd": the same within a checkpoint of the authors' RTD code, `{'epoch': int, 'CLIPTextModelWithProjection': …}`.
 
-Training programs put a state dict into a checkpoint, and a model into other modules. So a tower is read wherever its
-names are, below whatever keys and prefixes.
+Training programs nest state dicts in checkpoints, and models in other modules: a tower is found below any keys and
+prefixes.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rtd_plugin.checkpoint_files import flatten_checkpoint
+from rtd_plugin.checkpoint_parts import flatten_checkpoint
 from rtd_plugin.errors import RTDError
 
 LAYOUTS = ("openai", "huggingface", "rtd")
@@ -103,7 +105,7 @@ def select_clip(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the weights of the CLIP in a checkpoint, of the first if it has several, by their names in that CLIP.
 
     Raises:
-        RTDError: there is none, or it is no CLIP but a relative, or has LoRA's weights beside it.
+        RTDError: there is none, it is a relative of CLIP, or it has LoRA's weights beside it.
     """
     prefix = find_towers(state)[0]
     names = flatten_checkpoint(state).items()
@@ -118,7 +120,7 @@ def select_clip(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strip_wrapper(checkpoint: Mapping[Any, Any], depth: int = 2) -> dict[str, Any]:
-    """Return a checkpoint whose dictionaries, if a wrapper's prefix (`module.`) is on all of their keys, lack it."""
+    """Return a checkpoint without a wrapper's prefix (`module.`) that is on all keys of a dictionary."""
     wrapped = all(WRAPPERS.match(str(key)) for key in checkpoint)
     return {
         WRAPPERS.sub("", str(key), count=1) if wrapped else str(key): (
@@ -132,7 +134,7 @@ def detect_layout(state: Mapping[str, Any]) -> str:
     """Return the layout of the text tower in a checkpoint, "openai" or "huggingface".
 
     Raises:
-        RTDError: there is no CLIP's text tower.
+        RTDError: the checkpoint has no CLIP text tower.
     """
     return _select_text_weights(state)[0]
 
@@ -152,7 +154,7 @@ def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
             floating-point values.
     """
     layout, weights = _select_text_weights(state)
-    names = {name: layout_names(name, layout) for name in _names(_count_blocks(weights))}
+    names = {name: layout_names(name, layout) for name in _list_names(_count_blocks(weights))}
     expected = [key for keys in names.values() for key in keys]
     for key in expected:
         if key not in weights:
@@ -168,7 +170,7 @@ def read_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_sizes(state: Mapping[str, Any]) -> TowerSizes | None:
-    """Return the sizes of the text tower in a state dict; None if a weight that tells them is missing or misshapen.
+    """Return the sizes of the text tower in a state dict; None if a weight needed for them is missing or misshapen.
 
     Raises:
         RTDError: unknown layout.
@@ -187,7 +189,7 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
     """Check that all values are finite.
 
     Raises:
-        RTDError: a weight has infinite or NaN values, which would spread to every feature, or is no dense tensor.
+        RTDError: a weight has infinite or NaN values, which would spread to every feature, or is not a dense tensor.
     """
     for key, weight in weights.items():
         if not isinstance(weight, Tensor):
@@ -196,7 +198,9 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
             raise RTDError(f"{key} is a sparse tensor: save it with to_dense()")
         if weight.is_meta or not weight.is_floating_point() or not weight.numel():
             continue
-        values = weight.detach().float() if weight.element_size() == 1 else weight.detach()  # float8 has no aminmax
+        values = weight.detach()
+        if weight.element_size() == 1 or weight.dtype is torch.float16:
+            values = values.float()  # float8 has no aminmax, nor has fp16 on a CPU with torch 1.11
         # Extrema propagate NaN; 15 times as fast as `isfinite`, which writes a tensor of the weight's size.
         if not torch.stack(values.aminmax()).isfinite().all():
             raise RTDError(f"{key} has infinite or NaN values: the file is damaged, or its training diverged")
@@ -232,7 +236,7 @@ def _select_text_weights(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     weights = select_clip(state)
     layout = "huggingface" if any(key.startswith("text_model.") for key in weights) else "openai"
     if layout == "openai":
-        weights = {key.removeprefix("text."): value for key, value in weights.items()}
+        weights = {key[5:] if key.startswith("text.") else key: value for key, value in weights.items()}
     return layout, {key: value for key, value in weights.items() if not NOT_TEXT.match(key)}
 
 
@@ -242,7 +246,7 @@ def _count_blocks(keys: Iterable[str]) -> int:
     return len({match[1] for key in keys if (match := block.match(key))}) or 1
 
 
-def _names(blocks: int) -> list[str]:
+def _list_names(blocks: int) -> list[str]:
     return [
         *HUGGINGFACE_NAMES,
         *(f"transformer.resblocks.{block}.{parameter}" for block in range(blocks) for parameter in BLOCK),

@@ -20,7 +20,7 @@ def _find_package() -> Path:
 
 @lru_cache(maxsize=1)
 def load_tokenizer_module() -> ModuleType:
-    """Return the module `open_clip.tokenizer`, without importing the rest of open_clip if it stands alone."""
+    """Return the module `open_clip.tokenizer`, without the rest of open_clip if possible."""
     if "open_clip" not in sys.modules:
         spec = importlib.util.spec_from_file_location("open_clip_tokenizer", _find_package() / "tokenizer.py")
         if spec is not None and spec.loader is not None:

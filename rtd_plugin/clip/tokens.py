@@ -1,6 +1,6 @@
 """CLIP's tokens of texts; open_clip's tokenizer is the reference.
 
-A prompt is tokenised piece by piece: the placeholder's token stands only where the template has it, even if a condition
+A prompt is tokenised piece by piece: the placeholder's token is only where the template has it, even if a condition
 contains the same character.
 """
 
@@ -24,7 +24,7 @@ CONTEXT_LENGTH = 77
 
 
 @lru_cache(maxsize=1)
-def _tokenizer() -> SimpleTokenizer:
+def _load_tokenizer() -> SimpleTokenizer:
     # Imported late: inside a host, adapters are imported but never tokenise.
     from rtd_plugin.clip.openclip_files import load_tokenizer_module
 
@@ -33,7 +33,7 @@ def _tokenizer() -> SimpleTokenizer:
     return tokenizer
 
 
-class _FrozenCache(dict[str, str]):
+class _FrozenCache(dict):
     """A dictionary that ignores new items."""
 
     def __setitem__(self, word: str, pieces: str) -> None:
@@ -51,8 +51,8 @@ def _clean(text: str) -> str:
 
 @lru_cache(maxsize=2**17)
 def encode_word(word: str) -> tuple[int, ...]:
-    """Return the token ids of a word of a cleaned text, without special tokens that the word spells out."""
-    tokenizer = _tokenizer()
+    """Return the token ids of a word of a cleaned text, leaving out special tokens spelled in it."""
+    tokenizer = _load_tokenizer()
     ids: list[int] = []
     for piece in tokenizer.pat.findall(word):
         symbols = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode())
@@ -71,7 +71,7 @@ def clean_caption(caption: str | None) -> str:
 
 
 def encode_text(text: str) -> list[int]:
-    """Return the token ids of a text without start and end, and without special tokens that the text spells out.
+    """Return the token ids of a text without start and end, leaving out special tokens spelled in it.
 
     No token of CLIP's spans white space, so a text is tokenised word by word, and words are cached.
 
@@ -105,8 +105,8 @@ def pad(texts: Sequence[Sequence[int]], context_length: int = CONTEXT_LENGTH) ->
 def find_room(prompt: Sequence[int], placeholder: int, pseudo_tokens: int, context_length: int = CONTEXT_LENGTH) -> int:
     """Return the longest row of composed queries, start and end included, that fits once pseudo tokens are injected.
 
-    n pseudo tokens in place of a single placeholder move what follows n - 1 positions to the right, and a text that is
-    cut must leave room for them.
+    n pseudo tokens for a single placeholder move what follows n - 1 positions to the right; a truncated text must leave
+    room for them.
 
     Args:
         prompt: the token ids of one of the queries.
@@ -143,11 +143,11 @@ class Prompt:
     """A host method's prompt with its placeholder and up to two conditions.
 
     Args:
-        template: for example `"a photo of $ that {condition}"`. Conditions stand as `{condition}`, or
+        template: for example `"a photo of $ that {condition}"`. Conditions are written `{condition}`, or
             `{first}` and `{second}`; the rest of the template is text.
         placeholder: the word that stands for the pseudo token, surrounded by white space.
         placeholder_id: its token id, below 49406; by default CLIP's for the placeholder, which then has to be one of
-            CLIP's tokens. A method whose own tokenizer has a token for it names that token's id.
+            CLIP's tokens. If the method's own tokenizer has a token for it, pass that token's id.
 
     Raises:
         RTDError: the template has no placeholder, CLIP has no token for it, or the id is not one of a text's tokens.
@@ -177,8 +177,8 @@ class Prompt:
         if not 0 < self.placeholder_id < START:
             raise RTDError(
                 f"the prompt {self.template!r}: its placeholder_id {self.placeholder_id} is not between 1 and "
-                f"{START - 1}: larger ids are CLIP's start and end. If the method adds a token of its own to CLIP's, "
-                "name another here, such as 259, and that id in its composition points' `placeholder`"
+                f"{START - 1}: larger ids are CLIP's start and end. If the method adds a token to CLIP's, "
+                "pass another id here, such as 259, and the added id as `placeholder` in its composition points"
             )
 
     @property
@@ -196,7 +196,7 @@ class Prompt:
             elif name := re.fullmatch(r"\{(\w+)\}", piece):
                 pieces.append(name[1])
             else:
-                pieces.append(_tokenizer().encode(piece))
+                pieces.append(_load_tokenizer().encode(piece))
         return pieces
 
     def encode(self, subject: Sequence[int] | None = None, **conditions: str) -> list[int]:
@@ -230,7 +230,7 @@ class Prompt:
         return ids
 
     def encode_condition(self, condition: str) -> list[int]:
-        """Return the token ids of a condition without the placeholder, which would be read as a second one."""
+        """Return the token ids of a condition leaving out the placeholder, which would count as a second one."""
         # Cleaning decodes a "$" written as "&dollar;" or full width. Cleaning is not idempotent, so that a condition
         # without a "$" is passed on uncleaned: the tokenizer cleans it.
         cleaned = _clean(condition)

@@ -5,15 +5,19 @@ for the same result and a fraction of the work. Tokens on a GPU are not cut, sin
 pass them from the CPU.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
-from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer, select_attention_kernels
+from rtd_plugin.clip.old_torch import build_empty, copy_weights, is_compiling, select_attention_kernels
+from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer
 from rtd_plugin.errors import RTDError
 
 HEAD_WIDTH = 64  # of every published CLIP text tower
@@ -68,15 +72,15 @@ class TextTower(nn.Module):
     @classmethod
     def from_state_dict(
         cls, state: Mapping[str, Any], *, activation: str | None = None, heads: int | None = None
-    ) -> "TextTower":
+    ) -> TextTower:
         """Build the tower that a state dict describes, with its weights and their dtype.
 
         Args:
             state: in OpenAI's and open_clip's layout (a whole CLIP or its text tower), in the layout of Hugging Face's
                 `CLIPTextModelWithProjection` (or of a whole `CLIPModel`), or the authors'
                 `{'CLIPTextModelWithProjection': state dict}`. See `rtd_plugin.clip.layouts`.
-            activation: "gelu" or "quick_gelu"; a state dict does not tell. None means quick_gelu, which OpenAI's
-                weights need; most weights trained with open_clip need gelu.
+            activation: "gelu" or "quick_gelu", which a state dict does not contain. None means quick_gelu, as for
+                OpenAI's weights; most weights trained with open_clip need gelu.
             heads: number of attention heads; None for one per 64 channels.
 
         Raises:
@@ -94,8 +98,8 @@ class TextTower(nn.Module):
             return weights[name].shape[dimension]
 
         width = read_size("token_embedding.weight", 1)
-        with torch.device("meta"):
-            tower = cls(
+        tower = build_empty(
+            lambda: cls(
                 vocabulary=read_size("token_embedding.weight", 0),
                 context_length=read_size("positional_embedding", 0),
                 width=width,
@@ -105,8 +109,9 @@ class TextTower(nn.Module):
                 features=read_size("text_projection", 1),
                 activation=activation or "quick_gelu",
             )
+        )
         for name, parameter in tower.state_dict().items():
-            shape, expected = _shape_in(layout, name, weights[name]), _shape_in(layout, name, parameter)
+            shape, expected = _get_shape(layout, name, weights[name]), _get_shape(layout, name, parameter)
             if shape != expected:
                 raise RTDError(
                     f"{layout_names(name, layout)[0]} has shape {shape}, "
@@ -115,9 +120,7 @@ class TextTower(nn.Module):
         dtypes = {weight.dtype for weight in weights.values()}
         # OpenAI's own archives mix fp16 and fp32: fp32 holds both without loss.
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-        tower.load_state_dict(
-            {name: weight.detach().to(dtype, copy=True) for name, weight in weights.items()}, assign=True
-        )
+        copy_weights(tower, weights, dtype)
         return tower
 
     @property
@@ -162,7 +165,7 @@ class TextTower(nn.Module):
                 all n take its position, and what follows moves right; (B, 1, W) is the same as (B, W).
             placeholder: the placeholder's id, which every row must have left of its end token; or a (B, L) bool mask
                 of the positions to replace, of which a row may have none.
-            subjects: (B,) integers: which of the pseudo tokens, then (P, W) or (P, n, W), a row takes. None: row i
+            subjects: (B,) integers: each row's index into the pseudo tokens, then (P, W) or (P, n, W). None: row i
                 takes the i-th.
 
         Returns:
@@ -210,7 +213,7 @@ class TextTower(nn.Module):
         ends = tokens.argmax(dim=1)  # (B,)
         length = tokens.shape[1]
         # Looking at tokens on a GPU would wait for it, and an exported graph cannot depend on data.
-        if cut and tokens.device.type == "cpu" and not torch.compiler.is_compiling() and len(tokens):
+        if cut and tokens.device.type == "cpu" and not is_compiling() and len(tokens):
             length = int(ends.max()) + 1
         if pseudo_tokens is not None:
             placeholders = find_placeholders(tokens, placeholder, ends)[:, :length].to(self.device)
@@ -225,7 +228,14 @@ class TextTower(nn.Module):
             return self.transformer(x + self.positional_embedding[: x.shape[1]]), ends
 
 
-def _shape_in(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
+def average_features(features: Sequence[Tensor]) -> Tensor:
+    """Return the mean of normalised features, (B, D) fp32, of m batches (B, D); one batch as it is, not normalised."""
+    if len(features) == 1:
+        return features[0]
+    return F.normalize(torch.stack(tuple(features)).float(), dim=-1).mean(dim=0)
+
+
+def _get_shape(layout: str, name: str, weight: Tensor) -> tuple[int, ...]:
     """Return a parameter's shape as its state dict's layout has it."""
     shape = tuple(weight.shape)
     if layout == "openai":

@@ -1,13 +1,16 @@
-"""Tuned text encoders in any layout, and what is recorded of them.
+"""Tuned text encoders in any layout, and the metadata recorded with them.
 
 Importing it imports the standard library alone, because every process that runs under a patch reads a `TunedWeights`.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtd_plugin.checkpoint_parts import hash_checkpoint, split_key
 from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, warn_of_choice
 from rtd_plugin.errors import RTDError, UsageError, locate_errors
 from rtd_plugin.regular_files import check_regular, resolve_links
@@ -22,13 +25,13 @@ class TunedWeights:
 
     Attributes:
         path: its file, or the index of its files, in any layout.
-        digest: see `rtd_plugin.checkpoint_files.hash_checkpoint`.
+        digest: see `rtd_plugin.checkpoint_parts.hash_checkpoint`.
         activation, heads: of the tower; None if neither the file nor a configuration beside it has them.
         adapter: name of the method that it was tuned for, if recorded.
         step: optimizer steps taken, if recorded.
         base: name of the CLIP that it was tuned from, if recorded.
         base_probe: probe of that CLIP's text tower, (4, 16) values; see `rtd_plugin.clip.fingerprint`.
-        key: under which it is in its file, None for wherever its names are.
+        key: its key in the file; None if it has none.
     """
 
     path: str
@@ -53,7 +56,7 @@ class TunedWeights:
 
 
 def find_newest_run(runs: Path) -> Path:
-    """Return the text encoder that was written last among the runs of a folder.
+    """Return the text encoder written last by a run in a folder.
 
     Raises:
         UsageError: no run is finished.
@@ -65,7 +68,7 @@ def find_newest_run(runs: Path) -> Path:
 
 
 def read_weights(path: Path) -> TunedWeights:
-    """Return what is recorded of a tuned text encoder, after loading it once as a check.
+    """Return the metadata of a tuned text encoder, after loading it once as a check.
 
     Args:
         path: a run's folder, its `text_encoder.safetensors`, or a text encoder in the layout of OpenAI, of Hugging Face
@@ -74,7 +77,6 @@ def read_weights(path: Path) -> TunedWeights:
     Raises:
         RTDError: the path is missing or in another layout, or its weights are broken or not finite.
     """
-    from rtd_plugin.checkpoint_files import hash_checkpoint, split_key
     from rtd_plugin.clip.tower import TextTower
 
     file, key = split_key(find_weights(path))
@@ -82,13 +84,13 @@ def read_weights(path: Path) -> TunedWeights:
     with locate_errors(file):
         state = weights.read()
         warn_of_choice(file, state)
-        # Hashed after reading: what is no checkpoint may be of any size.
+        # Hashed after reading: a file that is not a checkpoint may have any size.
         weights = replace(weights, digest=hash_checkpoint(file), **_read_recorded(file, state))
         TextTower.from_state_dict(state, activation=weights.activation, heads=weights.heads)
     return weights
 
 
-def check_base(weights: TunedWeights, base: "TextTower", clause: str, hint: str = "") -> None:
+def check_base(weights: TunedWeights, base: TextTower, clause: str, hint: str = "") -> None:
     """Check that a text encoder was tuned from a given tower, by the probe recorded with it, if there is one.
 
     Args:

@@ -1,10 +1,13 @@
-"""Finds the file of the weights in a folder, and says which of several text encoders in a file is read."""
+"""Finds the file with the weights in a folder, and warns if a file has several text encoders."""
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rtd_plugin.checkpoint_parts import split_key
 from rtd_plugin.errors import RTDError
 
 FILE_NAME = "text_encoder.safetensors"
@@ -25,10 +28,8 @@ def find_weights(path: Path) -> Path:
             (`model.fp16.safetensors`).
 
     Raises:
-        RTDError: the file is missing, or the folder has no weights, or an adapter's alone.
+        RTDError: the file is missing, or the folder has no weights, or only LoRA's.
     """
-    from rtd_plugin.checkpoint_files import split_key  # imports torch
-
     if not path.is_dir():
         if not split_key(path)[0].is_file():
             raise RTDError(f"{path}: no such file or folder")
@@ -39,12 +40,12 @@ def find_weights(path: Path) -> Path:
             if files := sorted(path.glob(pattern)):
                 return files[0]
     if (path / "adapter_config.json").is_file():
-        raise RTDError(f"{path}: LoRA alone, without the model that it belongs to: merge_and_unload() and save that")
+        raise RTDError(f"{path}: only LoRA weights, without their model: call merge_and_unload() and save the result")
     raise RTDError(f"{path}: no finished run and no weights in this folder: expected one of {', '.join(NAMES)}")
 
 
 def warn_of_choice(path: Path, state: Mapping[str, Any]) -> None:
-    """Say which text encoder is read from a file with several, such as weights and their averages (EMA).
+    """Warn which text encoder is read from a file with several, such as weights and their averages (EMA).
 
     Raises:
         RTDError: it has none.

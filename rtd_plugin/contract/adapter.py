@@ -1,4 +1,4 @@
-"""What rtd-plugin has to know about a projection-based method."""
+"""Adapters: what rtd-plugin needs to know about a projection-based method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ProjectionInputs:
-    """What a projection may read of B queries; see `Adapter.project`.
+    """The inputs of a projection for B queries; see `Adapter.project`.
 
     Attributes:
         features: (B, D) CLIP's features of the images; in training, of the reference captions, with noise.
@@ -39,23 +39,23 @@ class Adapter(ABC):
     """One projection-based ZS-CIR method; a plugin subclasses it and registers an instance with `rtd_adapters`.
 
     Attributes:
-        name: how the command line and recipes call the method.
-        home: where its code or paper is.
+        name: the method's name on the command line and in recipes.
+        home: the address of its code or paper.
         prompt: the composed query's text, with the placeholder and `{condition}`.
         unconditioned_prompt: the same without a condition.
         prompt_of_two: the same with two conditions, `{first}` and `{second}`, as FashionIQ has them.
         both_orders: whether the query of two conditions is the mean of the normalised features of both orders.
-        projection_files: names of the projection's files, if it is in several: a recipe's `projection` then has a file
-            for each name, and `projection_state` gets what is in them by name.
+        projection_files: names of the projection's files, if it has several: a recipe's `projection` then has a file
+            for each name, and `projection_state` gets their contents by name.
         reads_patch_tokens: whether `project` reads the images' patch tokens where there are images.
-        composition_points: where its code, and that of its relatives, composes queries; empty if the method is not to
-            be patched. A checkout need not have them all.
-        markers: what tells its code from that of relatives: files, relative to the root, each with a text in it. Of
-            several adapters that fit a host, the one with the most markers is used.
+        composition_points: where its code, and that of its relatives, composes queries; empty if the method cannot be
+            patched. A checkout may lack some of them.
+        markers: distinguish its code from that of relatives: files, relative to the root, each with a text in it. If
+            several adapters fit a host, the one with the most markers is used.
         training_files: patterns (`src/train_*.py`) of its code's files, relative to the root, that train or feed a
             projection: queries composed for them keep the pre-trained text encoder.
-        rounds_weights: whether its code loads checkpoints through fp16 where its CLIP has values of fp16, even if it
-            then computes in fp32: a patch rounds the tuned weights the same way.
+        rounds_weights: whether its code loads checkpoints into a CLIP in fp16, even if it then computes in fp32: a
+            patch rounds the tuned weights the same way.
         shims: repairs of its code's faults; see `rtd_plugin.contract.Shim`.
         known_faults: versions of packages with which its code fails or gives wrong results.
         evaluation: the command that runs its evaluation, from the code's root; shown to users.
@@ -110,11 +110,13 @@ class Adapter(ABC):
             A module that maps features (B, D) to pseudo tokens: (B, W), or (B, n, W) for n of them.
         """
 
-    def project(self, projection: nn.Module, inputs: ProjectionInputs) -> Tensor:
+    def project(self, projection: nn.Module, inputs: ProjectionInputs) -> Tensor | tuple[Tensor, ...]:
         """Return the pseudo tokens of B queries, (B, W) or (B, n, W), from what `build_projection` built.
 
         By default they depend on the images' features alone. A method whose projection reads the query's text or patch
-        tokens overrides this. In training, the prompt without a condition shares the pseudo tokens of the one with it.
+        tokens overrides this. So does one that averages the normalised features of several composed queries, one prompt
+        with different pseudo tokens: it returns a tuple of these, all of one shape. In training, the prompt without a
+        condition shares the pseudo tokens of the one with it.
         """
         return projection(inputs.features)
 
@@ -136,6 +138,12 @@ class Adapter(ABC):
         return state
 
 
+def list_pseudo_tokens(adapter: Adapter, projection: nn.Module, inputs: ProjectionInputs) -> tuple[Tensor, ...]:
+    """Return the pseudo tokens of `Adapter.project` for each composed query of the mean; of one, without a mean."""
+    pseudo_tokens = adapter.project(projection, inputs)
+    return pseudo_tokens if isinstance(pseudo_tokens, tuple) else (pseudo_tokens,)
+
+
 def load_projection(
     adapter: Adapter, projection: Path | Mapping[str, Path], features: int, token_width: int
 ) -> nn.Module:
@@ -143,8 +151,8 @@ def load_projection(
 
     Args:
         adapter: the method.
-        projection: its checkpoint, as the method's own code saved it, or the state dict as safetensors; or the files by
-            the adapter's names of them.
+        projection: its checkpoint, as the method's own code saved it, or the state dict as safetensors; or a
+            mapping of the adapter's `projection_files` to files.
         features: size of the backbone's features, D.
         token_width: width of the backbone's token embeddings, W.
 
@@ -170,7 +178,7 @@ def load_projection(
 def build_trained(
     adapter: Adapter, checkpoint: Mapping[str, Any], features: int, token_width: int, source: str
 ) -> nn.Module:
-    """Build a projection from a checkpoint that was read from `source`; the rest is as of `load_projection`."""
+    """Build a projection from a checkpoint read from `source`; other arguments as in `load_projection`."""
     from torch import Tensor  # late, because listing adapters must not wait for torch
 
     from rtd_plugin.clip.layouts import check_finite
@@ -193,7 +201,8 @@ def build_trained(
         if state[key].shape != weight.shape:
             raise RTDError(
                 f"{source}: {key} has shape {tuple(state[key].shape)}, but a backbone with features of size {features} "
-                f"and token embeddings of width {token_width} needs {tuple(weight.shape)}: was it trained for another?"
+                f"and token embeddings of width {token_width} needs {tuple(weight.shape)}: "
+                "was it trained for another backbone?"
             )
     with locate_errors(source):
         check_finite(state)

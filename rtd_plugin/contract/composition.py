@@ -30,8 +30,8 @@ class Composition:
         pseudo_tokens: (B, W), or (B, n, W) for n of them per text, of any dtype; or (1, W) or (1, n, W), those of
             one image for all texts.
         placeholder: where they go. A token id: to all tokens of that id. A (B, L) or (1, L) bool
-            mask: to these positions, for hosts that replace others. A text without any is encoded as it is. A text with
-            one takes all n pseudo tokens there, and what follows moves right; n placeholders take one each.
+            mask: to these positions, for hosts that replace others. A text without any is encoded unchanged. A text
+            with one takes all n pseudo tokens there, and what follows moves right; n placeholders take one each.
         hidden_states: whether the host also wants the last hidden states.
     """
 
@@ -56,8 +56,9 @@ class CompositionPoint:
         name: its qualified name in the file: `function` or `Class.method`.
         read: turns the host's arguments into a composition. Its parameters must equal the host function's in name,
             order and default: arguments are passed on unchanged, and a host with another signature is refused. A
-            module-level function, which hosts' processes import by name.
-        arguments: builds the host's arguments, where model, tokens and pseudo tokens are not its first three
+            module-level function, which hosts' processes import by name, from a copy of its module if that imports only
+            the standard library, torch, numpy and `rtd_plugin.contract`.
+        arguments: builds the host's arguments, if model, tokens and pseudo tokens are not its first three
             parameters; see `call`.
         example: returns arguments for a small call, given the module that the file was imported as: a tiny model of
             the host's class with random weights, texts, and pseudo tokens. `rtd-plugin doctor` passes them to the
@@ -114,10 +115,11 @@ def compose(tower: TextTower, composition: Composition) -> Tensor | tuple[Tensor
 
     tokens, pseudo_tokens, placeholders = composition.tokens, composition.pseudo_tokens, composition.placeholder
     if 1 not in (len(tokens), len(pseudo_tokens)) and len(tokens) != len(pseudo_tokens):
-        raise RTDError(f"{len(tokens)} texts for {len(pseudo_tokens)} images' pseudo tokens: neither equal nor one")
-    if not isinstance(placeholders, Tensor) or placeholders.ndim == 0:  # an id, which a host may have as a tensor
+        counts = f"{len(tokens)} texts for pseudo tokens of {len(pseudo_tokens)} images"
+        raise RTDError(f"{counts}: pass as many of both, or one of either")
+    if not isinstance(placeholders, Tensor) or placeholders.ndim == 0:  # an id, possibly as a tensor
         placeholders = tokens == placeholders
-        tokens = tokens.masked_fill(placeholders, 0)  # a host's own id, beyond CLIP's, would pass for the end token
+        tokens = tokens.masked_fill(placeholders, 0)  # an id that the host added would count as the end token
     tokens, pseudo_tokens, placeholders = (
         rows.expand(len(composition), *rows.shape[1:]) if len(rows) == 1 else rows
         for rows in (tokens, pseudo_tokens, placeholders)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rtd_plugin.triplets.triplet import TripletSource
 
 hookspec = pluggy.HookspecMarker("rtd_plugin")
-hookimpl = pluggy.HookimplMarker("rtd_plugin")
 
 
 @hookspec
@@ -75,9 +74,9 @@ def rtd_commands() -> Iterable[click.Command]:
 
 @hookspec(firstresult=True)
 def rtd_gallery_store(path: str) -> GalleryStore | None:
-    """Return the gallery at a path, or None for a path that is not this store's, by its ending.
+    """Return the gallery at a path, or None if the path does not end as this store's do.
 
-    Called with the path or URI of an index that is built or searched; there need not be one yet. The first result that
+    Called with the path or URI of an index that is built or searched, which may not exist yet. The first result that
     is not None is used. Since 0.1.0.
     """
 

@@ -220,7 +220,7 @@ def find_gallery_store(path: str) -> GalleryStore:
     """
     store = get_plugin_manager().hook.rtd_gallery_store(path=path)
     if store is None:
-        raise UsageError(f"{path}: no plugin keeps an index of this ending: name a folder that ends in .lance")
+        raise UsageError(f"{path}: no plugin has an index with this ending: use a folder that ends in .lance")
     return store
 
 
@@ -309,5 +309,5 @@ def _check_adapter(item: Any) -> str | None:
 
 def _pick(items: Mapping[str, Item], name: str, noun: str) -> Item:
     if name not in items:
-        raise UsageError(f"there is no {noun} {name!r}: installed are {', '.join(sorted(items)) or 'none'}")
+        raise UsageError(f"unknown {noun} {name!r}: installed are {', '.join(sorted(items)) or 'none'}")
     return items[name]

@@ -14,7 +14,7 @@ BACKBONES_FILE = "backbones.json"  # {"vit-l-14": {"model": "ViT-L-14", "pretrai
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe as it lies on disk; its text in messages is the file's path.
+    """A recipe on disk; `str` gives the file's path, for messages.
 
     Attributes:
         path: the YAML file.

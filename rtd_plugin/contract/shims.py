@@ -1,8 +1,10 @@
-"""What an adapter knows of its host's faults: shims that repair them at run time, and versions known to be wrong.
+"""Faults of a host: shims that repair them at run time, and package versions known to be wrong.
 
 Only the standard library is imported here, and the module of a shim's `repair` must not import more: a shim can run
 before a host has imported anything else.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 
 
 class Report(Protocol):
-    """The callback of a repair that was needed, so that the user sees it.
+    """Callback of a repair, called when the repair was needed, so that the user sees it.
 
     Args:
         failure: the error, if the host hides one: the process then ends with exit code 1.
@@ -25,10 +27,10 @@ class Shim:
 
     Attributes:
         name: how it is reported and switched off.
-        fault: what it repairs, as a sentence's end: "args.distributed is never set".
+        fault: what it repairs, as the end of a sentence: "args.distributed is never set".
         modules: the names under which the function's file is imported.
         function: its qualified name there: `function` or `Class.method`.
-        repair: called as `repair(original, report, *args, **kwargs)` instead of it; calls `report` if it was needed.
+        repair: called as `repair(original, report, *args, **kwargs)` in its place; calls `report` if it was needed.
         file: the function's file, relative to the host's root; None for a function of a library.
     """
 
@@ -48,7 +50,7 @@ class KnownFault:
         package: its name as installed.
         versions: a version specifier: ">=4.54,<5".
         effect: what happens with them.
-        remedy: what to do about it.
+        remedy: what to do.
     """
 
     package: str

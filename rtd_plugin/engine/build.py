@@ -1,4 +1,4 @@
-"""Puts the tricks together."""
+"""Combines the tricks."""
 
 import copy
 from dataclasses import replace
@@ -22,7 +22,7 @@ from rtd_plugin.training.run import Run
 def build_engine(run: Run, accelerator: Accelerator) -> Engine:
     """Return a run's fast pair, with the tricks that fit its device; to leave one out, delete its lines."""
     recipe, device = run.recipe, accelerator.device
-    # An objective of a plugin may encode any token, so all embeddings are trained.
+    # A plugin's objective may encode any token, so all embeddings are trained.
     replaced = {id(run.tower.token_embedding): embed_used_tokens(run, device)} if is_published() else {}
     tower = copy.deepcopy(run.tower, replaced).to(device).requires_grad_(True)
     encoder = PackedTower(tower, device, recipe.activation_checkpointing, recipe.compile)
@@ -49,8 +49,8 @@ def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
 
     batches = PrefetchedBatches(RunBatches(run, accelerator, encoder.prepare, frozen), finish)
     engine = Engine(encoder.tower, encoder, frozen, batches)
-    # A graph repeats the work of its capture: it holds neither a scale of gradients, nor a plugin's objective, nor a φ
-    # that reads prompts, which are on the CPU.
+    # A graph repeats the work of its capture, so it supports no gradient scale, no plugin's objective, and no φ that
+    # reads prompts, which are on the CPU.
     single = accelerator.num_processes == recipe.accumulation == 1 and accelerator.scaler is None
     if single and is_published() and not run.adapter.reads_queries:
         engine = replace(engine, capture=lambda update: GraphedUpdate(update, device))

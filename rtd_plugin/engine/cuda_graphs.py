@@ -10,7 +10,7 @@ from torch import Tensor
 from rtd_plugin.training.batches import Batch, map_device_tensors
 from rtd_plugin.training.plain import Update
 
-WARM_UP = 3  # steps before the first capture: the optimizer's state and the libraries' workspaces are made in them
+WARM_UP = 3  # steps before the first capture: they create the optimizer's state and the libraries' workspaces
 
 
 class GraphedUpdate:
@@ -43,7 +43,7 @@ class GraphedUpdate:
         return loss.clone()
 
     def _run_eagerly(self, batch: Batch) -> Tensor:
-        """Run on the stream of captures, as their warm-up must be."""
+        """Run on the stream of the captures, which their warm-up requires."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             loss = self._update(map_device_tensors(lambda tensor: tensor.to(self._device), batch))
@@ -53,7 +53,7 @@ class GraphedUpdate:
     def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         static = map_device_tensors(lambda tensor: tensor.to(self._device), batch)
         graph = torch.cuda.CUDAGraph()
-        # The thread that makes batches ahead may pin memory meanwhile.
+        # The prefetching thread may pin memory meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             loss = self._update(static)
         return graph, _list_tensors(static), loss

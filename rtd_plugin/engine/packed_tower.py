@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rtd_plugin.clip.injection import find_placeholders, inject
+from rtd_plugin.clip.old_torch import select_attention_kernels
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.transformer import select_attention_kernels
 from rtd_plugin.engine.prefix_tree import PackedTexts, pack_texts
 from rtd_plugin.engine.rounded_weights import round_weights
 from rtd_plugin.errors import RTDError
@@ -18,9 +18,9 @@ class PackedTower(nn.Module):
     """A text tower that encodes texts as prefix trees.
 
     Args:
-        tower: whose weights it works with, not a copy.
-        device: on which it will encode; decides about the shapes.
-        checkpointing: keep only what goes into each block for the backward pass, and compute the rest again there.
+        tower: the tower whose weights it uses, without a copy.
+        device: where it encodes, which determines the shapes.
+        checkpointing: keep only each block's input for the backward pass, and recompute the rest there.
         compiled: compile the blocks with torch.compile.
     """
 
@@ -41,12 +41,12 @@ class PackedTower(nn.Module):
         subjects: Tensor | None = None,
         pseudo_tokens: int | None = None,
     ) -> PackedTexts:
-        """Pack texts, on the CPU and without a look at the weights.
+        """Pack texts on the CPU, without reading the weights.
 
         Args:
             tokens: (B, L) integers on the CPU.
             placeholder, subjects: as `TextTower.encode` takes them, on the CPU.
-            pseudo_tokens: how many a placeholder makes room for, n; None for texts without any.
+            pseudo_tokens: number of pseudo tokens for each placeholder, n; None for texts without any.
 
         Raises:
             RTDError: as `TextTower.encode`.
@@ -71,7 +71,7 @@ class PackedTower(nn.Module):
 
         Args:
             texts: from `prepare`, on the tower's device.
-            pseudo_tokens: (P, W) or (P, n, W), if `prepare` was told of them.
+            pseudo_tokens: (P, W) or (P, n, W), if `prepare` got their number.
         """
         tower = self.tower
         x = tower.token_embedding(texts.tokens)  # (S, T, W)

@@ -1,4 +1,4 @@
-"""Batches made ahead in a thread, while a GPU computes: 3 ms of a step's host work hidden."""
+"""Batches prepared in a thread while a GPU computes: hides 3 ms of CPU work per step."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ AHEAD = 4  # batches
 
 
 class PrefetchedBatches:
-    """Batches in the order of their indices, made ahead and finished by a function.
+    """Batches in the order of their indices, prepared ahead and passed through a function.
 
     Args:
         batches: makes them.

@@ -1,13 +1,13 @@
-"""Texts as prefix trees: what texts have in common on the left is computed once, and nothing is padded.
+"""Texts as prefix trees: common prefixes of texts are computed once, and nothing is padded.
 
-In a causal tower the state at a position depends on what stands left of it and on nothing else. So texts that begin
-alike share their states as far as they are alike: `a photo of` of all prompts, the whole of an unconditioned query but
-its end token, captions of one phrasing. Sorted texts are put into groups of a fixed number of nodes; a group is the
-prefix tree of its texts, depth first, so that the descendants of a node are the nodes that follow it up to its
-subtree's end: a node is seen from itself to that end. That is all that attention needs to know.
+In a causal tower the state at a position depends only on the tokens up to it. So texts with a common prefix share its
+states: `a photo of` in all prompts, an unconditioned query except its end token, captions with the same beginning.
+Sorted texts are packed into groups of a fixed number of nodes. A group is the prefix tree of its texts, depth first:
+a node's descendants are the nodes after it, up to its subtree's end. So a node attends to an earlier one whose subtree
+end lies after it.
 
-Of the positions of texts padded to the batch's longest a quarter is left (128 triplets, captions of Flickr8k,
-conditions of CIRR): with graphs, a step of ViT-L/14 on an H200 takes 9.8 ms instead of 31.
+A quarter of the positions of padded texts is left (128 triplets, captions of Flickr8k, conditions of CIRR):
+with graphs, a step of ViT-L/14 on an H200 takes 9.8 ms instead of 31.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GROUP_NODES = 128  # where few shapes are wanted; larger groups waste less, but attention within them costs more
-GROUP_SIZES = range(48, 264, 8)  # to choose from elsewhere
+GROUP_NODES = 128  # if few shapes are wanted; larger groups waste less, but their attention costs more
+GROUP_SIZES = range(48, 264, 8)  # to choose from otherwise
 ATTENTION_COST = 1 / 4000  # of a node of the group, beside the matrix products of ViT-L/14
-FINEST_STEP = 8  # groups are rounded up by at most 1 in 8, where few shapes are wanted
+FINEST_STEP = 8  # groups are rounded up by at most 1 in 8, if few shapes are wanted
 NOTHING = np.iinfo(np.int64).min  # right of a text's end
 
 
@@ -28,9 +28,9 @@ class PackedTexts:
     """n texts as S groups of T nodes.
 
     Attributes:
-        tokens: (S, T) int64 token ids; any where a pseudo token is.
+        tokens: (S, T) int64 token ids; arbitrary where a pseudo token is.
         positions: (S, T) int64, positions in the texts.
-        pseudo_rows: (S, T) int64, which of the batch's pseudo tokens a node is, -1 for a token.
+        pseudo_rows: (S, T) int64, index into the batch's pseudo tokens, -1 for a token.
         subtree_ends: (S, T) int64, index in the group of the first node right of a node's descendants.
         ends: (n,) int64, index among all S · T nodes of each text's end token.
     """
@@ -63,17 +63,17 @@ def pack_texts(tokens: np.ndarray, lengths: np.ndarray, few_shapes: bool = False
     tokens = np.where(columns < lengths[:, None], tokens[:, : len(columns)], NOTHING)
     order = np.lexsort(tokens.T[::-1])  # texts that begin alike are neighbours
     tokens, lengths = tokens[order], lengths[order]
-    shared = np.zeros(len(tokens), np.int64)  # how much of a text is that of the one before it
+    shared = np.zeros(len(tokens), np.int64)  # length of the prefix shared with the text before
     shared[1:] = np.logical_and.accumulate(tokens[1:] == tokens[:-1], axis=1).sum(axis=1)
     shared = np.minimum(shared, lengths)
     size = GROUP_NODES if few_shapes else _choose_size(lengths, shared)
     starts = _start_groups(lengths, shared, size)
     shared[starts] = 0
-    added = lengths - shared  # nodes of a text that the ones before it do not have
+    added = lengths - shared  # nodes of a text that are not shared with the text before
     group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(tokens))))
     offsets = np.cumsum(added) - added
     offsets += group * size - offsets[starts][group]  # of each text's first new node among all S · T
-    # Descendants of a node end where the next text begins that shares less than the node's depth.
+    # A node's descendants end at the first later text that shares a prefix shorter than the node's depth.
     count = _round_up(len(starts)) if few_shapes else len(starts)
     following = np.where(columns < shared[1:, None], count * size, offsets[1:, None])
     subtree_ends = np.full(tokens.shape, count * size)

@@ -100,7 +100,7 @@ class Benchmark(BaseModel, ABC):
         return None
 
     def remarks(self) -> Sequence[str]:
-        """Return what readers of the results must know, such as that this is not the whole published split."""
+        """Return remarks for readers of the results, such as that the published split is incomplete here."""
         return ()
 
     def title(self) -> str:

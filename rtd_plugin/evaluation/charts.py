@@ -6,7 +6,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 40, WIDTH - 12, 10, 300  # of the area within the axes
-COLORS = 8  # that the page has
+COLORS = 8  # of the page
 
 
 def draw_recall_plot(curves: Mapping[str, Sequence[float]], dashed: set[str]) -> dict[str, Any]:

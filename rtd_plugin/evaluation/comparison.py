@@ -16,7 +16,7 @@ PRE_TRAINED = "pre-trained"
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One way to query: with what, and by which text encoder.
+    """One type of query, encoded by one text encoder.
 
     Attributes:
         query: "image only", "text only", "composed" or "target caption".
@@ -35,7 +35,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All ways to query on one benchmark.
+    """All types of queries on one benchmark.
 
     Attributes:
         retrieval: the benchmark.
@@ -118,13 +118,13 @@ def compare(
     tuned: Mapping[Path, Callable[[], TextTower]],
     advance: Advance = ignore_progress,
 ) -> Comparison:
-    """Rank a benchmark's gallery in every way.
+    """Rank a benchmark's gallery for all types of queries.
 
     Args:
         retrieval: the benchmark, its images encoded.
         frozen: ψ₀, the pre-trained text encoder.
-        tuned: a function for each tuned text encoder that loads it, by its file; one at a time is held.
-        advance: called with how many ways are done.
+        tuned: a function that loads each tuned text encoder, by its file; one at a time is in memory.
+        advance: called with the number of rankings done.
     """
     encoders = list_encoders(frozen, tuned)
     simpler: dict[str, Callable[[], RetrievalResult | None]] = {

@@ -1,22 +1,21 @@
-"""Encode texts and composed queries in batches: the one code that evaluation and search share."""
+"""Encode texts and composed queries in batches, for evaluation and search."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rtd_plugin.clip.tokens import find_room, pad
-from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
+from rtd_plugin.clip.tower import TextTower, average_features
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs, list_pseudo_tokens
 from rtd_plugin.errors import RTDError
 
 BATCH = 256  # texts or references at a time
 BATCH_WITH_PATCHES = 64  # references with their patch tokens, half a megabyte each, at a time
 
 
-Project = Callable[[Sequence[list[int]]], Tensor]
-"""Gives the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end."""
+Project = Callable[[Sequence[list[int]]], tuple[Tensor, ...]]
+"""Gives the pseudo tokens (Q, W) or (Q, n, W) of Q prompts, token ids without start and end; see `Adapter.project`."""
 
 
 def check_text(text: str) -> None:
@@ -39,23 +38,24 @@ def compose(
     Args:
         tower: encodes them on its device.
         adapter: the method, for its prompts.
-        conditions: one of each query, or two of each query.
-        pseudo_tokens: (Q, W) or (Q, n, W), or what gives them for prompts.
+        conditions: one per query, or two per query.
+        pseudo_tokens: (Q, W) or (Q, n, W), or a function of the prompts.
 
     Returns:
         (Q, D) float32 features, not normalised.
     """
 
     def encode(prompts: Sequence[list[int]]) -> Tensor:
-        vectors = pseudo_tokens if isinstance(pseudo_tokens, Tensor) else pseudo_tokens(prompts)
-        return encode_texts(tower, prompts, vectors, adapter.prompt.placeholder_id)
+        vectors = (pseudo_tokens,) if isinstance(pseudo_tokens, Tensor) else pseudo_tokens(prompts)
+        placeholder = adapter.prompt.placeholder_id
+        return average_features([encode_texts(tower, prompts, each, placeholder) for each in vectors])
 
     if len(conditions[0]) == 1:
         return encode([adapter.prompt.encode(condition=condition) for (condition,) in conditions])
     features = encode([adapter.encode_two(*each) for each in conditions])
     if adapter.both_orders:
         swapped = encode([adapter.encode_two(second, first) for first, second in conditions])
-        features = (F.normalize(features, dim=-1) + F.normalize(swapped, dim=-1)) / 2
+        features = average_features([features, swapped])
     return features
 
 
@@ -75,26 +75,26 @@ def make_project(
     device: torch.device,
     read_patches: Callable[[Sequence[int]], Tensor],
 ) -> Tensor | Project:
-    """Return pseudo tokens for `compose`, or what gives them for prompts if the method's φ reads these.
+    """Return pseudo tokens for `compose`, or a function of prompts if the method's φ reads them.
 
     Args:
         adapter, projection, frozen: the method, φ and ψ₀.
         references: (Q, D) features of the reference images.
         device: where to compute.
-        read_patches: gives the patch tokens (N, 1 + P, V) of references, by their rows.
+        read_patches: returns the patch tokens (N, 1 + P, V) of references, by their rows.
     """
     if not adapter.reads_queries:
         return project(projection, references, device)
 
     @torch.no_grad()
-    def project_prompts(prompts: Sequence[list[int]]) -> Tensor:
+    def project_prompts(prompts: Sequence[list[int]]) -> tuple[Tensor, ...]:
         tower, module, vectors = frozen.to(device), projection.to(device), []
         for rows in torch.arange(len(prompts)).split(BATCH_WITH_PATCHES if adapter.reads_patch_tokens else BATCH):
             tokens = pad([prompts[row] for row in rows.tolist()], tower.context_length).to(device)
             patches = read_patches(rows.tolist()) if adapter.reads_patch_tokens else None
             inputs = ProjectionInputs(references[rows].to(device), tokens, tower.encode, patches)
-            vectors.append(adapter.project(module, inputs))
-        return torch.cat(vectors).float()
+            vectors.append(list_pseudo_tokens(adapter, module, inputs))
+        return tuple(torch.cat(batches).float() for batches in zip(*vectors, strict=True))
 
     return project_prompts
 

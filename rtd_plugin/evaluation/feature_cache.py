@@ -22,15 +22,15 @@ from rtd_plugin.regular_files import check_regular
 SHARD = 512  # vectors in a file
 SHARD_LIMIT = 2**20  # more than any file has
 FORMAT = 1
-ATTEMPTS = 3  # to read vectors that have been computed: files may be damaged or removed meanwhile
-POLL = 0.2  # seconds between looks for vectors that other processes compute
+ATTEMPTS = 3  # to read computed vectors: files may be damaged or removed meanwhile
+POLL = 0.2  # seconds between checks for vectors that other processes compute
 
 Key = bytes
 Compute = Callable[[Sequence[int]], Mapping[int, Tensor]]
 
 
 def hash_text(text: str) -> Key:
-    """Return the key of a vector from a text that says what it was computed from."""
+    """Return the key of a vector, given a text that describes its inputs."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -140,7 +140,7 @@ class FeatureCache:
             vectors = self._open(self._compute_missing(keys, compute))
             if vectors is not None:
                 return vectors
-        raise RTDError(f"{self.folder}: kept features cannot be read: remove this folder, or pass another --cache")
+        raise RTDError(f"{self.folder}: cached features cannot be read: remove this folder, or pass another --cache")
 
     def read_shard(self, path: Path) -> Tensor:
         """Return the vectors of a file, which is mapped into memory for as long as they are used.
@@ -151,6 +151,7 @@ class FeatureCache:
         shard = self._shards[path]
         if shard is not None:
             return shard
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("vectors")
 
@@ -216,7 +217,7 @@ class FeatureCache:
             with lock(self.folder / "locks" / name, wait=False) as is_locked:
                 yield is_locked
         except WriteError as error:
-            raise WriteError(f"{self.folder}: features cannot be kept here ({error}): pass another --cache") from error
+            raise WriteError(f"{self.folder}: cannot cache features here ({error}): pass another --cache") from error
 
     def _find_shards(self) -> None:
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else ():

@@ -130,7 +130,7 @@ class ImageFeatures:
         """Return features of a benchmark's images: (N, D) float32 on the CPU, not normalised.
 
         Args:
-            advance: called with how many of the images that the cache lacks are done.
+            advance: called with the number of uncached images done, and their total.
 
         Raises:
             UnreadableImages: images are missing, or cannot be read; all others have been encoded in the latter case.
@@ -176,7 +176,7 @@ class ImageFeatures:
         The features are read from the cache when they are asked for.
 
         Raises:
-            UnreadableImages: the benchmark does not skip unreadable images, or there are no others.
+            UnreadableImages: the benchmark does not skip unreadable images, or none can be read.
         """
         unreadable: dict[str, str] = {}
         while True:  # missing images are found first, then broken ones
@@ -230,7 +230,7 @@ class ImageFeatures:
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
-        self._loaded.visual.to(self.device)  # once, and not before images need it
+        self._loaded.visual.to(self.device)  # when the first image is encoded
         return self._loaded
 
     def _move(self, pixels: Tensor) -> Tensor:

@@ -165,11 +165,13 @@ class PerQueryMetrics:
 
     def compute_metrics(self) -> dict[str, Any]:
         """Return each metric in percent, of all queries and, nested, of each group."""
-        return self._over_groups(lambda name, groups: _average([self._list_samples(name, rows) for rows in groups]))
+        return self._apply_to_groups(lambda name, groups: _average([self._list_samples(name, rows) for rows in groups]))
 
     def compute_intervals(self) -> dict[str, Any]:
         """Return `{"low", "high"}` for each metric, nested as `compute_metrics`: 95 % bootstrap intervals."""
-        return self._over_groups(lambda name, groups: _bootstrap([self._list_samples(name, rows) for rows in groups]))
+        return self._apply_to_groups(
+            lambda name, groups: _bootstrap([self._list_samples(name, rows) for rows in groups])
+        )
 
     def compute_gain(self, before: "PerQueryMetrics") -> dict[str, Any]:
         """Return the differences of all metrics to those of another encoder on the same queries.
@@ -186,7 +188,7 @@ class PerQueryMetrics:
                 differences.append((values - old_values, weights))
             return {"difference": _average(differences), **_bootstrap(differences)}
 
-        return self._over_groups(gain)
+        return self._apply_to_groups(gain)
 
     @cached_property
     def _request_indices(self) -> Tensor:
@@ -209,7 +211,7 @@ class PerQueryMetrics:
             return variances.sqrt()[several], torch.ones_like(means)[several]
         return means, counts.double()
 
-    def _over_groups(self, function: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
+    def _apply_to_groups(self, function: Callable[[str, Sequence[Tensor]], Any]) -> dict[str, Any]:
         """Return a function of each metric and lists of queries: those to average over, and each group's."""
         names = dict.fromkeys(name for groups in self.groups for name in groups)
         rows_of = {name: torch.tensor([name in groups for groups in self.groups]).nonzero()[:, 0] for name in names}

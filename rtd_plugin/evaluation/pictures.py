@@ -41,7 +41,7 @@ class OversizedImage(RTDError):
 def open_image(path: Path) -> Image.Image:
     """Read an image completely and close its file; of an animation, the first frame.
 
-    A file is read as one of `FORMATS`, whatever its name says; none of them starts a program. A file that is not
+    A file is read as one of `FORMATS`, regardless of its name; none of them starts a program. A file that is not
     regular after following links, such as a named pipe or a device, is refused without opening it. An image with more
     than `MAX_PIXELS` pixels, or with sides of a ratio above `MAX_RATIO`, is refused before any pixel is decoded.
 
@@ -116,11 +116,15 @@ def _decode(name: object, file: BinaryIO, max_pixels: int) -> Image.Image:
         if side is not None:
             image.draft(None, (side, side))  # of JPEGs alone
         image.load()
-        return _reduce_depth(name, image)
+        return reduce_depth(name, image)
 
 
-def _reduce_depth(name: object, image: Image.Image) -> Image.Image:
-    """Return an image in a mode that Pillow converts to RGB without loss of its greys."""
+def reduce_depth(name: object, image: Image.Image) -> Image.Image:
+    """Return an image in a mode that Pillow converts to RGB without loss of its greys.
+
+    Raises:
+        RTDError: the greys' range is not known.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # from 0 to 65535
         return image.convert("I").point(lambda grey: grey * (1 / 257)).convert("L")
     if image.mode in ("I", "F", "La"):
@@ -131,7 +135,7 @@ def _reduce_depth(name: object, image: Image.Image) -> Image.Image:
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF orientation says; the same object if it need not be, or has broken EXIF data.
+    """Return an image turned by its EXIF orientation; the same object if it is upright or its EXIF data are broken.
 
     Benchmarks do not turn images, like the hosts.
     """

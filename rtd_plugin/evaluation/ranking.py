@@ -37,7 +37,7 @@ class Rankings:
 
 
 class Features(Protocol):
-    """Features (N, D) that need not be in memory: what `Gallery` asks of a tensor."""
+    """Features (N, D) that need not be in memory: the interface of a tensor that `Gallery` uses."""
 
     shape: Any
     device: torch.device
@@ -69,7 +69,7 @@ class Gallery:
     """Features that queries are ranked against, read block by block: ranking needs no memory for all of them.
 
     Args:
-        features: (N, D) floating point: a tensor, or what reads a file; normalised for cosine similarity. Scores are
+        features: (N, D) floating point: a tensor or a reader of a file; normalised for cosine similarity. Scores are
             computed in float32.
 
     Raises:
@@ -159,7 +159,7 @@ class Gallery:
                 columns = _find_top(scores, indices, padded, depth)
                 top = torch.cat([top, indices[columns]], dim=1)
                 top_scores = torch.cat([top_scores, scores.gather(1, columns)], dim=1)
-                order = _order(top_scores, _find_tie_order(top, padded))[:, :depth]
+                order = _sort_columns(top_scores, _find_tie_order(top, padded))[:, :depth]
                 top, top_scores = top.gather(1, order), top_scores.gather(1, order)
 
         best_first = target_scores.masked_fill(~is_target, _NO_CANDIDATE).argsort(dim=1, descending=True, stable=True)
@@ -294,7 +294,7 @@ def _find_top(scores: Tensor, indices: Tensor, targets: Tensor, depth: int) -> T
         tied = (values[:, -2] == values[:, -1]) & ~values[:, -1].isneginf()
         for row in tied.nonzero()[:, 0].tolist():  # few rows: distinct images hardly ever tie
             rivals = (scores[row] >= values[row, -1]).nonzero().T
-            order = _order(scores[row, rivals], _find_tie_order(indices[rivals], targets[row : row + 1]))
+            order = _sort_columns(scores[row, rivals], _find_tie_order(indices[rivals], targets[row : row + 1]))
             top[row] = rivals.gather(1, order)[0, :depth].sort().values
     return top
 
@@ -305,7 +305,7 @@ def _find_tie_order(columns: Tensor, targets: Tensor) -> Tensor:
     return is_target.any(2).int() + is_target[..., 0].int()
 
 
-def _order(scores: Tensor, tie_order: Tensor) -> Tensor:
+def _sort_columns(scores: Tensor, tie_order: Tensor) -> Tensor:
     """Return the order (B, K) of each row, best score first and among equal ones by `tie_order`."""
     order = tie_order.argsort(dim=1, stable=True)
     return order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))

@@ -32,7 +32,7 @@ def write_report(path: Path, comparison: Comparison, figures: Mapping[str, Any],
     Args:
         path: the file.
         comparison: the results.
-        figures: `comparison.to_dict()` and what else the page shows: `adapter`, `backbone`, `projection`,
+        figures: `comparison.to_dict()` with the other values of the page: `adapter`, `backbone`, `projection`,
             `preprocess`, `date`, `remarks`.
         seed: chooses the queries that are shown.
 

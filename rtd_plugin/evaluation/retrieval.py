@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """The rankings of one way to query.
+    """The rankings of one type of query.
 
     Attributes:
         benchmark, queries, names: the benchmark, its queries, and the names of its gallery.
@@ -119,7 +119,7 @@ class Retrieval:
         adapter: the method, for its prompts.
         images: the backbone's image side.
         projection: the method's φ.
-        frozen: ψ₀, which some methods' φ reads texts with.
+        frozen: ψ₀, with which some methods' φ encodes texts.
         advance: called while images are encoded.
 
     Attributes:
@@ -128,7 +128,7 @@ class Retrieval:
         unreadable: why images were left out, by name.
         remarks: a sentence about them, if there are any.
         references: (Q, D) features of the reference images, not normalised.
-        pseudo_tokens: (Q, W) or (Q, n, W), or what gives them for prompts.
+        pseudo_tokens: (Q, W) or (Q, n, W), or a function of the prompts.
 
     Raises:
         RTDError: there are no queries, an image is missing or cannot be read, or the benchmark contradicts itself.
@@ -270,7 +270,7 @@ def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequenc
     """Check that all queries have what metrics need, and that their images are in the gallery.
 
     Raises:
-        RTDError: they do not.
+        RTDError: a check fails.
     """
 
     def check(is_right: bool, problem: str) -> None:
@@ -287,7 +287,7 @@ def check_queries(benchmark: Benchmark, queries: Sequence[Query], names: Sequenc
     check(len({bool(query.targets) for query in queries}) == 1, "some queries have targets and some have none")
     check(len({bool(query.subset) for query in queries}) == 1, "some queries have a subset and some have none")
     counts = {len(query.conditions) for query in queries}
-    check(counts in ({1}, {2}), "each query needs one condition, or each two")
+    check(counts in ({1}, {2}), "all queries need one condition, or all need two")
     for query in queries:
         for text in (*query.conditions, query.target_caption):
             check_text(text)

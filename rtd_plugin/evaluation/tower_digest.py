@@ -1,4 +1,4 @@
-"""The digest of an image tower, remembered: hashing a large tower takes seconds, its file's size and time none."""
+"""Caches the digest of an image tower: hashing a large tower takes seconds."""
 
 import time
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.cache import hash_key, read_record, write_record
-from rtd_plugin.checkpoint_files import list_checkpoint_files
+from rtd_plugin.checkpoint_parts import list_checkpoint_files
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.evaluation.feature_cache import describe_module, hash_module
 from rtd_plugin.files import WriteError
@@ -17,11 +17,11 @@ TICK = 2 * 10**9  # nanoseconds: on the coarsest file system two changes within 
 
 
 def hash_tower(encoder: ImageEncoder, folder: Path, *settings: str) -> str:
-    """Return `hash_module` of an image tower with settings; of an unchanged file it is computed once.
+    """Return `hash_module` of an image tower with settings; computed once for an unchanged file.
 
     Args:
         encoder: the tower, as read from `encoder.source`.
-        folder: where digests are remembered, each under its file's path, size and times, the versions that read it, and
+        folder: where digests are cached, each under its file's path, size and times, the versions that read it, and
             the tower's structure.
     """
     state = _describe_files(encoder.source)

@@ -15,18 +15,18 @@ from rtd_plugin.printable import count_noun
 
 SHOWN = 20  # nouns without a partner
 CAPTIONS = click.argument("captions", type=FILE)
-OUTPUT = click.option("--output", type=FILE, required=True, help="The file to write: JSON lines.")
-COLUMN = click.option("--column", help="The column or key with the captions; in a table without names its number.")
-SEED = click.option("--seed", default=0, show_default=True, help="Of all random choices.")
+OUTPUT = click.option("--output", type=FILE, required=True, help="The JSON lines file to write.")
+COLUMN = click.option("--column", help="The column or key with the captions; its number in a table without header.")
+SEED = click.option("--seed", default=0, show_default=True, help="Random seed.")
 
 
 @click.group("triplets build")
 def command() -> None:
     """Build text triplets from captions.
 
-    CAPTIONS is a text file with a caption a line; a table (tabs, commas, semicolons or bars; Parquet); or JSON, also
-    that of COCO. The column with the captions is recognised by its name or content, or named with
-    --column. So are the names of images, as Flickr8k has them: captions of one image show which words name one thing.
+    CAPTIONS is a text file with a caption per line; a table (tabs, commas, semicolons or bars; Parquet); or JSON,
+    including COCO's. The column with the captions is recognised by its name or content, unless --column names it. A
+    column with names of images, as in Flickr8k, is used too: captions of one image show which words are synonyms.
 
     \b
     Example:
@@ -39,24 +39,24 @@ def command() -> None:
 @OUTPUT
 @COLUMN
 @click.option(
-    "--per-caption", default=5, show_default=True, type=click.IntRange(1), help="Triplets of one caption, at most."
+    "--per-caption", default=5, show_default=True, type=click.IntRange(1), help="Triplets per caption, at most."
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes. Default: one per processor. The result does not depend on it.",
+    help="Processes; they do not change the result. Default: one per processor.",
 )
 @click.option("--backbone", metavar="MODEL", help="Measure similarity in the text space of this open_clip model.")
 @click.option("--pretrained", metavar="TAG", help="The open_clip tag of its weights.")
-@click.option("--checkpoint", type=FILE, help="A file with its weights instead.")
+@click.option("--checkpoint", type=FILE, help="A local file with its weights, instead of --pretrained.")
 @SEED
 @JSON
 def rules(**options: Any) -> None:
     """Build triplets by rules, without a language model: English captions only.
 
     Phrases of a caption are replaced by others from the captions: of the same kind, in the same contexts, similar but
-    not the same. Without --backbone, the contexts of words measure how similar they are. A build that was stopped goes
-    on where it was when it is started again.
+    not the same. Without --backbone, similarity is measured by the contexts of words. A build that was stopped resumes
+    when the command is run again.
 
     \b
     Examples:
@@ -73,8 +73,8 @@ def rules(**options: Any) -> None:
 @COLUMN
 @click.option("--endpoint", required=True, metavar="URL", help="The server, such as http://localhost:8000/v1.")
 @click.option("--model", required=True, metavar="NAME", help="The model's name on the server.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="Requests to send, at most.")
-@click.option("--per-caption", default=2, show_default=True, type=click.IntRange(1, 20), help="Triplets to ask for.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="Maximum number of requests.")
+@click.option("--per-caption", default=2, show_default=True, type=click.IntRange(1, 20), help="Triplets per request.")
 @click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 256), help="Concurrent requests.")
 @click.option(
     "--timeout", default=120.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
@@ -84,16 +84,16 @@ def rules(**options: Any) -> None:
     default=6,
     show_default=True,
     type=click.IntRange(1),
-    help="How often a request is sent before it counts as failed.",
+    help="Attempts before a request counts as failed.",
 )
 @SEED
 @JSON
 def llm(**options: Any) -> None:
     """Build triplets with a language model behind any OpenAI-compatible server: vLLM, llama.cpp, Ollama and others.
 
-    A key, if the server needs one, is read from the environment: RTD_PLUGIN_API_KEY, or OPENAI_API_KEY. No more than
-    --limit requests are sent, retries included; the same command again goes on with the captions that are left, as it
-    does after any interruption.
+    A key, if the server needs one, is read from the environment: RTD_PLUGIN_API_KEY, or OPENAI_API_KEY. At most --limit
+    requests are sent, retries included. Run the same command again to continue with the remaining captions, also after
+    an interruption.
 
     \b
     Example:
@@ -104,7 +104,7 @@ def llm(**options: Any) -> None:
 
 
 def _build(method: Literal["rules", "llm"], captions: Path, output: Path, as_json: bool, **options: Any) -> None:
-    from rtd_plugin.generation.workflows import build_triplets  # imports torch, which `--help` does not wait for
+    from rtd_plugin.generation.workflows import build_triplets  # imports torch, which `--help` does not need
 
     result = build_triplets(captions, output, method, progress=partial(progress, shown=not as_json), **options)
     if as_json:
@@ -131,7 +131,7 @@ def _show_rules(result: Mapping[str, Any]) -> None:
     out().print(table)
     if lonely := result["without_partner"]:
         more = f" and {len(lonely) - SHOWN:,} others" if len(lonely) > SHOWN else ""
-        print_lines(f"Found no other noun in place of {', '.join(lonely[:SHOWN])}{more}.")
+        print_lines(f"Found no substitutes for these nouns: {', '.join(lonely[:SHOWN])}{more}.")
     if result["skipped"]:
         print_lines(f"Skipped {count_noun(result['skipped'], 'caption')}, the first at {result['first_fault']}.")
 
@@ -146,5 +146,5 @@ def _show_answers(result: Mapping[str, Any]) -> None:
         print_lines(f"Skipped {count_noun(result['unusable'], 'caption')} that cannot be read.")
     if result["left"]:
         print_lines(
-            f"The limit left {count_noun(result['left'], 'caption')} unanswered; the same command goes on with them."
+            f"The limit left {count_noun(result['left'], 'caption')} unanswered; run the command again to continue."
         )

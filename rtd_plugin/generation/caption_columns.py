@@ -1,4 +1,4 @@
-"""Which column of a file has the captions, and which names their images: by the columns' names or their contents."""
+"""Find the columns of captions and of image names in a file, by the columns' names or contents."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ CAPTION_NAMES = (
 IMAGE_NAMES = (
     "image", "image_name", "image_id", "img", "filename", "file_name", "file", "name", "key", "url", "image_url", "id",
 )  # fmt: skip
-AMBIGUOUS = 0.5  # of the words in the best column: another with more may be meant
+AMBIGUOUS = 0.5  # of the words in the best column: another column with more words is ambiguous
 _URL = re.compile(r"(?:(?:[a-z][a-z0-9+.-]*:)?//|www\.|data:)\S+", re.IGNORECASE)
 _IMAGE_FILE = re.compile(r".*\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|avif)(?:#\w+)?", re.IGNORECASE)
 
@@ -33,7 +33,7 @@ class CaptionColumns(NamedTuple):
 
 
 def find_caption_fault(text: object) -> str:
-    """Say what keeps a value from being a caption; "" if nothing does."""
+    """Return why a value is not a caption; "" if it is one."""
     if (fault := find_fault(text)) or not isinstance(text, str):
         return fault
     text = text.strip()
@@ -91,7 +91,7 @@ def is_known(name: str) -> bool:
 
 
 def _count_words(records: Sequence[Mapping[str, object]], name: str) -> float:
-    """Return the mean number of words of a column's captions; a value that is none counts as none."""
+    """Return the mean number of words of a column's captions; other values count as 0 words."""
     texts = [text for record in records for text in list_texts(record.get(name))]
     words = [len(re.findall(r"[^\W\d_]+", str(text))) for text in texts if not find_caption_fault(text)]
     return sum(words) / max(1, len(texts))

@@ -1,4 +1,4 @@
-"""Read captions to make triplets of, from the files that people have."""
+"""Read captions from files in common formats."""
 
 import hashlib
 import logging
@@ -48,13 +48,13 @@ class Caption(NamedTuple):
 
 
 def read_captions(path: Path, column: str | None = None) -> Iterator[Caption | Fault]:
-    """Yield the captions of a file, a `Fault` in place of each that cannot be used; log where they are taken from.
+    """Yield the captions of a file, and a `Fault` for each unusable one; log which column has them.
 
     Args:
         path: text with a caption a line; a table separated by tabs, commas, semicolons or bars, with column names or
             without; JSON in the shapes of COCO, of Karpathy's splits, of lists, records or lines; Parquet.
-        column: the column or key that has the captions, or in a table without names its number from 1. None: told by
-            the names, and by the first records.
+        column: the column or key that has the captions, or in a table without names its number from 1. None:
+            recognised by its name or the first records.
 
     Raises:
         RTDError: the file cannot be read.
@@ -143,7 +143,7 @@ def _read_text(file: BinaryIO, column: str | None, is_table: bool) -> Iterator[R
 
 
 def _find_delimiter(lines: list[str]) -> str | None:
-    """Return what separates the cells of most lines, None if they are captions alone."""
+    """Return the separator of the cells of most lines; None if lines are single captions."""
     if 2 * sum("\t" in line for line in lines) > len(lines):
         return "\t"
     for delimiter in DELIMITERS:
@@ -156,7 +156,7 @@ def _find_delimiter(lines: list[str]) -> str | None:
 
 
 def _split_cells(line_number: int, line: bytes | Fault) -> list[str] | Fault:
-    """Split a tab-separated line. Quotes belong to the text, but for those around a whole cell."""
+    """Split a tab-separated line. Quotes belong to the text, except those around a whole cell."""
     if isinstance(line, Fault):
         return line
     cells = _decode(line_number, line).split("\t")

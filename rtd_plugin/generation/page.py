@@ -9,11 +9,11 @@ from rtd_plugin.files import write_text
 
 
 def write_page(path: Path, name: str, statistics: Mapping[str, Any]) -> None:
-    """Write the page: HTML, in the frame of the report on retrieval.
+    """Write the page as HTML, in the layout of the retrieval report.
 
     Args:
         path: the file to write.
-        name: of the triplet file, as the heading.
+        name: the heading, the name of the triplet file.
         statistics: as `compute_statistics` returns them.
 
     Raises:

@@ -24,7 +24,7 @@ ROWS = 10  # of each table
     type=FILE,
     help="Conditions that people wrote, to compare with: annotations of CIRR, CIRCO, FashionIQ or GeneCIS, or text.",
 )
-@click.option("--page", type=FILE, help="Also write a page with plots here: HTML.")
+@click.option("--page", type=FILE, help="Also write an HTML page with plots to this file.")
 @JSON
 def command(file: Path, as_json: bool, **options: Any) -> None:
     """Describe the triplets of FILE: lengths, openings, edits, and the distance from conditions that people wrote.
@@ -35,7 +35,7 @@ def command(file: Path, as_json: bool, **options: Any) -> None:
     Example:
       rtd-plugin triplets stats triplets.jsonl --real cirr/captions/cap.rc2.val.json --page stats.html
     """
-    from rtd_plugin.generation.workflows import describe_triplets  # imports torch, which `--help` does not wait for
+    from rtd_plugin.generation.workflows import describe_triplets  # imports torch, which `--help` does not need
 
     show(describe_triplets(file, progress=partial(progress, shown=not as_json), **options), as_json, _show)
 
@@ -46,7 +46,7 @@ def _show(stats: Mapping[str, Any]) -> None:
     for heading in ("distinct", "tokens: least", "median", "most"):
         table.add_column(heading, justify="right")
     for name, counts in stats["tokens"].items():
-        low, middle, high = (_quantile(counts, q) for q in (0, 0.5, 1))
+        low, middle, high = (_find_quantile(counts, q) for q in (0, 0.5, 1))
         table.add_row(name, f"{stats['distinct'][name]:,}", str(low), str(middle), str(high))
     console.print(table)
     table = Table("openings", "", "edits", "", title=f"most frequent, of {stats['triplets']:,}", title_justify="left")
@@ -73,8 +73,8 @@ def _show(stats: Mapping[str, Any]) -> None:
         print_lines(f"Wrote {stats['page']}.")
 
 
-def _quantile(counts: dict[int, int], q: float) -> int:
-    """Return a quantile of counted values, which are in ascending order."""
+def _find_quantile(counts: dict[int, int], q: float) -> int:
+    """Return a quantile of values, given their counts in ascending order of values."""
     remaining = q * (sum(counts.values()) - 1)
     for value, count in counts.items():
         if remaining < count:

@@ -33,13 +33,13 @@ def build_triplets(
 ) -> dict[str, Any]:
     """Build text triplets from captions, and write them as JSON lines: `rtd-plugin triplets build`.
 
-    A build that was stopped goes on where it was when it is started again.
+    A build that was stopped resumes when it is started again.
 
     Args:
         captions: a file as `generation.captions.read_captions` takes it: text, a table or JSON.
         output: the file to write.
         method: "rules", for English captions, or "llm", a language model on a server.
-        column: the column or key that has the captions; None: told by the names and the first records.
+        column: the column or key that has the captions; None: recognised by its name or the first records.
         per_caption: triplets of one caption; by default at most 5 by rules, and 2 asked for from a language model.
         seed: of all random choices.
         workers: processes for rules (by default one per processor; the result does not depend on it), concurrent
@@ -50,7 +50,7 @@ def build_triplets(
             of the model there.
         limit: requests to send at most, retries included.
         timeout: seconds to wait for an answer.
-        attempts: how often a request is sent before it counts as failed.
+        attempts: attempts before a request counts as failed.
         progress: shows the progress.
 
     Returns:
@@ -72,7 +72,7 @@ def build_triplets(
     }
     for name, value in options["llm" if method == "rules" else "rules"].items():
         if value is not None:
-            raise UsageError(f"{name}: is not an option of the method {method!r}")
+            raise UsageError(f"{name}: not an option of the method {method!r}")
     if method == "rules":
         with require_extra("triplets", "building triplets by rules"):
             from rtd_plugin.generation.rules.build import build as build_by_rules
@@ -95,7 +95,7 @@ def build_triplets(
             )
         return {"output": str(output), **by_rules.to_dict()}
     if endpoint is None or model is None:
-        raise UsageError(f"{'endpoint' if endpoint is None else 'model'}: is missing; the method 'llm' needs it")
+        raise UsageError(f"{'endpoint' if endpoint is None else 'model'}: required by the method 'llm'")
     from rtd_plugin.generation.llm.build import build as build_with_model
     from rtd_plugin.generation.llm.server import Server
 

@@ -25,7 +25,7 @@ BACKGROUND_WORDS = ("on a {} background", "with a {} background", "against a {} 
 # Words that captions on the web leave out, and words that captions are about.
 DETAILS = frozenset(" ".join(sum((*SIZE_WORDS.values(), *TEXTURE_WORDS.values()), COLOURS)).split())
 KEYWORDS = DETAILS | set(SHAPES) | set(PLACES) | set(BACKGROUNDS)
-# Fields of a pattern that say which of two things is meant; a shape that changes is named by the old one.
+# Fields of a pattern that identify one of two things; a shape that changes is named by the old one.
 _NAMING = (("{it}", "{shape}", "{rest}"), ("{it}", "{old}", "{an_old}"))
 OPENINGS = ("a photo of {}", "a picture of {}", "{}", "there is {}", "this shows {}", "an image with {}")
 
@@ -59,7 +59,7 @@ def condition(edit: Edit, scene: Scene, rng: random.Random, group: str = "seen")
     if edit.before and len(scene.things) == 2:
         patterns = [pattern for pattern in patterns if any(field in pattern for field in _NAMING[edit.kind == "shape"])]
     pattern = rng.choice(patterns)
-    text = pattern.format(**_fields(edit, scene, rng, group))
+    text = pattern.format(**_fill_fields(edit, scene, rng, group))
     return rng.choice(WRAPPERS[group]).format(text)
 
 
@@ -74,14 +74,14 @@ def with_article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def _fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> dict[str, str]:
+def _fill_fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> dict[str, str]:
     """Return the fields of the patterns: the thing in question, its old and new value, other things."""
     fields = {"background": edit.background, "old_background": scene.background}
     thing = edit.before or edit.after
     if thing is None:
         return fields
     fields |= {
-        "it": _referent(thing, scene, rng, group),
+        "it": _identify(thing, scene, rng, group),
         "shape": thing.shape,
         "colour": thing.colour,
         "a_thing": with_article(noun_phrase(thing, rng)),
@@ -89,7 +89,7 @@ def _fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> dict[st
     }
     if edit.kind == "remove":
         (rest,) = edit.apply(scene).things
-        fields["rest"] = _referent(rest, scene, rng, group)
+        fields["rest"] = _identify(rest, scene, rng, group)
     elif edit.kind != "add":
         old, new = (getattr(t, edit.kind) for t in (edit.before, edit.after))
         word = rng.choice([word for word in WORDS.get(new, (new,)) if word])
@@ -98,7 +98,7 @@ def _fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> dict[st
     return fields
 
 
-def _referent(thing: Thing, scene: Scene, rng: random.Random, group: str) -> str:
+def _identify(thing: Thing, scene: Scene, rng: random.Random, group: str) -> str:
     """Return words that identify a thing of the scene."""
     if len(scene.things) == 1:
         return rng.choice((*REFERENTS[group], f"the {thing.shape}"))

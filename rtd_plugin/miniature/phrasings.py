@@ -1,4 +1,4 @@
-"""The phrasings of conditions, from `phrasings.yaml`, and words that say nothing."""
+"""The phrasings of conditions, from `phrasings.yaml`, and stray words."""
 
 from importlib.resources import files
 from typing import Any
@@ -15,7 +15,7 @@ WRAPPERS: dict[str, list[str]] = _TEXTS["wrappers"]  # by group, "seen" or "unse
 REFERENTS: dict[str, list[str]] = _TEXTS["referents"]
 PATTERNS: dict[str, dict[str, list[str]]] = _TEXTS["patterns"]  # by group and kind of edit
 
-# Words of conditions, and of captions on the web, that say nothing about a picture when they stand in its caption.
+# Words of conditions, and of captions on the web, that do not describe a picture when they are in its caption.
 _STRAY_WORDS = """
     make change turn paint is now should be instead of color has shows the replace different not but into use place
     it shape much size gets pattern put show move moves add also added there are two objects too as well same

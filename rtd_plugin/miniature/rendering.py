@@ -31,23 +31,23 @@ def picture(scene: Scene) -> Image.Image:
     for thing in scene.things:
         row, column = CORNER[thing.place]
         tile = pixels[row : row + TILE, column : column + TILE]
-        paint, cover = _sprite(thing.size, thing.texture, thing.colour, thing.shape, scene.background in DARK)
+        paint, cover = _draw_sprite(thing.size, thing.texture, thing.colour, thing.shape, scene.background in DARK)
         tile *= 1 - cover
         tile += paint
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
 @cache
-def _sprite(size: str, texture: str, colour: str, shape: str, on_dark: bool) -> tuple[np.ndarray, np.ndarray]:
+def _draw_sprite(size: str, texture: str, colour: str, shape: str, on_dark: bool) -> tuple[np.ndarray, np.ndarray]:
     """Draw a thing on a tile: colours weighted by coverage (TILE, TILE, 3), and coverage (TILE, TILE, 1)."""
     step = (np.arange(TILE * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - TILE / 2
     x, y = np.meshgrid(step, -step)
-    inside = _inside(shape, x, y, RADIUS[size])
-    fill = _inside(shape, x, y, RADIUS[size] - OUTLINE)
+    inside = _fill_shape(shape, x, y, RADIUS[size])
+    fill = _fill_shape(shape, x, y, RADIUS[size] - OUTLINE)
     paint = np.zeros((*x.shape, 3))
     paint[inside] = 255 if on_dark else 0
     paint[fill] = PAINT[colour]
-    paint[fill & _marks(texture, x, y)] = 10
+    paint[fill & _draw_marks(texture, x, y)] = 10
     return _shrink(paint), _shrink(inside[..., None].astype(float))
 
 
@@ -55,7 +55,7 @@ def _shrink(fine: np.ndarray) -> np.ndarray:
     return fine.reshape(TILE, SUPERSAMPLING, TILE, SUPERSAMPLING, -1).mean(axis=(1, 3))
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+def _fill_shape(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
     """Return which points lie in a shape around the origin; y points upwards."""
     x, y = x / radius, y / radius
     match shape:
@@ -75,7 +75,7 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarr
     raise ValueError(shape)
 
 
-def _marks(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _draw_marks(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return which points a texture darkens; x and y in pixels from the centre."""
     match texture:
         case "striped":

@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def is_valid(self) -> bool:
-        """Whether shape and place each tell the things apart."""
+        """Whether the things differ in shape and in place."""
         distinct = all(len({getattr(t, key) for t in self.things}) == len(self.things) for key in ("shape", "place"))
         return distinct and 1 <= len(self.things) <= 2
 
@@ -120,21 +120,21 @@ def random_edit(scene: Scene, rng: random.Random) -> Edit:
     fitting = "add" if len(scene.things) == 1 else "remove"
     kind = rng.choice((*KINDS[:-2], fitting, fitting))
     while True:
-        edit = _edit_of(kind, scene, rng)
+        edit = _draw_edit(kind, scene, rng)
         if edit.apply(scene).is_valid:
             return edit
 
 
-def _edit_of(kind: str, scene: Scene, rng: random.Random) -> Edit:
+def _draw_edit(kind: str, scene: Scene, rng: random.Random) -> Edit:
     thing = rng.choice(scene.things)
     if kind == "background":
-        return Edit(kind, background=_other(BACKGROUNDS, scene.background, rng))
+        return Edit(kind, background=_draw_other(BACKGROUNDS, scene.background, rng))
     if kind == "add":
         return Edit(kind, after=random_thing(rng))
     if kind == "remove":
         return Edit(kind, before=thing)
-    return Edit(kind, thing, replace(thing, **{kind: _other(ATTRIBUTES[kind], getattr(thing, kind), rng)}))
+    return Edit(kind, thing, replace(thing, **{kind: _draw_other(ATTRIBUTES[kind], getattr(thing, kind), rng)}))
 
 
-def _other(values: tuple[str, ...], current: str, rng: random.Random) -> str:
+def _draw_other(values: tuple[str, ...], current: str, rng: random.Random) -> str:
     return rng.choice([value for value in values if value != current])

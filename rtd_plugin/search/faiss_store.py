@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 from rtd_plugin.errors import RTDError, UsageError, require_extra
-from rtd_plugin.files import read_json, write_atomically, write_text
+from rtd_plugin.files import write_atomically, write_text
+from rtd_plugin.regular_files import read_json
 from rtd_plugin.search.gallery_store import GalleryStore, Match
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class FaissStore(GalleryStore):
     """
 
     def __init__(self, path: str):
+        with require_extra("faiss", "an index in faiss"):
+            import faiss  # noqa: F401  # before images are encoded for it
+            import pyarrow  # noqa: F401
         self.folder = Path(path)
 
     def read_settings(self) -> Mapping[str, Any] | None:
@@ -65,7 +69,7 @@ class FaissStore(GalleryStore):
 
     def search(self, query: np.ndarray, k: int, where: str | None, exact: bool) -> list[Match]:
         if where is not None:
-            raise UsageError("where: a .faiss index has no conditions on columns: use a .lance index")
+            raise UsageError("where: a .faiss index cannot be filtered by columns: use a .lance index")
         rows, index = self._index
         scores, indices = index.search(query[None], min(k, len(rows)))
         matches = rows.take(indices[0]).to_pylist()
@@ -76,8 +80,8 @@ class FaissStore(GalleryStore):
 
     @cached_property
     def _index(self) -> tuple[pa.Table, Any]:
-        with require_extra("faiss", "an index in faiss"):
-            import faiss
+        import faiss
+
         names = self._read(self._list_files()[0]).column_names
         rows = self.read_rows(names)
         vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)

@@ -82,7 +82,7 @@ class MemoryGallery(SearchedGallery):
         unreadable: why images were left out, by name.
 
     Raises:
-        RTDError: there are no images, or some cannot be read and are not to be skipped.
+        RTDError: there are no images, or some cannot be read and must not be skipped.
     """
 
     def __init__(self, source: Benchmark, images: ImageFeatures, advance: Advance = ignore_progress):

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Match:
-    """An image that was found.
+    """An image in the results of a search.
 
     Attributes:
         image: its name: its path in the folder.
         score: cosine similarity with the query, -1 to 1.
-        columns: what else the index has of it.
+        columns: the image's values in the other columns of the index.
     """
 
     image: str
@@ -32,10 +32,10 @@ class Match:
 
 
 class GalleryStore(ABC):
-    """A gallery that is kept: a table of images with features, and a search in it.
+    """A gallery on disk: a table of images with features, which can be searched.
 
     A row has `image` (its name, unique), `stamp` (changes when the image does), `vector` (D float32, normalised), and
-    the user's own columns. Each call of `add` and `remove` is kept or has no effect, whenever the process ends.
+    the user's own columns. Each call of `add` and `remove` is atomic, even if the process is killed.
 
     Attributes:
         is_approximate: whether `search` may miss images unless `exact` is set.
@@ -56,7 +56,7 @@ class GalleryStore(ABC):
             settings: JSON values to keep.
 
         Raises:
-            RTDError: the place holds something else, or cannot be written.
+            RTDError: the path holds something else, or cannot be written.
         """
 
     @abstractmethod
@@ -80,7 +80,7 @@ class GalleryStore(ABC):
             exact: compare with every row, also if there is an approximate index.
 
         Raises:
-            UsageError: the condition is wrong, or the store has none.
+            UsageError: the condition is wrong, or the store supports none.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Build an index of a folder of images, and bring it up to date with the folder."""
+"""Build an index of a folder of images, and update it after changes in the folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Unkept(ImageFolder):
 
 @dataclass(frozen=True)
 class IndexChange:
-    """What an update did.
+    """The result of an update.
 
     Attributes:
         images: in the index now.
@@ -79,10 +79,10 @@ def update_index(
     columns: Path | None = None,
     advance: Advance = ignore_progress,
 ) -> IndexChange:
-    """Make an index equal to a folder: add what is new, remove what is gone, and replace what changed.
+    """Make an index equal to a folder: add new images, remove missing ones, and replace changed ones.
 
-    Features of images that did not change are kept, also where columns changed. An update that was stopped goes on
-    where it was.
+    Features of unchanged images are kept, even if their columns changed. An update that was stopped continues where it
+    stopped.
 
     Args:
         store: the index, which may be empty.
@@ -133,7 +133,7 @@ def update_index(
         return table.cast(schema)
 
     gone = sorted(set(before) - set(names))
-    _in_blocks(gone + [name for name in new if name in before], store.remove)
+    _apply_in_blocks(gone + [name for name in new if name in before], store.remove)
     for start in range(0, len(moved), ROWS):
         block = moved[start : start + ROWS]
         previous = store.read_rows(["image", "vector"], block)
@@ -165,7 +165,7 @@ def update_index(
 
 
 def check_index(store: GalleryStore, images: ImageFeatures, folder: ImageFolder, schema: pa.Schema) -> None:
-    """Make an empty index, or check that the one there fits."""
+    """Create an empty index, or check an existing one."""
     settings = store.read_settings()
     columns = {field.name: str(field.type) for field in schema if field.name not in BUILT_IN_COLUMNS}
     expected = {"tower": images.digest, "folder": str(resolve_links(folder.data)), "columns": columns}
@@ -179,6 +179,6 @@ def check_index(store: GalleryStore, images: ImageFeatures, folder: ImageFolder,
             raise UsageError(f"{built}: name another with --output")
 
 
-def _in_blocks(names: Sequence[str], apply: Callable[[Sequence[str]], None]) -> None:
+def _apply_in_blocks(names: Sequence[str], apply: Callable[[Sequence[str]], None]) -> None:
     for start in range(0, len(names), ROWS):
         apply(names[start : start + ROWS])

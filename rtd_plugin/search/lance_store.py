@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 from rtd_plugin.errors import RTDError, UsageError, require_extra
 from rtd_plugin.search.gallery_store import GalleryStore, Match
 
@@ -29,12 +29,14 @@ class LanceStore(GalleryStore):
     """
 
     def __init__(self, path: str):
+        with require_extra("index", "an index in LanceDB"):
+            import lancedb  # noqa: F401  # before images are encoded for it
         self.path = path
 
     @cached_property
     def _database(self) -> Any:
-        with require_extra("index", "an index in LanceDB"):
-            import lancedb
+        import lancedb
+
         return lancedb.connect(self.path)
 
     @cached_property

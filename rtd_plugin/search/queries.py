@@ -1,4 +1,4 @@
-"""What a caller may pass as images: paths, pictures, arrays of pixels, or features; one or many."""
+"""Images that a caller may pass: paths, pictures, arrays of pixels, or features; one or many."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.pictures import check_size, open_image, turn_upright
+from rtd_plugin.evaluation.pictures import check_size, open_image, reduce_depth, turn_upright
 
 OneImage: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
 
 _FORMS = "a path, a PIL image, an array of pixels (H, W, 3) uint8, or a feature (D,) of floats"
-_NORMALISED = 1e-3  # a feature whose length is as close to 1 has been normalised, perhaps in float16
+_NORMALISED = 1e-3  # a feature whose length is this close to 1 is normalised, perhaps in float16
 
 
 class Pictures(Benchmark):
@@ -40,7 +40,7 @@ class Pictures(Benchmark):
         picture = self.pictures[name]
         if isinstance(picture, Image.Image):
             check_size(name, picture.size)
-            return turn_upright(picture)
+            return turn_upright(reduce_depth(name, picture))
         return turn_upright(open_image(Path(picture)))
 
 
@@ -96,6 +96,6 @@ def check_references(features: Tensor, size: int) -> None:
         raise RTDError("image: a feature is not finite")
     if ((features.norm(dim=1) - 1).abs() < _NORMALISED).any():
         raise UsageError(
-            "image: a normalised feature, but the projection needs it as the image tower gives it: "
+            "image: a normalised feature, but the projection needs features that are not normalised: "
             "use encode_images(…, normalize=False)"
         )

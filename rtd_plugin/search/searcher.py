@@ -25,7 +25,7 @@ from rtd_plugin.search.queries import Images, Pictures, check_references, list_i
 
 @dataclass(frozen=True, eq=False)
 class Searcher:
-    """What composes queries and searches a gallery; `rtd_plugin.load` makes one. Its models stay loaded.
+    """Composes queries and searches a gallery; `rtd_plugin.load` creates it. Its models stay loaded.
 
     A query is encoded by the code that `evaluate` uses: the same images and texts in the same batches give the same
     features, to the last bit. Other batches may change the last digits, as they do in any matrix product.
@@ -67,7 +67,7 @@ class Searcher:
         """
         listed, is_single = list_images(images)
         if any(isinstance(each, Tensor) for each in listed):
-            raise UsageError("image: is a feature already")
+            raise UsageError("image: already a feature")
         features = self._encode(listed)
         if normalize:
             features = F.normalize(features, dim=-1)

@@ -203,7 +203,7 @@ def make_app(
 
 def _add_pages(app: FastAPI) -> None:
     for name, media_type in STATIC.items():
-        content = files("rtd_plugin.serving").joinpath("static", name or "page.html").read_bytes()
+        content = files("rtd_plugin.serving").joinpath(f"static/{name or 'page.html'}").read_bytes()
         page = partial(Response, content, media_type=media_type, headers={"Cache-Control": "no-cache"})
         app.add_api_route(f"/{name}", _make_route(page), include_in_schema=False)
 

@@ -1,7 +1,7 @@
 """Checks for an adapter's author: `check_adapter(MyMethod())` in a test, or `pytest --rtd-adapter NAME`.
 
-Names are imported when they are first used: `pytest_plugin` is loaded by every pytest of an environment, which must not
-wait for torch.
+Names are imported when they are first used: every pytest of an environment loads `pytest_plugin`, which must not
+import torch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -49,8 +49,8 @@ def check_points(adapter: Adapter) -> None:
 def check_compositions(adapter: Adapter) -> None:
     """Check that each composes as the reference encoder does, for texts in a batch and alone.
 
-    Batches of other forms (one text or one image for all, texts without a placeholder) may be refused by an RTDError,
-    as some hosts' functions fail on them; whether this host's does, `rtd-plugin doctor` checks.
+    Batches of other forms (one text or one image for all, texts without a placeholder) may raise an RTDError, as some
+    hosts' functions fail on them; `rtd-plugin doctor` checks whether this host's does.
     """
     tower = build_small_tower()
     tokens = adapter.prompt.tokenize(CONDITIONS)

@@ -1,4 +1,4 @@
-"""What the checks share: how they fail, and a small CLIP with random weights and inputs for it."""
+"""Shared code of the checks: failures, and a small CLIP with random weights and its inputs."""
 
 import os
 import traceback
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs, list_pseudo_tokens
 from rtd_plugin.testing.reference import encode_slowly
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -25,7 +25,7 @@ def require(condition: object, problem: str) -> None:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return an exception's type and text, with the file and line that raised it; of torch's, that called torch."""
+    """Return an exception's type and text, with the file and line that raised it, or that called torch."""
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((frame for frame in reversed(frames) if f"{os.sep}torch{os.sep}" not in frame.filename), frames[-1])
     return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno}, in {frame.name})"
@@ -64,16 +64,16 @@ def make_inputs(
 
 
 def make_pseudo_tokens(adapter: Adapter, width: int) -> Tensor:
-    """Return pseudo tokens from an untrained projection of the adapter, (3, W) or (3, n, W)."""
+    """Return pseudo tokens from an untrained projection of the adapter, (3, W) or (3, n, W); of several, the first."""
     projection = randomise(adapter.build_projection({}, FEATURES, width))
     with torch.no_grad():
-        return adapter.project(projection, make_inputs(adapter, FEATURES, width))
+        return list_pseudo_tokens(adapter, projection, make_inputs(adapter, FEATURES, width))[0]
 
 
 def encode_expected(adapter: Adapter, tokens: Tensor, pseudo_tokens: Tensor) -> Tensor:
     """Return the reference encoder's features (B, D) of an adapter's composed queries on the small tower.
 
-    One text or one image may serve all; a text without a placeholder is encoded as it is.
+    One text or one image may serve all; a text without a placeholder is encoded unchanged.
     """
     tower, placeholder = build_small_tower(), adapter.prompt.placeholder_id
     count = max(len(tokens), len(pseudo_tokens))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rtd_plugin.contract.adapter import Adapter, build_trained, load_projection
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs, build_trained, list_pseudo_tokens, load_projection
 from rtd_plugin.errors import RTDError
 from rtd_plugin.testing.fixtures import describe_failure, make_inputs, randomise, require, require_near
 
@@ -25,12 +25,8 @@ def check_projection(adapter: Adapter) -> None:
     placeholders = adapter.prompt.encode(condition="").count(adapter.prompt.placeholder_id)
     for size, width in SIZES:
         projection, inputs = _build_projection(adapter, size, width), make_inputs(adapter, size, width)
-        pseudo_tokens = adapter.project(projection, inputs)
-        require(
-            isinstance(pseudo_tokens, Tensor),
-            f"the projection returns a {type(pseudo_tokens).__name__}, not a tensor",
-        )
-        rows, shape = len(inputs.features), tuple(pseudo_tokens.shape)
+        pseudo_tokens = _stack_pseudo_tokens(adapter, projection, inputs)
+        rows, shape = len(inputs.features), tuple(pseudo_tokens.shape[1:])
         several = len(shape) == 3 and shape[1] > 0
         require(
             (len(shape) == 2 or several) and (shape[0], shape[-1]) == (rows, width),
@@ -43,22 +39,23 @@ def check_projection(adapter: Adapter) -> None:
             f"{count} pseudo tokens do not fit the {placeholders} placeholders of prompt",
         )
         require(pseudo_tokens.isfinite().all(), "pseudo tokens are not all finite")
-        again = adapter.project(projection, inputs)
+        again = _stack_pseudo_tokens(adapter, projection, inputs)
         require(torch.equal(pseudo_tokens, again), "the same features give other pseudo tokens next time")
-        require((pseudo_tokens[0] - pseudo_tokens[1]).abs().max() > 1e-3, "different features give one pseudo token")
+        first, second = pseudo_tokens[:, 0], pseudo_tokens[:, 1]
+        require((first - second).abs().max() > 1e-3, "different features give one pseudo token")
         for row in range(rows):
             alone = slice(row, row + 1)
             single = replace(inputs, features=inputs.features[alone], prompts=inputs.prompts[alone])
             problem = "a row of features gives other pseudo tokens in a batch than alone"
-            require_near(adapter.project(projection, single), pseudo_tokens[alone], problem)
+            require_near(_stack_pseudo_tokens(adapter, projection, single), pseudo_tokens[:, alone], problem)
 
 
 def check_precision(adapter: Adapter) -> None:
     """Check that it works in half precision, which training and hosts use."""
     for dtype in (torch.bfloat16, torch.float16):
         projection = _build_projection(adapter, *SIZES[0])
-        exact = adapter.project(projection, make_inputs(adapter, *SIZES[0]))
-        rounded = adapter.project(projection.to(dtype), make_inputs(adapter, *SIZES[0], dtype))
+        exact = _stack_pseudo_tokens(adapter, projection, make_inputs(adapter, *SIZES[0]))
+        rounded = _stack_pseudo_tokens(adapter, projection.to(dtype), make_inputs(adapter, *SIZES[0], dtype))
         require(rounded.dtype == dtype, f"features in {dtype} become pseudo tokens in {rounded.dtype}")
         error = (rounded.float() - exact).abs().max() / exact.abs().max()
         require(error < 0.05, f"in {dtype} pseudo tokens are off by {error:.0%}")
@@ -84,7 +81,8 @@ def check_checkpoints(adapter: Adapter) -> None:
                 source = files if adapter.projection_files else files["projection"]
                 loaded = load_projection(adapter, source, size, width)
             problem = f"a checkpoint in {form} gives other pseudo tokens"
-            require_near(adapter.project(loaded, inputs), adapter.project(projection, inputs), problem)
+            expected = _stack_pseudo_tokens(adapter, projection, inputs)
+            require_near(_stack_pseudo_tokens(adapter, loaded, inputs), expected, problem)
             require(not loaded.training, "a loaded projection is in training mode")
 
 
@@ -122,7 +120,7 @@ def _make_bad_checkpoints(
 def _edit(
     checkpoint: Mapping[str, Any], weight: Tensor, change: Callable[[str, Tensor], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return a checkpoint with the entry of a weight, in whatever dictionary, replaced by the entries of `change`."""
+    """Return a checkpoint with the entry of a weight, in any dictionary, replaced by the entries of `change`."""
     edited: dict[str, Any] = {}
     for name, value in checkpoint.items():
         if isinstance(value, Mapping):
@@ -142,6 +140,23 @@ def _require_refused(adapter: Adapter, checkpoint: Any, size: int, width: int, d
     except Exception as error:  # third-party code may raise anything
         raise AssertionError(f"{description} raises {describe_failure(error)}, not an RTDError") from error
     raise AssertionError(f"{description} is accepted")
+
+
+def _stack_pseudo_tokens(adapter: Adapter, projection: nn.Module, inputs: ProjectionInputs) -> Tensor:
+    """Return the pseudo tokens of the m composed queries that the method averages, (m, B, W) or (m, B, n, W)."""
+    listed = list_pseudo_tokens(adapter, projection, inputs)
+    kinds = ", ".join(dict.fromkeys(type(each).__name__ for each in listed))
+    require(
+        listed and all(isinstance(each, Tensor) for each in listed),
+        f"the projection returns {'a tuple of ' if len(listed) != 1 else 'a '}{kinds or 'nothing'}, not a tensor",
+    )
+    require(
+        len(listed) == 1 or adapter.reads_queries,
+        "the projection returns a tuple: a method that averages features overrides `project`, which returns it",
+    )
+    shapes = list(dict.fromkeys(tuple(each.shape) for each in listed))
+    require(len(shapes) == 1, f"the pseudo tokens of the averaged queries have different shapes, {shapes}")
+    return torch.stack(listed)
 
 
 def _build_projection(adapter: Adapter, size: int, width: int) -> nn.Module:

@@ -28,7 +28,7 @@ def check_name(adapter: Adapter) -> None:
         re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", name),
         f"the name {name!r} must be lower-case letters and digits, with single - . _ between them",
     )
-    require(isinstance(home, str), "it does not say where the method's code or paper is: set `home`")
+    require(isinstance(home, str), "it has no address of the method's code or paper: set `home`")
     require(home.strip(), "its home is empty")
 
 
@@ -46,6 +46,12 @@ def check_prompts(adapter: Adapter) -> None:
         require(
             prompt.placeholder == adapter.prompt.placeholder,
             f"the placeholder of {attribute} is {prompt.placeholder!r}, that of prompt {adapter.prompt.placeholder!r}",
+        )
+    for prompt in (adapter.prompt, adapter.prompt_of_two):
+        ids = prompt.encode(**dict.fromkeys(prompt.conditions, "very " * CONTEXT_LENGTH))
+        require(
+            prompt.placeholder_id in ids[:CONTEXT_LENGTH],
+            f"a long condition cuts off the placeholder of prompt {prompt.template!r}: put it before the condition",
         )
     conditioned = _count_placeholders(adapter, adapter.prompt.encode(condition="is red"))
     unconditioned = _count_placeholders(adapter, adapter.unconditioned_prompt.encode())

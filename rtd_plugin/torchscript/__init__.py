@@ -25,7 +25,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
     Returns:
         The tensors among the modules' attributes under their dotted names: the `state_dict()` of the loaded module,
-        and tensors that are plain attributes, which only the archive's code tells from buffers.
+        and tensors that are plain attributes, which only the archive's code distinguishes from buffers.
 
     Raises:
         ForeignObjectError: the archive holds other objects than modules and tensors, or modules with a `__setstate__`.

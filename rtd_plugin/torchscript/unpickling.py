@@ -1,4 +1,4 @@
-"""A stack machine for the pickles in TorchScript archives, which builds modules, tensors and plain values alone."""
+"""A stack machine for the pickles in TorchScript archives, which builds only modules, tensors and plain values."""
 
 import pickle
 import pickletools

@@ -1,4 +1,4 @@
-"""Batches of triplets as tokens and noise, all that a step knows before it computes."""
+"""Batches of triplets as tokens and noise, a step's input."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -22,7 +22,7 @@ ORDER, NOISE = 0, 1  # a run's random streams
 CONDITION, REFERENCE = -1, -2  # stand for a triplet's texts in a prompt
 
 Prepare = Callable[[Tensor, int, Tensor, int | None], Any]
-"""Turns texts into what a tower's `forward` takes; see `rtd_plugin.training.plain.PlainTower.prepare`."""
+"""Prepares texts for a tower's `forward`; see `rtd_plugin.training.plain.PlainTower.prepare`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Batch:
         unconditioned: the same without the condition.
         rows: (B,) int64, which of the run's triplets they are.
         noise: (B, D) fp32, to be added to the references' features.
-        composed: the queries, then the unconditioned ones if they are hard negatives, as `prepare` made them.
+        composed: what `stack_composed` returns, as `prepare` made it.
         packed_captions: the targets, then the references, if they were prepared too.
     """
 
@@ -61,7 +61,7 @@ def make_batch(
         context_length: of the text tower; a longer text keeps its first context_length - 2 tokens.
         projected: True for a placeholder in the queries; False puts the reference caption in its place, the plain
             concatenation of texts that the paper compares with.
-        pseudo_tokens: how many take the placeholder's position: queries leave room for them.
+        pseudo_tokens: number of pseudo tokens for the placeholder; queries leave room for them.
     """
     subject = None if projected else [REFERENCE]
     texts = {CONDITION: triplets.conditions, REFERENCE: triplets.references}
@@ -86,7 +86,7 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
 
     Args:
         template: token ids; a negative one stands for the row's text of that key.
-        texts: B texts a key.
+        texts: B texts per key.
         context_length: longest row, start and end included.
 
     Returns:
@@ -94,7 +94,7 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
     """
     rows = len(next(iter(texts.values())).lengths)
     pieces = [np.full(rows, 1) if token >= 0 else texts[token].lengths for token in template]
-    filled = np.ones(rows, np.int64)  # columns that are filled, the start token's first
+    filled = np.ones(rows, np.int64)  # number of filled columns, with the start token
     room = context_length - 1  # columns before the end token
     width = min(int(sum(pieces, np.ones(rows, np.int64)).max()), room) + 1
     tokens = np.zeros((rows, width), np.int64)
@@ -114,7 +114,7 @@ def fill_rows(template: Sequence[int], texts: dict[int, Ragged], context_length:
 
 
 def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
-    """Draw s · u · ε, u ~ U(0, 1) one a row and ε ~ N(0, I) (RTD, section 3.2): the same on every device."""
+    """Draw s · u · ε, u ~ U(0, 1) for each row and ε ~ N(0, I) (RTD, section 3.2): the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     strength = torch.rand(shape[0], 1, generator=generator)
     return scale * strength * torch.randn(*shape, generator=generator)
@@ -141,10 +141,10 @@ class RunBatches:
     """The batches of a run on one process, by their index, counted over all epochs.
 
     Args:
-        run: whose triplets they are made of.
-        accelerator: which process of how many this is.
-        prepare: what ψ makes of texts before it encodes them.
-        frozen: whose φ tells how many pseudo tokens there are for a feature.
+        run: the run with the triplets.
+        accelerator: index and number of processes.
+        prepare: prepares texts for ψ.
+        frozen: its φ determines the number of pseudo tokens for a feature.
 
     Raises:
         RTDError: there are too few triplets for one batch of all processes.
@@ -153,7 +153,9 @@ class RunBatches:
     def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
         self._run, self._rank, self._prepare = run, accelerator.process_index, prepare
         self._projected = run.recipe.objective.concatenation == "projected"
-        self._pseudo_tokens = frozen.count_pseudo_tokens() if self._projected else None
+        self._queries, self._pseudo_tokens = 1, None  # of plain texts
+        if self._projected:
+            self._queries, self._pseudo_tokens = frozen.count_pseudo_tokens()
         self._order = order_batches(run, accelerator)
 
     def __getitem__(self, index: int) -> Batch:
@@ -161,9 +163,7 @@ class RunBatches:
         rows = self._order.rows(index)
         triplets = run.triplets.gather(rows)
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
-        tokens, subjects = batch.queries, torch.arange(len(batch.queries))
-        if settings.hard_negatives:
-            tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+        tokens, subjects = stack_composed(batch, settings.hard_negatives, self._queries)
         seed = stream_seed(run.recipe.seed, NOISE, index, self._rank)
         return replace(
             batch,
@@ -171,6 +171,24 @@ class RunBatches:
             noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
             composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
         )
+
+
+def stack_composed(batch: Batch, hard_negatives: bool, queries: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the texts that ψ encodes, and for each the row of its pseudo tokens.
+
+    Args:
+        batch: B triplets.
+        hard_negatives: whether the unconditioned queries follow the queries: T texts, B or 2B.
+        queries: how many composed queries the method averages, m: the T texts are repeated for each.
+
+    Returns:
+        (m · T, L) tokens and (m · T,) int64, rows of m · B.
+    """
+    tokens, subjects = batch.queries, torch.arange(len(batch.queries))
+    if hard_negatives:
+        tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+    first_rows = torch.arange(queries) * len(batch.queries)
+    return tokens.repeat(queries, 1), (first_rows.unsqueeze(1) + subjects).flatten()
 
 
 def stack_tokens(*batches: Tensor) -> Tensor:

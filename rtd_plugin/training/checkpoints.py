@@ -1,4 +1,4 @@
-"""The state of a run on disk, written whole or not at all, so that a run killed at any moment can resume.
+"""The state of a run on disk, written atomically, so that a run killed at any moment can resume.
 
 A checkpoint is a folder `checkpoints/step-000100` with the trainable tower, the optimizer, and the progress.
 Learning rate, order of the data and random numbers are functions of the step and need no state.
@@ -29,8 +29,8 @@ class Best(BaseModel):
 
     Attributes:
         step: its checkpoint.
-        value: of the metric that selects.
-        validation: the recipe's section without `every`: another benchmark or metric has another best.
+        value: its value of the selecting metric.
+        validation: the recipe's section without `every`: the best depends on its benchmark and metric.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +41,7 @@ class Best(BaseModel):
 
 
 class RunProgress(BaseModel):
-    """How far a run is, and what must not change until its end.
+    """The progress of a run, and values that must not change until its end.
 
     Attributes:
         step: optimizer steps taken.
@@ -91,7 +91,7 @@ class CheckpointStore:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        """Write a checkpoint and remove those that need not be kept.
+        """Write a checkpoint and remove old ones.
 
         Raises:
             RTDError: it cannot be written; earlier ones are kept.
@@ -113,7 +113,7 @@ class CheckpointStore:
             progress.best.step if progress.best else progress.step,
         }
         for step in set(self.list_steps()) - kept_steps:
-            # Renamed first, so that a run killed meanwhile leaves no half of a checkpoint under its name.
+            # Renamed first, so that a run killed meanwhile leaves no half-removed checkpoint under its name.
             try:
                 os.replace(self.path(step), self.folder / f".step-{step:06d}.removed")
             except OSError as error:  # the next checkpoint, or the run when it resumes, tries again

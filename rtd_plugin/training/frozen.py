@@ -1,4 +1,4 @@
-"""ψ₀ and φ: what never changes in training."""
+"""ψ₀ and φ, which are frozen in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rtd_plugin.clip.tokens import pad
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
+from rtd_plugin.contract.adapter import Adapter, ProjectionInputs, list_pseudo_tokens
 from rtd_plugin.training.run import Run
 
 if TYPE_CHECKING:
@@ -46,18 +46,21 @@ class PlainFrozen(nn.Module):
 
     @torch.no_grad()
     def project(self, features: Tensor, prompts: Tensor) -> Tensor:
-        """Return φ's pseudo tokens, (B, W) or (B, n, W), of features (B, D) and the queries' prompts (B, L)."""
+        """Return φ's pseudo tokens, (B, W) or (B, n, W), of features (B, D) and the queries' prompts (B, L).
+
+        If the method averages m composed queries, those of all m are stacked: (m · B, W) or (m · B, n, W).
+        """
         if self.adapter is None:
             return self.projection(features)
         inputs = ProjectionInputs(features, prompts.to(self.device), self.tower.encode)
-        return self.adapter.project(self.projection, inputs)
+        return torch.cat(list_pseudo_tokens(self.adapter, self.projection, inputs))
 
-    def count_pseudo_tokens(self) -> int:
-        """Return how many pseudo tokens φ gives for a feature, n."""
+    def count_pseudo_tokens(self) -> tuple[int, int]:
+        """Return how many composed queries the method averages, m, and how many pseudo tokens each has, n."""
         feature = torch.zeros(1, self.tower.features, device=self.device, dtype=self.tower.dtype)
         prompts = pad([self.adapter.unconditioned_prompt.encode()] if self.adapter else [[]])
         pseudo_tokens = self.project(feature, prompts)
-        return 1 if pseudo_tokens.ndim == 2 else pseudo_tokens.shape[1]
+        return len(pseudo_tokens), 1 if pseudo_tokens.ndim == 2 else pseudo_tokens.shape[1]
 
 
 def copy_frozen(run: Run, device: torch.device) -> tuple[TextTower, nn.Module, Adapter | None]:

@@ -3,11 +3,11 @@
 import torch
 from torch.nn import functional as F
 
-from rtd_plugin.clip.tower import TextTower
+from rtd_plugin.clip.tower import TextTower, average_features
 from rtd_plugin.evaluation.encoding import BATCH
 from rtd_plugin.evaluation.metrics import PerQueryMetrics, hits_at
 from rtd_plugin.evaluation.ranking import Gallery
-from rtd_plugin.training.batches import make_batch
+from rtd_plugin.training.batches import make_batch, stack_composed
 from rtd_plugin.training.frozen import PlainFrozen, copy_frozen
 from rtd_plugin.training.run import Run
 from rtd_plugin.triplets.token_store import TokenStore
@@ -30,14 +30,15 @@ class HeldOutTriplets:
     @torch.no_grad()
     def __init__(self, run: Run, triplets: TokenStore, device: torch.device):
         frozen = PlainFrozen(*copy_frozen(run, device))
-        pseudo_tokens = frozen.count_pseudo_tokens()
+        queries, pseudo_tokens = frozen.count_pseudo_tokens()
         captions, features, self._queries = [], [], []
         self._placeholder = run.adapter.prompt.placeholder_id
         for rows in torch.arange(len(triplets)).split(BATCH):
             tokens = triplets.gather(rows.numpy())
             batch = make_batch(tokens, run.adapter, run.tower.context_length, pseudo_tokens=pseudo_tokens)
             targets, references = frozen.features(batch)
-            self._queries.append((batch.queries, frozen.project(references, batch.queries)))
+            texts, subjects = stack_composed(batch, hard_negatives=False, queries=queries)
+            self._queries.append((texts, frozen.project(references, batch.queries)[subjects.to(device)], len(rows)))
             captions.append(torch.from_numpy(tokens.captions))
             features.append(torch.stack([references, targets], dim=1))
         distinct, index = torch.cat(captions).unique(return_inverse=True)
@@ -51,8 +52,10 @@ class HeldOutTriplets:
         """Return the recall of each triplet by a text tower, which is moved to the device."""
         tower = tower.to(self._device)
         queries = [
-            tower.encode(tokens.to(self._device), pseudo_tokens.to(tower.dtype), self._placeholder)
-            for tokens, pseudo_tokens in self._queries
+            average_features(
+                tower.encode(texts.to(self._device), pseudo_tokens.to(tower.dtype), self._placeholder).split(triplets)
+            )
+            for texts, pseudo_tokens, triplets in self._queries
         ]
         features = F.normalize(torch.cat(queries).float(), dim=-1)
         ranks = self._gallery.rank(features, self._targets).first

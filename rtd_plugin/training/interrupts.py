@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def catch_interrupts() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C or SIGTERM came; Ctrl-C after either stops at once.
+    """Yield a function that returns whether Ctrl-C or SIGTERM was received; Ctrl-C after that stops at once.
 
     Only the main thread receives signals: in another thread the function always returns False.
     """

@@ -34,7 +34,7 @@ class Interrupted(RTDError):
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Return accelerate's object for one run: its device, precision, processes and tracker.
+    """Return the Accelerator of a run: device, precision, processes and tracker.
 
     Raises:
         RTDError: this machine lacks the precision or the tracker.
@@ -47,17 +47,17 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise RTDError(f"the tracker {recipe.tracker} is not installed: pip install {recipe.tracker}")
     # accelerate keeps the first precision that a process asks for, and refuses another; here each run has its own.
     AcceleratorState._reset_state()
-    # Without cpu=True, accelerate takes each of several processes without a GPU for a run of its own.
+    # Without cpu=True, accelerate treats each of several processes without a GPU as a separate run.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         return Accelerator(
             mixed_precision=ACCELERATE_PRECISION[recipe.precision],
             cpu=several and not torch.cuda.is_available(),
             log_with=recipe.tracker,
-            project_dir=".",  # a tracker wants one from the start; `train` sets the run's folder
+            project_dir=".",  # required by trackers; `train` sets the run's folder
             kwargs_handlers=[
                 DistributedDataParallelKwargs(
-                    gradient_as_bucket_view=True,  # gradients are not copied, and held once
+                    gradient_as_bucket_view=True,  # stores gradients once, without a copy
                     comm_hook=GRADIENT_HOOKS[recipe.gradient_precision],
                 )
             ],
@@ -162,7 +162,7 @@ def _resume(run: Run, trainer: Trainer, store: CheckpointStore) -> RunProgress |
             trainer.resume(store, step)
         except BrokenCheckpoint as error:
             if index == len(steps):
-                raise RTDError(f"{error}, and no earlier checkpoint: begin again with another --output") from error
+                raise RTDError(f"{error}, and no earlier checkpoint: start a new run with another --output") from error
             warn("%s: resuming from the checkpoint before it, %s.", error, store.path(steps[index]))
             continue
         best = progress.best
@@ -172,7 +172,7 @@ def _resume(run: Run, trainer: Trainer, store: CheckpointStore) -> RunProgress |
             try:
                 store.read_tower(best.step)
             except BrokenCheckpoint as error:
-                warn("%s: it was the best so far, which is searched among later ones.", error)
+                warn("%s: it was the best so far; the best is now chosen among later checkpoints.", error)
                 progress.best = None
         return progress
     return None
@@ -201,13 +201,13 @@ def _check_same_run(run: Run, saved: RunProgress, processes: int) -> None:
             raise RTDError(f"{run.folder}: cannot resume: the {name} files changed since the run began")
     if saved.processes != processes:
         raise RTDError(
-            f"{run.folder}: began with {saved.processes} process(es), so it cannot resume with {processes}: "
-            "each would see other triplets"
+            f"{run.folder}: started with {saved.processes} process(es), so it cannot resume with {processes}: "
+            "each would see different triplets"
         )
 
 
 def _describe_validation(recipe: Recipe) -> dict[str, Any] | None:
-    """Return what validation measures, without how often."""
+    """Return the validation section of a recipe without `every`."""
     if recipe.validation is None:
         return None
     return {key: value for key, value in recipe.validation.model_dump(mode="json").items() if key != "every"}

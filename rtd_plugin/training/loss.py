@@ -53,8 +53,8 @@ def gather_rows(rows: Tensor) -> Tensor:
 class _GatherRows(torch.autograd.Function):
     """The rows of all processes, for a loss that every one of them computes in full.
 
-    Data parallelism averages the gradients of P processes, so each hands back P times its rows' share; averaged, that
-    is the gradient of the one loss.
+    Data parallelism averages the gradients of P processes, so each returns P times its rows' share: the average is the
+    gradient of the loss.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Takes steps and reads their losses: at once on a CPU, several steps later on a GPU, which nothing then waits for."""
+"""Takes steps and reads their losses: at once on a CPU, several steps later on a GPU, to avoid waiting for it."""
 
 import math
 import time
@@ -39,7 +39,7 @@ class PendingLosses:
         run: the run.
         trainer: takes the steps.
         log: gets a line for each step.
-        is_interrupted: tells whether this process is to stop.
+        is_interrupted: returns whether this process was interrupted.
     """
 
     def __init__(self, run: Run, trainer: Trainer, log: MetricsLog, is_interrupted: Callable[[], bool]):
@@ -58,10 +58,10 @@ class PendingLosses:
         self._pending.append((step + 1, rate, self._trainer.take_step(step, rate)))
 
     def read(self, now: bool) -> bool:
-        """Read, log and report the pending losses if it is time to.
+        """Read, log and report the pending losses if they are due.
 
         Args:
-            now: read in any case.
+            now: read them even if they are not due.
 
         Returns:
             Whether any process was interrupted; False if nothing was read.
@@ -73,7 +73,7 @@ class PendingLosses:
             return False
         losses = torch.stack([loss for _, _, loss in self._pending])
         flag = torch.tensor([float(self._is_interrupted())], device=losses.device)
-        # One reduction and one wait for the device, for all of it.
+        # One reduction and one synchronisation with the device for all pending losses.
         *means, interrupted = self._accelerator.reduce(torch.cat([losses, flag]), "mean").tolist()
         speed = self._trainer.triplets * len(means) / (time.perf_counter() - self._began)
         pending, self._pending = self._pending, []
@@ -84,7 +84,7 @@ class PendingLosses:
             if self._accelerator.is_main_process:
                 report = StepReport(step, loss, speed)
                 get_plugin_manager().hook.rtd_step_ended(run=self._run, report=report)
-        # Alone, also if a plugin was interrupted; several processes must agree.
+        # A single process also stops if a plugin was just interrupted; several processes must agree.
         return interrupted > 0 or (self._accelerator.num_processes == 1 and self._is_interrupted())
 
     def _name_batches(self, step: int) -> str:

@@ -1,4 +1,4 @@
-"""What a run logs: `metrics.jsonl` and the tracker."""
+"""The log of a run: `metrics.jsonl` and the tracker."""
 
 import json
 import math
@@ -18,7 +18,7 @@ Metrics = Mapping[str, Any]
 
 
 class MetricsLog:
-    """`metrics.jsonl`, one object a line, and the tracker; both on the main process alone.
+    """`metrics.jsonl`, one object per line, and the tracker; both only on the main process.
 
     Args:
         path: the file. Lines of steps that a resumed run takes again are removed from it.

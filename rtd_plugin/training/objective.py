@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rtd_plugin.clip.tower import average_features
 from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.training.batches import Batch, map_tensors
 from rtd_plugin.training.frozen import PlainFrozen
@@ -15,14 +16,15 @@ from rtd_plugin.training.step import compute_loss
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveInputs:
-    """What a plugin's objective computes a batch's loss from.
+    """The inputs of a plugin's objective for one batch.
 
     Attributes:
-        encode: ψ, with gradients; takes what `rtd_plugin.TextTower.encode` takes. The engine computes what texts of one
-            call begin with alike once, so one call with all texts costs less than several.
+        encode: ψ, with gradients; takes what `rtd_plugin.TextTower.encode` takes. The engine computes common
+            prefixes in a call once, so one call with all texts is faster than several.
         batch: B triplets as tokens, on the CPU.
         targets, references: (B, D) features of the captions by ψ₀, not normalised.
-        pseudo_tokens: (B, W) or (B, n, W), of the noised references.
+        pseudo_tokens: (B, W) or (B, n, W), of the noised references; a tuple of them if the method averages several
+            composed queries, which `encode` does too.
         placeholder: the placeholder's id in the batch's queries.
         settings: the recipe's objective.
     """
@@ -31,7 +33,7 @@ class ObjectiveInputs:
     batch: Batch
     targets: Tensor
     references: Tensor
-    pseudo_tokens: Tensor
+    pseudo_tokens: Tensor | tuple[Tensor, ...]
     placeholder: int
     settings: Objective
 
@@ -44,14 +46,14 @@ def is_published() -> bool:
 def choose_objective(
     model: nn.Module, frozen: PlainFrozen, settings: Objective, placeholder: int, prepare: Callable[..., Any]
 ) -> Callable[[Batch], Tensor]:
-    """Return what computes a batch's loss: plugins are asked first, then the published objective.
+    """Return the function that computes a batch's loss: a plugin's objective, or else the published one.
 
     Args:
         model: ψ, on its device; takes prepared texts and pseudo tokens.
         frozen: ψ₀ and φ.
         settings: the recipe's objective.
         placeholder: the placeholder's id in the batches' queries.
-        prepare: as of `rtd_plugin.training.plain.PlainTower`.
+        prepare: as in `rtd_plugin.training.plain.PlainTower`.
     """
 
     def compute_published(batch: Batch) -> Tensor:
@@ -59,17 +61,20 @@ def choose_objective(
 
     def encode(
         tokens: Tensor,
-        pseudo_tokens: Tensor | None = None,
+        pseudo_tokens: Tensor | tuple[Tensor, ...] | None = None,
         placeholder: int | Tensor = placeholder,
         subjects: Tensor | None = None,
     ) -> Tensor:
+        if isinstance(pseudo_tokens, tuple):
+            return average_features([encode(tokens, each, placeholder, subjects) for each in pseudo_tokens])
         count = None if pseudo_tokens is None else 1 if pseudo_tokens.ndim == 2 else pseudo_tokens.shape[1]
         texts = prepare(tokens.cpu(), placeholder, subjects, count)
         return model(map_tensors(lambda tensor: tensor.to(frozen.device), texts), pseudo_tokens)
 
     def ask_plugins(batch: Batch) -> Tensor:
         targets, references = frozen.features(batch)
-        pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries)
+        pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries).split(len(references))
+        pseudo_tokens = pseudo_tokens if len(pseudo_tokens) > 1 else pseudo_tokens[0]
         inputs = ObjectiveInputs(encode, batch, targets, references, pseudo_tokens, placeholder, settings)
         loss = get_plugin_manager().hook.rtd_objective(inputs=inputs)
         return compute_published(batch) if loss is None else loss

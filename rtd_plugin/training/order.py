@@ -1,4 +1,4 @@
-"""Which triplets a batch has: a function of the seed and the batch's index, so a run resumes from its step alone."""
+"""Which triplets a batch has: a function of the seed and the batch's index, so a run can resume at any step."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ class BatchOrder:
 
     Args:
         triplets: how many there are.
-        batch_size: triplets a process and batch.
+        batch_size: triplets per batch and process.
         shuffle: False for the order of the file, in every epoch.
         seed: of the permutations.
         rank, processes: this process and how many there are; each step they take batch_size × processes triplets.
@@ -41,7 +41,7 @@ class BatchOrder:
             )
 
     def rows(self, index: int) -> np.ndarray:
-        """Return which triplets a batch has on this process, (batch_size,) int64; its index counts over all epochs."""
+        """Return a batch's triplets on this process as rows, (batch_size,) int64; `index` counts over all epochs."""
         size = self.batch_size * self.processes
         epoch, index = divmod(index, self.triplets // size)
         start = index * size + self.rank * self.batch_size
@@ -58,10 +58,10 @@ class BatchOrder:
 
 
 def permute(positions: np.ndarray, size: int, seed: int, inverse: bool = False) -> np.ndarray:
-    """Return where a permutation of 0 … size-1, or its inverse, takes some positions, without computing the rest of it.
+    """Return the values of a permutation of 0 … size-1, or its inverse, at some positions, without the others.
 
-    A Feistel network permutes the integers of an even number of bits (Luby and Rackoff 1988); what it takes out of the
-    range goes through it again until it is back in (Black and Rogaway 2002, cycle walking).
+    A Feistel network permutes the integers of an even number of bits (Luby and Rackoff 1988); values outside
+    the range are permuted again until they are inside (Black and Rogaway 2002, cycle walking).
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -71,7 +71,7 @@ def permute(positions: np.ndarray, size: int, seed: int, inverse: bool = False) 
         left, right = result[outside] >> half, result[outside] & mask
         if inverse:  # the same rounds in reverse order, with the halves exchanged
             left, right = right, left
-        for key in _round_keys(seed)[:: -1 if inverse else 1]:
+        for key in _make_round_keys(seed)[:: -1 if inverse else 1]:
             left, right = right, left ^ (mix_bits(right + key) & mask)
         if inverse:
             left, right = right, left
@@ -81,7 +81,7 @@ def permute(positions: np.ndarray, size: int, seed: int, inverse: bool = False) 
 
 
 @lru_cache(maxsize=4)
-def _round_keys(seed: int) -> np.ndarray:
+def _make_round_keys(seed: int) -> np.ndarray:
     return np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
 
 

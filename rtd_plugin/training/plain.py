@@ -1,4 +1,4 @@
-"""ψ without any trick, which the fast one is compared with, and what an engine is."""
+"""ψ without tricks, the reference for the fast one, and the interface of an engine."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rtd_plugin.training.frozen import PlainFrozen, copy_frozen
 from rtd_plugin.training.run import Run
 
 Update = Callable[[Batch], Tensor]
-"""Takes an optimizer step on a batch and returns the loss, without a wait for the device."""
+"""Takes an optimizer step on a batch and returns the loss, without waiting for the device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class PlainTexts:
     Attributes:
         tokens: (n, L) int64.
         placeholders: (n, L) bool, where pseudo tokens go.
-        subjects: (n,) int64, whose pseudo token a text takes.
+        subjects: (n,) int64, index of each text's pseudo token.
     """
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class PlainTower(nn.Module):
     """ψ: encodes texts padded to the longest.
 
     Args:
-        tower: whose weights it works with, not a copy.
+        tower: the tower whose weights it uses, without a copy.
     """
 
     def __init__(self, tower: TextTower):
@@ -51,7 +51,7 @@ class PlainTower(nn.Module):
         subjects: Tensor | None = None,
         pseudo_tokens: int | None = None,
     ) -> PlainTexts:
-        """Do what needs no weights, on the CPU; arguments as `rtd_plugin.engine.packed_tower.PackedTower.prepare`."""
+        """Prepare texts on the CPU; arguments as `rtd_plugin.engine.packed_tower.PackedTower.prepare`."""
         if not isinstance(placeholder, Tensor):
             columns = torch.arange(tokens.shape[1])
             placeholder = (tokens == placeholder) & (columns < tokens.argmax(dim=1, keepdim=True))
@@ -70,14 +70,14 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """What a run trains with.
+    """The objects that a run trains with.
 
     Attributes:
         tower: ψ's weights, fp32, on the device.
         encoder: ψ as a module with `prepare` and `forward`, as `PlainTower`.
         frozen: ψ₀ and φ.
         batches: with their queries prepared by `encoder.prepare`.
-        capture: wraps what takes a step, to run it faster.
+        capture: wraps the function that takes a step, to run it faster.
     """
 
     tower: TextTower

@@ -1,4 +1,4 @@
-"""Recipes: a whole training run as YAML, validated to the last key before anything is loaded."""
+"""Recipes: a whole training run as YAML, validated completely before anything is loaded."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +92,7 @@ class Checkpoints(Keys):
 
 
 class Recipe(Keys):
-    """A training run, complete. See `docs/recipes.md` for what each key does."""
+    """A complete training run. See `docs/recipes.md` for what each key does."""
 
     adapter: str
     backbone: Backbone
@@ -130,7 +130,7 @@ class Recipe(Keys):
 
         trackers = [str(tracker.value) for tracker in LoggerType if tracker is not LoggerType.ALL]
         if name is not None and name not in trackers:
-            raise ValueError(f"accelerate knows no tracker {name!r}, only {', '.join(trackers)}")
+            raise ValueError(f"accelerate has no tracker {name!r}, only {', '.join(trackers)}")
         return name
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def read_recipe(
     def report(location: Location, message: str) -> UsageError:
         steps = [str(step) for step in location]
         key = ".".join(steps)
-        # An override is to blame for what is wrong with its value, and with a section that it began.
+        # Errors in the value of an override, or in a section that it created, name the override.
         if any(steps[: len(keys)] == keys or keys[: len(steps)] == steps for keys in overridden):
             return UsageError(f"--set {key}: {message}")
         where = "the recipe" if text is None else f"{recipe}, line {line_of(text, location)}"
@@ -201,7 +201,7 @@ def _validate(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
     def check_entry(entry: Any, key: str, find: Callable[[str], type[BaseModel]], location: Location) -> Any:
         """Check an entry that names its class under `key`, with the options of that class beside it."""
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
-            raise report(location, f"needs {key}: NAME and its options")
+            raise report(location, f"expected {key}: NAME and its options")
         try:
             model = find(entry[key])
         except RTDError as error:

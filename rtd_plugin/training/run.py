@@ -1,4 +1,4 @@
-"""A run: what a recipe names, loaded, and the folder of its results."""
+"""A run: the loaded objects that a recipe names, and the folder of its results."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor, nn
 
-from rtd_plugin.checkpoint_files import hash_checkpoint
+from rtd_plugin.checkpoint_parts import hash_checkpoint
 from rtd_plugin.clip.artifact import TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower
@@ -44,7 +44,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run works with.
+    """The loaded objects of a run.
 
     Attributes:
         recipe: as resolved.
@@ -57,7 +57,7 @@ class Run:
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file; of several, that of their names and SHA-256s.
-        triplet_digests: one a source.
+        triplet_digests: one per source.
     """
 
     recipe: Recipe
@@ -101,7 +101,7 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
     Args:
         recipe: as resolved.
         folder: where results will go.
-        advance: called now and then while triplets are tokenised, which happens once for the same triplets.
+        advance: called while triplets are tokenised, which happens once for the same triplets.
 
     Raises:
         RTDError: a file is missing or broken, or does not fit the rest.
@@ -159,14 +159,12 @@ def resume_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -
     for key, value in began.to_dict().items():
         if key not in MAY_CHANGE and now[key] != value:
             raise UsageError(
-                f"{folder}: a run cannot resume with another {key} than it began with ({value!r}): "
+                f"{folder}: a run cannot resume with another {key} than it started with ({value!r}): "
                 f"only {', '.join(MAY_CHANGE)} may change"
             )
     if _share_held_out(began) != _share_held_out(recipe):
         raise UsageError(f"{folder}: a run cannot resume with another validation.triplets than it began with")
     taken = CheckpointStore(folder, recipe.checkpoints.keep).list_steps()
     if taken and taken[-1] > recipe.steps:
-        raise UsageError(
-            f"{folder}: has taken {taken[-1]} steps already, so it cannot resume to end after {recipe.steps}"
-        )
+        raise UsageError(f"{folder}: already took {taken[-1]} steps, so it cannot resume with steps={recipe.steps}")
     return recipe

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtd_plugin.clip.tower import average_features
 from rtd_plugin.training.batches import Batch
 from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.loss import gather_rows, rtd_loss
@@ -28,14 +29,14 @@ def compute_loss(batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Ob
     """
     # The frozen encoder anchors the targets: ψ learns to compose, and stays in the space of CLIP's images.
     targets, references = frozen.features(batch)  # ψ₀ of the captions: (B, D) each
-    # Refined concatenation: φ expects image features, and a text feature with noise looks like one to it.
+    # Refined concatenation: φ expects image features, and a text feature with noise resembles one.
     pseudo_tokens = None
     if settings.concatenation == "projected":
         pseudo_tokens = frozen.project(references + batch.noise.to(references), batch.queries)  # (B, W) or (B, n, W)
     # Refined batch: the prompt without a condition must find the reference, the hard negative of the one with it.
-    queries = encode(batch.composed, pseudo_tokens)  # (B, D), or (2B, D) with hard negatives
     if settings.hard_negatives:
         targets = torch.cat([targets, references])  # (2B, D)
+    queries = average_features(encode(batch.composed, pseudo_tokens).split(len(targets)))  # as targets
     if settings.negatives == "gathered":
         queries, targets = gather_rows(queries), gather_rows(targets)
     return rtd_loss(queries, targets, settings.temperature)

@@ -19,7 +19,7 @@ ADVICE = (
     "lower optimizer.learning_rate, raise objective.temperature, or set precision to bf16 or fp32; "
     "learning rate and precision may change with --resume too"
 )
-DECAY = "untrained_decay"  # in the optimizer's state: that of embeddings that it does not know
+DECAY = "untrained_decay"  # key in the optimizer's state, for embeddings outside the optimizer
 
 
 class Trainer:
@@ -27,8 +27,8 @@ class Trainer:
 
     Args:
         run: what to train on; its tower is copied.
-        accelerator: where, and in which precision.
-        build: builds ψ, ψ₀ and φ as they are computed with.
+        accelerator: device and precision.
+        build: builds the engine.
 
     Attributes:
         tower: ψ, with fp32 weights.

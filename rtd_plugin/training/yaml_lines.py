@@ -13,7 +13,7 @@ from rtd_plugin.errors import UsageError
 from rtd_plugin.regular_files import read_text
 
 Location = tuple[str, ...]
-"""Keys and list indices on the way to a value."""
+"""Keys and list indices that lead to a value."""
 
 # Keys whose values are never paths, even if a file happens to be called so.
 NAMES = {"adapter", "source", "benchmark", "tracker", "pretrained", "columns", "config", "split", "tasks", "select"}
@@ -22,7 +22,7 @@ STRING = "tag:yaml.org,2002:str"
 
 
 class NotYAML(ValueError):
-    """A text is not plain YAML; `line` is where, from 1."""
+    """A text that is not plain YAML; `line` counts from 1."""
 
     def __init__(self, problem: str, line: int):
         super().__init__(problem)
@@ -96,7 +96,7 @@ def read_values(recipe: Path | RecipeFile) -> tuple[str, dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text in UTF-8") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: not a recipe: it should hold keys and values")
+        raise UsageError(f"{path}: not a recipe: expected a mapping")
     return text, values
 
 
@@ -108,12 +108,12 @@ def _replace_backbone(text: str, recipe: RecipeFile) -> str:
 
 
 def name_files(text: str, folder: Path) -> str:
-    """Return a recipe's text with the files and folders that it names by paths relative to `folder` named in full."""
+    """Return a recipe's text with paths of existing files and folders, relative to `folder`, made absolute."""
     paths = {}
     for location, node in _list_scalars(text).items():
         if node.tag == STRING and node.value and NAMES.isdisjoint(location):
             path = Path(os.path.join(folder.absolute(), node.value))
-            # A file's name may go on with a key, see `rtd_plugin.checkpoint_files.split_key`.
+            # A key may follow a file's name, see `rtd_plugin.checkpoint_parts.split_key`.
             if path.exists() or ("#" in path.name and path.with_name(path.name.rpartition("#")[0] or "#").exists()):
                 paths[location] = str(path)
     return _replace_scalars(text, paths)
@@ -149,7 +149,7 @@ def _list_scalars(text: str) -> dict[Location, yaml.ScalarNode]:
 
 
 def _replace_scalars(text: str, values: Mapping[Location, str]) -> str:
-    """Return a YAML text with values replaced, and all the rest, comments too, as it was."""
+    """Return a YAML text with values replaced, and everything else, comments included, unchanged."""
     scalars = _list_scalars(text)
     # A node begins at its anchor or tag, its token after them.
     tokens = [token for token in yaml.scan(text, Loader=_Loader) if isinstance(token, yaml.ScalarToken)]

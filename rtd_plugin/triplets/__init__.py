@@ -1,1 +1,1 @@
-"""Text triplets: where they come from and what is wrong with them."""
+"""Text triplets: sources, checks and storage."""

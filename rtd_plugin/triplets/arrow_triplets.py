@@ -45,7 +45,7 @@ def _to_array(texts: Sequence[str]) -> pa.Array:
 
 
 def collect(triplets: Iterable[Triplet]) -> Triplets:
-    """Keep triplets: few in memory, many in a memory-mapped temporary file that is gone when the process ends.
+    """Keep triplets: few in memory, many in a memory-mapped temporary file that is deleted when the process ends.
 
     Raises:
         RTDError: the temporary file cannot be written.

@@ -22,13 +22,13 @@ PROBLEMS = {
     "too long": f"a text has too many tokens for CLIP's context of {CONTEXT}",
     "placeholder": "a text holds a placeholder character",
     "formula": "a spreadsheet would evaluate a text as a formula",
-    "unchanged": "the target equals the reference but for articles",
+    "unchanged": "the target equals the reference except for articles",
     "repeats target": "the condition repeats the target",
-    "contradiction": "the target has what the condition wants to be gone",
+    "contradiction": "the target has what the condition removes",
     "torn compound": "the condition names only the last word of a compound in the target",
     "duplicate": "the triplet occurs earlier",
 }
-# What spreadsheet programs evaluate: any operand after `=`; after `+`, `-` and `@` only what refers beyond the cell, so
+# Texts that spreadsheet programs evaluate: any operand after `=`; after `+`, `-` and `@` only calls and references, so
 # "- a dog", "+ size dress" and "@home" do not match. Imports drop leading white space; signs may be full width.
 _FORMULA = re.compile(
     r"""[\s\0]* (?:
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 
     Attributes:
         name: a key of PROBLEMS.
-        detail: the text it is in, and more where it helps; may be "".
+        detail: the text with the problem, and further details; may be "".
     """
 
     name: str
@@ -71,7 +71,7 @@ class CheckedRecord(NamedTuple):
 
 
 def find_problems(triplet: Triplet, max_condition: int = MAX_TOKENS) -> list[Problem]:
-    """Find what is wrong with a triplet, other triplets aside.
+    """Find what is wrong with a triplet by itself.
 
     Args:
         max_condition: tokens of a condition that fit into a method's prompt.
@@ -123,7 +123,7 @@ def check_records(
 
     Args:
         columns: of reference, condition and target.
-        max_condition: as of `find_problems`.
+        max_condition: as in `find_problems`.
     """
     seen: set[bytes] = set()
     for location, record in records:
@@ -180,7 +180,7 @@ def _load_identifier() -> Any:
 
 @lru_cache(maxsize=1 << 16)  # triplets of one caption often follow each other
 def detect_language(text: str) -> str | None:
-    """Return a text's language as an ISO code, None if it is too short or too unusual to tell, or without py3langid."""
+    """Return a text's language as an ISO code, None if it cannot be detected or py3langid is missing."""
     if len(text.split()) < 6 or (identifier := _load_identifier()) is None:
         return None
     code, probability = identifier.classify(text)

@@ -1,4 +1,4 @@
-"""Distinct keys, indexed in the order in which they first occur: hashes in arrays, some 40 bytes a key."""
+"""Distinct keys, indexed in the order in which they first occur: hashes in arrays, about 40 bytes per key."""
 
 import numpy as np
 

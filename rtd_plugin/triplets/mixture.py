@@ -29,7 +29,7 @@ class Mixture:
         given = [weight for weight in weights if weight is not None]
         if given and len(given) < len(weights):
             source = list(weights).index(None)
-            raise UsageError(f"triplets.{source}.weight: is missing; give all sources a weight or none")
+            raise UsageError(f"triplets.{source}.weight: missing; give all sources a weight or none")
         shares = list(sizes)
         if given:
             longest = max(size / weight for size, weight in zip(sizes, given, strict=True))

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from rtd_plugin.errors import RTDError
+from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.regular_files import open_regular
 
 MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
@@ -27,7 +27,7 @@ Column = Sequence[str]  # the names under which a record may have a text, by pre
 
 
 class Fault(ValueError):
-    """What is wrong with a record."""
+    """A problem of a record."""
 
 
 Record = tuple[str, object]
@@ -83,7 +83,7 @@ def read_to_end(file: BinaryIO, path: Path, records: Iterator[Record]) -> Iterat
 def read_csv(file: BinaryIO, names: Sequence[str] = ()) -> Iterator[Record]:
     """Yield the rows of a CSV file as mappings with the keys of its first row.
 
-    Cells are separated by commas, semicolons, tabs or bars: by what is most frequent in the first row.
+    Cells are separated by commas, semicolons, tabs or bars: by the most frequent of them in the first row.
 
     Raises:
         ValueError: the first row is missing, broken, or lacks one of `names`.
@@ -104,7 +104,7 @@ def read_csv(file: BinaryIO, names: Sequence[str] = ()) -> Iterator[Record]:
 
 
 def find_delimiter(line: bytes | Fault = b"") -> str:
-    """Return what separates the cells of a table, given its first line."""
+    """Return the separator of the cells of a table, given its first line."""
     return max(DELIMITERS, key=line.decode(errors="replace").count) if isinstance(line, bytes) else DELIMITERS[0]
 
 
@@ -143,7 +143,8 @@ def name_cells(row: Sequence[str] | Fault, names: Sequence[str]) -> object:
 
 def read_parquet(path: Path, names: Sequence[str] | None) -> Iterator[Record]:
     """Yield the rows of a Parquet file, with the columns `names`, or all that hold text."""
-    from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
+    with require_extra("train", "a Parquet file"):
+        from rtd_plugin.triplets.arrow_triplets import ParquetTriplets  # imports pyarrow, which other files do not need
 
     table = ParquetTriplets(path, names, lambda values: "")
     for row, values in enumerate(table.rows(), 1):
@@ -174,12 +175,12 @@ def read_json(file: BinaryIO, split: Callable[[object], Sequence[object]]) -> It
 
 
 def _has_json_lines(file: BinaryIO) -> bool:
-    """Tell JSON lines by the first two lines that are not blank, either of which may be broken."""
+    """Return whether the first two non-blank lines, one of which may be broken, are JSON lines."""
     lines = (line for _, line in read_lines(file))
     first, second = next(lines, b""), next(lines, b"")
     if not second or (isinstance(first, bytes) and first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")):
         return False
-    if isinstance(second, bytes) and second.lstrip().startswith(b"{"):  # no line of an object of lists begins so
+    if isinstance(second, bytes) and second.lstrip().startswith(b"{"):  # an object of lists has no such second line
         return True
     return isinstance(first, bytes) and isinstance(_parse_line(first), dict)
 
@@ -243,15 +244,16 @@ def get_text(record: object, column: Column) -> str:
         if name in record:
             break
     else:
-        keys = f" (it has {', '.join(map(str, islice(record, SHOWN_KEYS)))})" if record else ""
-        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{keys}")
+        keys = ", ".join(map(str, islice(record, SHOWN_KEYS)))
+        advice = f" (it has {keys}; set `columns` if one of them is meant)" if record else ""
+        raise Fault(f"{' or '.join(f'`{name}`' for name in column)} is missing{advice}")
     if fault := find_fault(record[name]):
         raise Fault(f"`{name}` is {fault}")
     return record[name]
 
 
 def find_fault(text: object) -> str:
-    """Say what keeps a value from being a caption or a condition; "" if nothing does."""
+    """Return why a value is not a caption or a condition; "" if it is one."""
     if isinstance(text, str) and text.isascii() and text[:1].isalnum() and "\0" not in text:
         return ""  # a fast path for nearly all texts
     if isinstance(text, str) and not _NOT_TEXT.search(text):
@@ -259,6 +261,8 @@ def find_fault(text: object) -> str:
         return "" if text.replace("$", "").strip() else "empty"
     if isinstance(text, str) and any("\udc80" <= letter <= "\udcff" for letter in text):
         return "not UTF-8"
+    if isinstance(text, str):
+        return f"not text ({'a NUL character' if chr(0) in text else 'half a surrogate pair'})"
     return "null" if text is None else "not text"
 
 

@@ -1,4 +1,4 @@
-"""What sources read from their files, remembered: a later run with unchanged files starts without reading them."""
+"""Caches what sources read: a later run with unchanged files starts without reading them."""
 
 import time
 from contextlib import suppress
@@ -28,9 +28,9 @@ def open_source(source: TripletSource) -> TripletSet:
     path = cache_folder() / "sources" / f"{hash_key(state)}.json"
     try:
         with lock(path.with_suffix(".lock")):  # one of several processes reads
-            return _recall(source, path) or _load(source, state, path)
+            return _read_cached(source, path) or _load(source, state, path)
     except WriteError:  # the cache folder cannot be written
-        return _recall(source, path) or source.load()
+        return _read_cached(source, path) or source.load()
 
 
 def _describe(source: TripletSource) -> list[Any] | None:
@@ -49,7 +49,7 @@ def _describe(source: TripletSource) -> list[Any] | None:
     ]
 
 
-def _recall(source: TripletSource, path: Path) -> TripletSet | None:
+def _read_cached(source: TripletSource, path: Path) -> TripletSet | None:
     record = read_record(path)
     if record is None:
         return None
@@ -65,7 +65,7 @@ def _recall(source: TripletSource, path: Path) -> TripletSet | None:
 
 
 def _load(source: TripletSource, state: list[Any], path: Path) -> TripletSet:
-    """Load triplets; remember them if their files cannot have changed meanwhile."""
+    """Load triplets; cache them if their files cannot have changed meanwhile."""
     settled = time.time_ns() - TICK
     triplets = source.load()
     record = [triplets.digest, triplets.count, triplets.skipped]

@@ -1,4 +1,4 @@
-"""Records to triplet sets, and the sources of files and of Hugging Face datasets."""
+"""Convert records to triplet sets; the sources of files and of Hugging Face datasets."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,14 +21,15 @@ def load_triplets(origin: str, records: Iterable[Record], columns: Sequence[Colu
     """Read all triplets among records.
 
     Args:
-        origin: what error messages call the file or data set.
+        origin: the file or data set, for error messages.
         columns: of reference, condition and target.
         skip_invalid: leave broken records out and count them, instead of raising.
 
     Raises:
         RTDError: there are no triplets, or a record is broken and skip_invalid is not set.
     """
-    from rtd_plugin.triplets.arrow_triplets import collect  # imports pyarrow, which `--help` does not need
+    with require_extra("train", "reading triplets"):
+        from rtd_plugin.triplets.arrow_triplets import collect  # imports pyarrow, which `--help` does not need
 
     digest = hashlib.sha256()
     broken, first_fault = 0, ""
@@ -93,7 +94,7 @@ class FileSource(ColumnSource):
     path: RecipePath
 
     def load(self) -> TripletSet:
-        """Read all triplets, few into memory, many into a temporary file; texts stay as they are written.
+        """Read all triplets, few into memory, many into a temporary file; texts are not changed.
 
         Returns:
             The triplets in file order, the SHA-256 of their content in hexadecimal, the number of skipped records.
@@ -145,8 +146,10 @@ class ParquetSource(FileSource):
             RTDError: the file is not Parquet, lacks a column, or holds no triplets.
         """
         from rtd_plugin.cache import hash_key
-        from rtd_plugin.files import hash_file
-        from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
+        from rtd_plugin.regular_files import hash_file
+
+        with require_extra("train", "a Parquet file"):
+            from rtd_plugin.triplets.arrow_triplets import ParquetTriplets
 
         columns = self.named_columns
         names = [column[0] for column in columns]

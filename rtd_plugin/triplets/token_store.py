@@ -21,13 +21,13 @@ from rtd_plugin.clip.tokens import Prompt, encode_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.triplets.interning import mix_bits
 from rtd_plugin.triplets.mixture import Mixture
-from rtd_plugin.triplets.parallel import count_processors, in_order
+from rtd_plugin.triplets.parallel import count_processors, map_in_order
 from rtd_plugin.triplets.ragged import Ragged, gather_slices
 from rtd_plugin.triplets.triplet import TripletSet
 
 FORMAT = 1
 CHUNK = 2**13  # triplets tokenised and written at once; progress is reported after each chunk
-MAX_THREADS = 4  # the single thread that interns and writes texts keeps no more busy
+MAX_THREADS = 4  # the single thread that interns and writes texts cannot feed more
 
 
 class TokenBatch(NamedTuple):
@@ -161,7 +161,7 @@ def _write(folder: Path, sets: Sequence[TripletSet], prompt: Prompt, advance: Ad
         starts.write(np.zeros(1, np.int64).data)
         threads = min(count_processors(), MAX_THREADS)
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        for chunk in in_order(pool, partial(tokenise_columns, prompt=prompt), columns, ahead=threads):
+        for chunk in map_in_order(pool, partial(tokenise_columns, prompt=prompt), columns, ahead=threads):
             indices, new = interner.intern(chunk.keys)
             texts = chunk.texts.take(new)
             ends = end + np.cumsum(texts.lengths)

@@ -24,7 +24,7 @@ class Triplet(NamedTuple):
 
 
 class Triplets(Protocol):
-    """Triplets that can be counted, and iterated any number of times: a list, or less than that."""
+    """Triplets that can be counted, and iterated any number of times: for example a list."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Triplet]: ...
@@ -100,7 +100,7 @@ class TripletSource(BaseModel, ABC):
     def depends_on(self) -> Iterable[Path] | None:
         """Return the files that, with the source's options, determine its triplets.
 
-        As long as neither changes, later runs start without calling `load`. The default, None, means that other things
-        count too: every run loads the triplets. A subclass that overrides `load` overrides this as well.
+        As long as neither changes, later runs start without calling `load`. The default, None, means that they depend
+        on more: every run loads the triplets. A subclass that overrides `load` overrides this as well.
         """
         return None

@@ -9,7 +9,7 @@ from rtd_plugin.triplets.records import Column
 from rtd_plugin.triplets.triplet import Triplet
 
 KEYS = ("reference_caption", "conditioning_caption", "target_caption")  # of the file that RTD's authors distribute
-# Those of the authors, of InstructPix2Pix on its site and on Hugging Face, and of UltraEdit.
+# Keys of the authors, of InstructPix2Pix on its site and on Hugging Face, and of UltraEdit.
 JSON_COLUMNS: tuple[Column, ...] = (
     (KEYS[0], "caption", "input", "original_prompt", "source_caption"),
     (KEYS[1], "edit", "edit_prompt"),
@@ -31,7 +31,7 @@ def rename_columns(defaults: tuple[Column, ...], names: Mapping[str, str]) -> tu
     """
     for text in names:
         if text not in Triplet._fields:
-            raise ValueError(f"{text!r} is none of {', '.join(Triplet._fields)}")
+            raise ValueError(f"{text!r} is not one of {', '.join(Triplet._fields)}")
     return tuple(
         (names[text],) if text in names else default for text, default in zip(Triplet._fields, defaults, strict=True)
     )
@@ -44,7 +44,7 @@ def columns_of(path: Path, names: Mapping[str, str]) -> tuple[Column, ...]:
 
 @contextmanager
 def open_writer(path: Path) -> Iterator[Callable[[Triplet], None]]:
-    """Give a function that writes a triplet as one JSON line; the file appears when the block ends without an error.
+    """Yield a function that writes a triplet as one JSON line; the file appears if the block ends without an error.
 
     Raises:
         RTDError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""What a condition says of the edit between two captions, told by its words alone."""
+"""What a condition says about the edit between two captions, judged by its words."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ def _split(text: str) -> frozenset[str]:
 
 
 ARTICLES = _split("a an the")
-# Words that are in captions and conditions whatever these are about.
+# Words of captions and conditions about any subject.
 COMMON_WORDS = ARTICLES | _split("is are be it its of in on at to and or with by for from one some this that")
 # Colours and sizes, and the words that, before one of them, are a part of it: "light blue", "medium light".
 TONES = _split("""
@@ -54,9 +54,9 @@ def is_unchanged(triplet: Triplet) -> bool:
 
 
 def find_order(triplet: Triplet) -> Order:
-    """Tell whether a condition first names words that only the reference has (old) or only the target (new).
+    """Return whether a condition first names words that only the reference has (old) or only the target (new).
 
-    An encoder that is trained on conditions of one order alone may learn to take the word in that place.
+    An encoder that is trained on a single order may learn to rely on it.
     """
     old, new = list_changed_words(triplet)
     named = [word for word in split_words(triplet.condition) if word in old | new]
@@ -92,26 +92,26 @@ def _list_compounds(text: str) -> Iterator[tuple[str, str]]:
 
 
 def find_contradiction(triplet: Triplet) -> str:
-    """Return words that the condition wants to be gone although the target has them as often as the reference, or "".
+    """Return words that the condition removes although the target has them as often as the reference, or "".
 
-    Of words that it wants to be exchanged, only if the target has nothing that the condition asks for instead.
+    Words that it exchanges count only if the target has nothing that the condition asks for instead.
     """
     condition = " ".join(triplet.condition.lower().split())
     reference, target = split_words(triplet.reference), split_words(triplet.target)
     for match in _REMOVAL.finditer(condition):
-        if _stays(split_words(match[1]), reference, target):
+        if _is_kept(split_words(match[1]), reference, target):
             return match[1].strip()
     for pattern in _EXCHANGES:
         for match in pattern.finditer(condition):
             old = split_words(match[1])
             asked = set(split_words(condition[: match.start(1)] + condition[match.end(1) :])) - COMMON_WORDS
             more = {*(Counter(target) - Counter(reference))}  # words that the target has more often
-            if _count_phrase(old, reference) and _stays(old, reference, target) and not asked & more:
+            if _count_phrase(old, reference) and _is_kept(old, reference, target) and not asked & more:
                 return match[1].strip()
     return ""
 
 
-def _stays(words: Sequence[str], reference: Sequence[str], target: Sequence[str]) -> bool:
+def _is_kept(words: Sequence[str], reference: Sequence[str], target: Sequence[str]) -> bool:
     """Return whether the target has a phrase, no less often than the reference."""
     if not words or set(words) <= COMMON_WORDS:
         return False

@@ -1,1 +1,1 @@
-"""What Python and the command line both call: train, evaluate, search, generate, export, patch."""
+"""Functions that Python and the command line call: train, evaluate, search, generate, export, patch."""

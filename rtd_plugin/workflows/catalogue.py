@@ -1,4 +1,4 @@
-"""What plugins bring, as plain values: adapters and recipes. Imports neither torch nor the code of a method's model."""
+"""Adapters and recipes of plugins, as plain values. Imports neither torch nor the code of a method's model."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def load_recipes() -> dict[str, dict[str, Any]]:
 
 
 def load_recipe(name_or_file: str | Path) -> tuple[str, dict[str, Any]]:
-    """Return one recipe's text, and its keys and values; files beside it are named in full.
+    """Return one recipe's text, and its keys and values; with absolute paths of files beside it.
 
     Written to another folder, the text is the same recipe.
 

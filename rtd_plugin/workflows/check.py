@@ -34,7 +34,7 @@ def check_triplets(
     Args:
         file: JSON in any shape of the source `json`, CSV or Parquet.
         columns: `reference`, `condition` or `target` to its name in the file.
-        adapter: name of the method that is to be trained: conditions have to fit into its prompt, beside all its pseudo
+        adapter: name of the method to train: conditions must fit into its prompt, beside its pseudo
             tokens. None: a condition may be as long as a caption.
         fix: where to write a copy, if given: placeholder characters are removed, records with other problems left out.
         max_listed: list no more problems than this; None lists all.
@@ -95,12 +95,14 @@ def count_condition_tokens(adapter: Adapter) -> int:
     """Return how many tokens of a condition fit into a method's prompt beside its pseudo tokens."""
     import torch
 
-    from rtd_plugin.clip.tokens import find_room
+    from rtd_plugin.clip.tokens import find_room, pad
+    from rtd_plugin.contract.adapter import ProjectionInputs, list_pseudo_tokens
 
     size = 64  # of features and tokens: how many pseudo tokens there are does not depend on it
-    with torch.inference_mode():
-        pseudo_tokens = adapter.build_projection({}, size, size).eval()(torch.zeros(2, size))
     prompt = adapter.prompt.encode(condition="")
+    inputs = ProjectionInputs(torch.zeros(2, size), pad([prompt] * 2), lambda tokens: torch.zeros(len(tokens), size))
+    with torch.inference_mode():
+        pseudo_tokens, *_ = list_pseudo_tokens(adapter, adapter.build_projection({}, size, size).eval(), inputs)
     count = pseudo_tokens.shape[1] if pseudo_tokens.ndim == 3 else 1
     return find_room(prompt, adapter.prompt.placeholder_id, count) - 2 - len(prompt)
 

@@ -64,14 +64,14 @@ def evaluate(
             being an error; by default for a folder of your own images only. Results of a published benchmark
             that lacks images have the name BENCHMARK-incomplete.
         output: folder for the results; by default a new one in `evaluations`.
-        seed: chooses the queries that the report shows.
-        progress: shows how far the work is, see `rtd_plugin.progress`.
+        seed: chooses the queries in the report.
+        progress: shows the progress, see `rtd_plugin.progress`.
         **model_options: `adapter`, `projection`, `model`, `pretrained`, `checkpoint`, `recipe`, `weights`,
             `preprocess`, `cache`, `workers`, `device`: see `rtd_plugin.workflows.loading.ModelOptions`.
 
     Returns:
         What `results.json` holds: metrics in percent, gains in percentage points. None in all processes of `torchrun`
-        but the first, which only help to encode images.
+        except the first: they only encode images.
 
     Raises:
         RTDError: a file is missing, broken, or does not fit the other files.
@@ -187,7 +187,7 @@ def _make_submissions(comparison: Comparison) -> dict[str, Any]:
 
 
 def name_folders(names: Sequence[str]) -> list[str]:
-    """Return a folder name for each name of a text encoder, no two alike, also if the file system ignores case."""
+    """Return a folder name for each name of a text encoder, unique even if the file system ignores case."""
     folders: list[str] = []
     for name in names:
         base = "tuned" if name in (".", "..") else name.replace("/", "-")

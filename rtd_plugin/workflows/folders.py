@@ -46,8 +46,8 @@ def _make_new_folder(parent: Path, name: str) -> Path:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a run's folder; remove the folder at the end if it stayed empty.
 
-    The kernel releases the lock of a process that dies, so a lock is never stale. The process's id lies in a file
-    of its own, because taking a lock may truncate the lock's file.
+    The kernel releases the lock of a process that dies, so a lock is never stale. The process's id is in a
+    separate file, because taking a lock may truncate the lock's file.
 
     Raises:
         RTDError: another process holds the lock.
@@ -67,7 +67,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-            # The lock's file is removed while the lock is held, so that no other process loses its lock by that.
+            # The lock's file is removed while the lock is held, so no other process can hold it.
             (folder / LOCK_FILE).unlink(missing_ok=True)
             folder.rmdir()  # fails if the run left files
         lock.release()

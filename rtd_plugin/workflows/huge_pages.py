@@ -1,4 +1,4 @@
-"""A setting of the environment that makes training faster."""
+"""An environment variable that makes training faster."""
 
 import os
 
@@ -6,7 +6,6 @@ import os
 def use_huge_pages() -> None:
     """Have torch ask for huge pages for large tensors, unless the environment says otherwise.
 
-    Must run before torch allocates. Fewer misses in the translation of addresses: a twentieth of a training step on a
-    CPU.
+    Must run before torch allocates. Fewer TLB misses save a twentieth of a training step on a CPU.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

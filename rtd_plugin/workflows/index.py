@@ -38,16 +38,16 @@ def build_index(
     progress: Progress = no_progress,
     **model_options: Unpack[ModelOptions],
 ) -> dict[str, Any]:
-    """Build an index of a folder of images, or bring it up to date, as `rtd-plugin index` does.
+    """Build or update an index of a folder of images, as `rtd-plugin index` does.
 
     Args:
         images: the folder, with its subfolders.
-        output: the index: a folder or URI that ends in `.lance`, or what another plugin keeps.
+        output: the index: a folder or URI that ends in `.lance`, or in another plugin's format.
         columns: CSV or Parquet with a column `image`, and others to filter by.
         approximate: whether searching may miss images; None: if there are more than a million.
         image_roots: folders that links in `images` may lead to.
         skip_unreadable: whether images that cannot be read are left out, instead of being an error.
-        progress: shows how far the work is, see `rtd_plugin.progress`.
+        progress: shows the progress, see `rtd_plugin.progress`.
         **model_options: as of `evaluate`; of tuned text encoders the first names the backbone.
 
     Returns:
@@ -56,12 +56,12 @@ def build_index(
 
     Raises:
         RTDError: a file cannot be read, or the index cannot be written.
-        UsageError: an option is wrong, or the index there was built otherwise.
+        UsageError: an option is wrong, or the existing index was built with other settings.
     """
+    start = time.monotonic()
+    store = plugins.find_gallery_store(str(output))  # names the extra that it lacks
     with require_extra("index", "an index"):
         from rtd_plugin.search.indexing import APPROXIMATE_FROM, update_index  # imports pyarrow, a search does not
-    start = time.monotonic()
-    store = plugins.find_gallery_store(str(output))
     roots = tuple(map(CommandLineText, image_roots))
     values = {"data": CommandLineText(images), "image_roots": roots, "skip_unreadable": skip_unreadable}
     folder = ImageFolder.model_validate(values)

@@ -1,4 +1,4 @@
-"""Loads what composes and encodes queries: a method, a backbone, the method's projection, and tuned text encoders."""
+"""Loads the models of queries: a method, a backbone, the method's projection, and tuned text encoders."""
 
 import logging
 import os
@@ -35,11 +35,11 @@ _log = logging.getLogger(__name__)
 
 
 class BackboneOptions(TypedDict, total=False):
-    """Options of `load_models` but for the tuned text encoders.
+    """Options of `load_models` except the tuned text encoders.
 
     Attributes:
         adapter: name of the method.
-        projection: the method's projection checkpoint; several files by the adapter's names of them.
+        projection: the method's projection checkpoint; several files as a mapping of the adapter's `projection_files`.
         model: the backbone's architecture in open_clip.
         pretrained: open_clip's tag of the backbone's weights.
         checkpoint: the backbone's weights as a local file instead.
@@ -65,17 +65,17 @@ class BackboneOptions(TypedDict, total=False):
 
 
 class ModelOptions(BackboneOptions, total=False):
-    """Options of `load_models`, which `evaluate` and `search` have as well.
+    """Options of `load_models`, also of `evaluate` and `search`.
 
     Attributes:
-        weights: tuned text encoders: a run's folder, or a file in any layout. A run also names the rest.
+        weights: tuned text encoders: a run's folder, or a file in any layout. A run also determines the other options.
     """
 
     weights: Sequence[str | Path]
 
 
 class Sources(BaseModel):
-    """What a recipe and options name; a recipe's other keys are not needed here."""
+    """The models that a recipe and options name; a recipe's other keys are ignored."""
 
     adapter: str
     backbone: Backbone
@@ -84,7 +84,7 @@ class Sources(BaseModel):
 
 @dataclass(frozen=True)
 class Models:
-    """What composes and encodes queries.
+    """The models that compose and encode queries.
 
     Attributes:
         adapter: the method.
@@ -146,7 +146,7 @@ def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -
     tuned = {}
     for path in files:
         tuned_weights = read_weights(path)
-        _load_tuned(tuned_weights, tower)  # a misfit is found here, before all images are encoded
+        _load_tuned(tuned_weights, tower)  # fails here, before all images are encoded
         if tuned_weights.adapter not in (None, method.name):
             _log.warning("%s: was tuned for %s, and is used with %s.", path, tuned_weights.adapter, method.name)
         tuned[path] = partial(_load_tuned, tuned_weights, tower)

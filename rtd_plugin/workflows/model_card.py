@@ -46,7 +46,7 @@ def _collect_values(
     return {
         "adapter": run.adapter.name,
         "backbone": recipe.backbone.name,
-        # File names without their folders: a card is published, and folders are this machine's.
+        # File names without their folders: a card is published, and folders are local.
         "model": Path(recipe.backbone.model or "MODEL").name.removesuffix(".json"),
         "pretrained": recipe.backbone.pretrained or "CHECKPOINT",
         "base_digest": run.base_digest,

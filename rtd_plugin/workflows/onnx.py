@@ -51,7 +51,7 @@ def export_onnx(run: Path, folder: Path) -> None:
     sources = find_sources(run)
     adapter = plugins.find_adapter(sources.adapter)
     if adapter.reads_queries:
-        raise RTDError(f"{adapter.name}: its projection reads more than images' features, which a graph of them cannot")
+        raise RTDError(f"{adapter.name}: its projection reads more than images' features, so it has no ONNX graph")
     with require_extra("onnx", "writing ONNX"):
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -93,7 +93,7 @@ def _write_graph(
     metadata: dict[str, str],
 ) -> None:
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # warnings of the exporter
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),

@@ -1,4 +1,4 @@
-"""Which run is meant: a new one of a recipe, or one in a folder that goes on."""
+"""Choose a run: a new one of a recipe, or one in a folder to resume."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def choose_run(
     folder = output or (find_newest_run(name) if resume else None)
     if folder is not None and holds_run(folder):
         if not resume:
-            raise UsageError(f"{folder}: already holds a run: pass --resume to go on with it, or another --output")
+            raise UsageError(f"{folder}: already holds a run: pass --resume to continue it, or another --output")
         return RunChoice(resume_recipe(folder, overrides, adapter), folder, folder.name, resumes=True)
     if name is None:
         raise UsageError("no run to resume: pass --adapter NAME for its miniature, or --recipe NAME|FILE")
@@ -76,7 +76,7 @@ def name_run(recipe: RecipeLike | None, adapter: str | None) -> str | None:
     if adapter is None:
         return None
     if f"{adapter}-miniature" not in plugins.list_recipes():
-        raise UsageError(f"no plugin brings a miniature of {adapter}: pass --recipe NAME|FILE")
+        raise UsageError(f"no plugin has a miniature for {adapter}: pass --recipe NAME|FILE")
     return f"{adapter}-miniature"
 
 

@@ -41,7 +41,7 @@ def load(
     progress: Progress = no_progress,
     **options: Unpack[BackboneOptions],
 ) -> Searcher:
-    """Load what composes queries and searches, once for any number of queries.
+    """Load a searcher, for any number of queries.
 
     >>> import rtd_plugin
     >>> searcher = rtd_plugin.load("runs/mine", images="catalogue")  # doctest: +SKIP
@@ -53,7 +53,7 @@ def load(
         images: a folder of images to search, with its subfolders; they are encoded now, unless the cache has them.
         index: an index to search instead, which `rtd-plugin index` built.
         image_roots: folders that links in `images` may lead to.
-        progress: shows how far the work is, see `rtd_plugin.progress`.
+        progress: shows the progress, see `rtd_plugin.progress`.
         **options: `adapter`, `projection`, `model`, `pretrained`, `checkpoint`, `recipe`, `preprocess`, `cache`,
             `workers`, `device`; see `rtd_plugin.workflows.loading.BackboneOptions`. A run names the first five.
 
@@ -97,7 +97,7 @@ def search(
         skip_unreadable: whether images that cannot be read are left out, instead of being an error.
         top: how many images to return, 1 to 50.
         page: file to write a page with pictures to.
-        progress: shows how far the work is, see `rtd_plugin.progress`.
+        progress: shows the progress, see `rtd_plugin.progress`.
         **model_options: as of `evaluate`.
 
     Returns:
@@ -109,7 +109,7 @@ def search(
         UsageError: an option is missing or wrong.
     """
     if not 1 <= top <= MOST:
-        raise UsageError(f"top: {top} is not from 1 to {MOST}")
+        raise UsageError(f"top: {top} is not between 1 and {MOST}")
     check_text(condition)
     open_gallery = choose_gallery(images, index, image_roots, skip_unreadable)
     if open_gallery is None:
@@ -126,7 +126,9 @@ def search(
                 "weights": str(path) if path else None,
                 "name": name,
                 "label": label,
-                "images": [{"image": match.image, "score": match.score, **_columns(match)} for match in matches],
+                "images": [
+                    {"image": match.image, "score": match.score, **_collect_columns(match)} for match in matches
+                ],
             }
         )
     results = {
@@ -144,7 +146,7 @@ def search(
     return results
 
 
-def _columns(match: Match) -> dict[str, Any]:
+def _collect_columns(match: Match) -> dict[str, Any]:
     return {"columns": dict(match.columns)} if match.columns else {}
 
 
@@ -153,7 +155,7 @@ def choose_gallery(
 ) -> Callable[[Models, Progress], MemoryGallery | IndexGallery] | None:
     """Return a function that opens a folder or an index; a wrong one is found before models are loaded."""
     if images is not None and index is not None:
-        raise UsageError("a folder and an index: pass --images or --index")
+        raise UsageError("both a folder and an index: pass either --images or --index")
     if index is not None:
         store = open_index(index)
         roots = [Path(root) for root in image_roots]

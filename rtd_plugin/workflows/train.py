@@ -116,8 +116,8 @@ def train(
         adapter: replaces the recipe's adapter.
         overrides: keys of the recipe with their values in YAML, such as `"optimizer.learning_rate=1e-4"`.
         output: the run's folder. None: a new one in `runs`, or with `resume` the recipe's newest run there.
-        resume: go on from the latest checkpoint, if there is a run.
-        progress: opens a block of work that takes long, see `rtd_plugin.progress.Progress`.
+        resume: continue from the latest checkpoint, if there is a run.
+        progress: shows the progress, see `rtd_plugin.progress.Progress`.
 
     Returns:
         The finished run; None on all processes but the main one.
@@ -179,7 +179,7 @@ def train(
 
 
 def _train_helper(choice: RunChoice, accelerator: Accelerator) -> None:
-    """Take part in a run as one of its processes but the main one."""
+    """Run training on a process other than the main one."""
     (folder,) = broadcast_object_list([None])
     run = _load_run(choice.recipe, Path(folder), accelerator, no_progress)
     accelerator.wait_for_everyone()
@@ -189,7 +189,7 @@ def _train_helper(choice: RunChoice, accelerator: Accelerator) -> None:
 def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Run:
     with progress("Tokenising triplets") as advance:
         run = load_run(recipe, folder, advance)
-    # Fails now for a batch size that does not fit, and not once there is a run on disk that cannot be resumed.
+    # Refuse a wrong batch size before a run that cannot be resumed is on disk.
     BatchOrder(len(run.triplets), recipe.batch_size, recipe.shuffle, 0, processes=accelerator.num_processes)
     return run
 
@@ -302,7 +302,7 @@ def _describe_gain(figures: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The plugin that shows how far a run is."""
+    """The plugin that shows the progress of a run."""
 
     advance: Advance
 

@@ -1,4 +1,4 @@
-"""Composition points as data: what they say of a host's function, and what a composition encodes to."""
+"""Composition points describe a host's function; compositions are encoded as by the host."""
 
 import dataclasses
 import inspect
@@ -51,7 +51,7 @@ def test_an_adapter_may_have_no_points():
 @pytest.mark.parametrize("hidden_states", [False, True])
 @pytest.mark.parametrize("as_mask", [False, True])
 def test_compose_encodes_as_the_host(openai, tokenise, assert_equal, as_mask, hidden_states):
-    """A placeholder's id and its positions say the same; (B, n, W) makes room, as with three tokens at one $."""
+    """A placeholder's id and its positions are equivalent; (B, n, W) makes room, as with three tokens at one $."""
     tokens, pseudo = tokenise([[5, 265, 7], [265, 2, 3]]), torch.randn(2, 3, W)
     longer = tokenise([[5, 0, 0, 0, 7], [0, 0, 0, 2, 3]])
     positions = {(0, 2): (0, 0), (0, 3): (0, 1), (0, 4): (0, 2), (1, 1): (1, 0), (1, 2): (1, 1), (1, 3): (1, 2)}
@@ -69,7 +69,7 @@ def test_compose_encodes_as_the_host(openai, tokenise, assert_equal, as_mask, hi
 
 @pytest.mark.parametrize("placeholder", [265, END + 1, torch.tensor(265)], ids=["id", "beyond CLIP's", "tensor"])
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_text_without_a_placeholder_is_encoded_as_it_is(openai, tokenise, assert_equal, placeholder, n):
+def test_a_text_without_a_placeholder_is_encoded_unchanged(openai, tokenise, assert_equal, placeholder, n):
     """Beside one that has it; some hosts add a token to CLIP's for it, whose id is larger than the end token's."""
     tokens, pseudo = tokenise([[5, 8, placeholder], [7], [placeholder, 2]])[:, :9], torch.randn(3, n, W)
     texts = tokenise([[5, 8, *[0] * n], [7], [*[0] * n, 2]])
@@ -92,5 +92,5 @@ def test_one_text_or_one_image_serves_all(openai, tokenise, assert_equal, texts,
 
 def test_several_images_need_as_many_texts(openai, tokenise):
     composition = Composition(openai.model, tokenise([[5, 265], [265]]), torch.randn(3, W), 265)
-    with pytest.raises(RTDError, match="2 texts for 3 images' pseudo tokens"):
+    with pytest.raises(RTDError, match="2 texts for pseudo tokens of 3 images"):
         compose(openai.tower, composition)

@@ -10,7 +10,7 @@ from rtd_plugin.contract.composition import compose
 
 W = 32
 ADAPTER = LinCIR()
-ONE = [[5, 259, 7], [9, 8, 259, 3], [259]]  # places 2, 3 and 1: the start token stands at 0
+ONE = [[5, 259, 7], [9, 8, 259, 3], [259]]  # positions 2, 3 and 1: the start token is at 0
 # texts, shape of the pseudo tokens, and which pseudo token goes where: {(row, position): index}
 FORMS = {
     "one each": (ONE, (3, W), {(0, 2): 0, (1, 3): 1, (2, 1): 2}),
@@ -73,7 +73,7 @@ def test_num_tokens_changes_nothing(huggingface, tokenise, point):
 
 @pytest.mark.parametrize("shape", [(2, W), (3, W + 1)])
 def test_wrong_arguments_are_refused(huggingface, tokenise, point, shape):
-    with pytest.raises(Exception, match=r"3 texts for 2 images|shape"):
+    with pytest.raises(Exception, match=r"3 texts for pseudo tokens of 2 images|shape"):
         compose(huggingface.tower, point.read(huggingface.model, tokenise(ONE), torch.randn(shape)))
 
 

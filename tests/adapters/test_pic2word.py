@@ -15,7 +15,7 @@ W = 32
 ADAPTER = Pic2Word()
 RETRIEVAL, VISUALISATION = ADAPTER.composition_points
 STAR = torch.tensor(265, dtype=torch.int32)  # as Pic2Word's scripts have it from their tokenizer
-ONE = [[5, 6, 265, 7], [9, 8, 265, 3, 2], [4, 1, 265]]  # all at 3: the start token stands at 0
+ONE = [[5, 6, 265, 7], [9, 8, 265, 3, 2], [4, 1, 265]]  # all at 3: the start token is at 0
 TWO = [[5, 265, 7, 265], [9, 265, 2, 265, 3], [4, 265, 1, 265, 8, 6]]
 # texts, shapes of the pseudo tokens (a list for a tuple of them), arguments, and which of them (first index) goes where
 FORMS = {

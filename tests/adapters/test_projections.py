@@ -95,7 +95,7 @@ def test_every_form_of_checkpoint_is_read(adapter, projection, tmp_path, form):
 
 
 def test_weights_that_are_not_finite_are_refused(adapter, projection, tmp_path):
-    """It trained and was evaluated without an error, on pseudo tokens of NaN."""
+    """Otherwise training and evaluation run without an error on pseudo tokens of NaN."""
     key = KEYS[adapter.name][0]
     state = projection.state_dict()
     state[key].view(-1)[3] = float("nan")

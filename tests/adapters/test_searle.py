@@ -12,7 +12,7 @@ from rtd_plugin.errors import RTDError
 W = 32
 ADAPTER = SEARLE()
 [POINT] = ADAPTER.composition_points
-ONE = [[5, 259, 7], [9, 8, 259, 3], [259]]  # at 2, 3 and 1: the start token stands at 0
+ONE = [[5, 259, 7], [9, 8, 259, 3], [259]]  # at 2, 3 and 1: the start token is at 0
 SEVERAL = [[5, 259, 7, 259], [9, 8, 259, 3]]
 TWO = [[5, 259, 259, 7], [259, 259, 8, 9, 3], [6, 2, 4, 259, 259]]
 # texts, shape of the pseudo tokens, num_tokens, and which pseudo token goes where: {(row, position): index}
@@ -44,7 +44,7 @@ FORMS = {
         {(0, 2): (0, 0), (0, 3): (0, 1), (1, 1): (0, 0), (1, 2): (0, 1), (2, 4): (0, 0), (2, 5): (0, 1)},
     ),
     "one for all, twice": (TWO, (1, W), 2, {(0, 2): 0, (0, 3): 0, (1, 1): 0, (1, 2): 0, (2, 4): 0, (2, 5): 0}),
-    # The second takes the place of what follows the $, of the third text's end too.
+    # The second replaces the token after the $, in the third text its end.
     "two each at one $": (
         ONE,
         (3, 2, W),

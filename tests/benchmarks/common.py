@@ -1,7 +1,7 @@
-"""What the measuring programs of training share: towers of full size with random weights, and runs of real texts.
+"""Shared code of the training benchmarks: full-size towers with random weights, and runs on real texts.
 
 Captions are the last column of a tab-separated file, conditions the field `caption` of a JSON list (as CIRR's are);
-without them the miniature's triplets serve. Weights are random: speed does not depend on them.
+without them the miniature's triplets are used. Weights are random: speed does not depend on them.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Training on a GPU: whether it is right, and how fast, against two other ways to write the step.
+"""Training on a GPU: correctness and speed, against two other implementations of the step.
 
     python tests/benchmarks/gpu.py [--towers ViT-B-32,ViT-L-14,ViT-H-14] [--triplets 128,512] [--steps 30]
         [--captions FILE --conditions FILE] [--minutes 10] [--output FILE.json]
 
-Each case runs in a process of its own. First losses of 5 steps: the engine in fp32, bf16, fp16, compiled, and under
+Each case runs in a separate process. First losses of 5 steps: the engine in fp32, bf16, fp16, compiled, and under
 data parallelism of one process, against the plain pair in fp32. Then the speed of these sides on the same triplets:
 
 * `authors`: every text padded to 77 tokens, reference captions encoded twice, an AdamW that is not fused, fp16 autocast
@@ -76,7 +76,7 @@ class HandWritten:
         return torch.nn.functional.pad(tokens, (0, length - tokens.shape[1])).to(DEVICE, non_blocking=True)
 
     def encode(self, tower: TextTower, tokens: Tensor, pseudo_tokens: Tensor | None = None) -> Tensor:
-        """Encode all positions, as `encode_with_hidden_states` does, without a look at the data."""
+        """Encode all positions, as `encode_with_hidden_states` does, without reading the data."""
         ends = tokens.argmax(dim=1)
         x = tower.token_embedding(tokens)
         if pseudo_tokens is not None:

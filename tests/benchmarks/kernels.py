@@ -1,4 +1,4 @@
-"""What a GPU's training step launches and what it takes of the host, counted on a machine without a GPU.
+"""The kernels and the CPU work of a GPU's training step, counted without a GPU.
 
     python tests/benchmarks/kernels.py [--tower ViT-L-14] [--triplets 128] [--batches 400]
         [--captions FILE --conditions FILE] [--without-compiler]
@@ -76,7 +76,7 @@ class Step:
         self.batches = RunBatches(run, make_accelerator(run.recipe), self.encoder.prepare, self.frozen)
 
     def make_batch(self, index: int) -> Batch:
-        """Make a batch as the thread does that makes them ahead; without pinned memory, which needs a GPU."""
+        """Make a batch as the prefetching thread does, without pinned memory, which needs a GPU."""
         batch = self.batches[index]
         captions = self.frozen.encoder.prepare(stack_tokens(batch.targets, batch.references))
         return replace(batch, packed_captions=captions)

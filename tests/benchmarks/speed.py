@@ -4,13 +4,13 @@
         [--captions FILE --conditions FILE] [--authors REPOSITORY --authors-python PYTHON [--without-explicit]]
 
 Captions are the last column of a tab-separated file, conditions the field `caption` of a JSON list (as CIRR's are);
-without them the miniature's triplets serve. Weights are random: speed does not depend on them.
+without them the miniature's triplets are used. Weights are random: speed does not depend on them.
 
-`steps` runs four sides, each in a process of its own, one step each in turn, on the same triplets with the same noise:
+`steps` runs four sides, each in a separate process, one step each in turn, on the same triplets with the same noise:
 
 * `explicit`: every text padded to 77 tokens, reference captions encoded twice, all positions of every layer computed,
-  an AdamW that is not fused. That is what the authors' step costs, with a faster attention; tokenising is not counted.
-* `authors`: where their repository is given, their own functions in the order of their own loop, tokens ready made.
+  an AdamW that is not fused. This is the cost of the authors' step, with faster attention; tokenising is not counted.
+* `authors`: where their repository is given, their functions in the order of their loop, with prepared tokens.
 * `first epoch`: `rtd-plugin train`'s step when it sees the captions for the first time; tokens are read from the store.
 * `cached`: the same, with the captions' features in the cache.
 """
@@ -31,7 +31,7 @@ from typing import Any
 
 from rtd_plugin.workflows.huge_pages import use_huge_pages
 
-BEGAN = time.perf_counter()  # of a side's process, before what takes long to import
+BEGAN = time.perf_counter()  # start of a side's process, before slow imports
 use_huge_pages()  # as `rtd-plugin train` does
 
 import torch  # noqa: E402
@@ -68,7 +68,7 @@ def build_run(args: argparse.Namespace, folder: Path) -> Run:
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> None:
-    """Write everything that the sides of other people start from."""
+    """Write the inputs of the other sides."""
     run = build_run(args, folder)
     tower = run.tower
     batches = []

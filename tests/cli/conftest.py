@@ -75,7 +75,7 @@ def finished_run(files, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes():
-    """A server that has imported what commands need and forks, so that a new process starts without imports."""
+    """A server that has imported what commands need and forks, so a new process starts without imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["rtd_plugin.cli.train", "rtd_plugin.workflows.train", "rtd_adapters.lincir", "open_clip", "accelerate"]

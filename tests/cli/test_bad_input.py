@@ -1,4 +1,4 @@
-"""What is wrong with a run's input is said in a sentence; exit code 1 or 2, and nothing half-written."""
+"""Bad input of a run gives an error message and exit code 1 or 2, and leaves nothing half-written."""
 
 import os
 import pickle
@@ -75,7 +75,7 @@ CASES = {
     "too large a batch": (None, "batch_size=64", 1, "48 triplets do not fill one batch of 64"),
     "unknown key": (None, "objective.temprature=1", 2, "--set objective.temprature: no such key"),
     "wrong value": (None, "steps=many", 2, "--set steps: "),
-    "unknown adapter": (None, "adapter=lincri", 2, "there is no adapter 'lincri': installed are"),
+    "unknown adapter": (None, "adapter=lincri", 2, "unknown adapter 'lincri': installed are"),
 }
 
 
@@ -101,7 +101,7 @@ def recipe_with_unknown_key(files):
 
 RECIPES = {
     "no recipe": (None, ["--recipe", "none.yaml"], "none.yaml: no such recipe file"),
-    "no such name": (None, ["--recipe", "none"], "there is no recipe 'none'"),
+    "no such name": (None, ["--recipe", "none"], "unknown recipe 'none'"),
     "a folder": (lambda files: Path("bad.yaml").mkdir(), ["--recipe", "bad.yaml"], "bad.yaml: no such recipe file"),
     "binary": (
         lambda files: Path("bad.yaml").write_bytes(bytes(range(256))),
@@ -112,7 +112,7 @@ RECIPES = {
     "a list": (lambda files: Path("bad.yaml").write_text("- 1"), ["--recipe", "bad.yaml"], "not a recipe"),
     "empty": (lambda files: Path("bad.yaml").touch(), ["--recipe", "bad.yaml"], "not a recipe"),
     "unknown key": (recipe_with_unknown_key, ["--recipe", "bad.yaml"], ": stepz: no such key"),
-    "unknown adapter": (None, ["--adapter", "lincri"], "there is no adapter 'lincri': installed are lincir"),
+    "unknown adapter": (None, ["--adapter", "lincri"], "unknown adapter 'lincri': installed are lincir"),
     "neither": (None, [], "pass --adapter NAME"),
     "no value": (None, ["--recipe", "TINY", "--set", "steps"], "--set steps: expected key=value"),
 }
@@ -172,7 +172,7 @@ def small_disk(tmp_path, finished_run):
 
 
 def test_full_disk(rtd, files, finished_run, small_disk):
-    """The checkpoints before are whole: with more room the run goes on."""
+    """Earlier checkpoints are intact: with more space the run continues."""
     run = small_disk / "run"
     done = rtd("train", "--recipe", files / "tiny.yaml", "--output", run, "--set", "checkpoints.keep=9")
     assert done.exit_code == 1
@@ -187,7 +187,7 @@ def test_full_disk(rtd, files, finished_run, small_disk):
 
 
 def test_file_too_large(start, files, tmp_path):
-    """As a full disk, but for one file, and without root's rights."""
+    """Like a full disk, for a single file and without root."""
     process = start("train", "--recipe", files / "tiny.yaml", "--output", "run", largest_file=10_000_000)
     process.join()
     said = (tmp_path / "output.txt").read_text()

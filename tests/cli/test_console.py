@@ -20,7 +20,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_plain_lines_come_now_and_then(capsys, clock):
+def test_plain_lines_are_printed_at_intervals(capsys, clock):
     with console.progress("Training") as advance:
         for step in range(1, 31):
             clock[0] += 1
@@ -30,7 +30,7 @@ def test_plain_lines_come_now_and_then(capsys, clock):
     assert shown.err == "Training 10/30 loss 10\nTraining 20/30 loss 20\nTraining 30/30 loss 30\n"
 
 
-def test_the_last_line_always_comes(capsys, clock):
+def test_the_last_line_is_always_printed(capsys, clock):
     with console.progress("Encoding images") as advance:
         advance(5, 7)
         advance(7, 7)
@@ -73,7 +73,7 @@ def _read_to_the_end(terminal: int) -> str:
 
 
 @pytest.mark.parametrize("stream", [console.out, console.err])
-def test_brackets_and_colons_in_paths_are_no_markup(stream, capsys):
+def test_brackets_and_colons_in_paths_are_not_markup(stream, capsys):
     stream().print("runs/[bold]a[/bold] :car:", soft_wrap=True)
     assert "".join(capsys.readouterr()) == "runs/[bold]a[/bold] :car:\n"
 
@@ -108,7 +108,7 @@ def test_a_finished_bar_shows_its_total(monkeypatch):
     assert "Checking" in last
 
 
-def test_work_says_that_it_loads_on_a_terminal_alone(capsys, monkeypatch):
+def test_loading_is_announced_only_on_a_terminal(capsys, monkeypatch):
     console.announce_loading()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -1,4 +1,4 @@
-"""The shipped default: `rtd-plugin train --adapter NAME` with nothing else but fewer steps."""
+"""The shipped default: `rtd-plugin train --adapter NAME` with no other options but fewer steps."""
 
 import json
 
@@ -29,5 +29,5 @@ def test_miniature(rtd, tmp_path, adapter):
     for value in [*metrics.values(), evaluation["results"][1]["gain"]["miniature"]]:
         assert value.keys() == names | {"seen", "unseen"}
         assert value["seen"].keys() == value["unseen"].keys() == names
-    # Three steps teach little, but the weights that ship are trained: the whole bears them out.
+    # Three steps change little, but the shipped weights are trained.
     assert metrics["target caption", False]["recall_at_5"] > metrics["text only", False]["recall_at_5"]

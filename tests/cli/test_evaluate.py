@@ -181,7 +181,7 @@ def test_weights_in_any_layout(evaluate, finished_run, tmp_path):
     assert len({row["name"] for row in result["results"]}) == 6
 
 
-def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished_run, files, tmp_path):
+def test_a_run_names_its_adapter_backbone_and_projection(rtd, setup, write_dataset, finished_run, files, tmp_path):
     """Adapter, backbone and projection come from its recipe; options replace them."""
     write_dataset("cirr", tmp_path / "cirr")
     done = rtd("evaluate", "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run, "--json")
@@ -196,7 +196,7 @@ def test_a_run_says_what_it_was_tuned_for(rtd, setup, write_dataset, finished_ru
 
 
 def test_submissions(evaluate, finished_run):
-    """Of a split whose targets are secret: a file for each text encoder, and no metrics."""
+    """For a split with secret targets: a file for each text encoder, and no metrics."""
     result = evaluate("circo", "--split", "test", "--weights", finished_run)
     assert result["submissions"] == [
         "submissions/pre-trained/circo.json",
@@ -243,7 +243,7 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished_run, t
     assert "evaluations/cirr-val: already holds results: pass another --output" in refused.stderr
 
 
-def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
+def test_the_miniature_needs_no_other_option(rtd, monkeypatch):
     benchmark = "rtd_plugin.miniature.benchmark.MiniatureBenchmark"
     from rtd_plugin.miniature.benchmark import MiniatureBenchmark as Whole
 
@@ -261,7 +261,7 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--benchmark", "flickr"], 2, "there is no benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
+        (["--benchmark", "flickr"], 2, "unknown benchmark 'flickr': installed are circo, cirr, fashioniq, folder,"),
         (["--benchmark", "cirr"], 2, "cirr needs --data"),
         (["--benchmark", "cirr", "--data", "nowhere"], 1, "cap.rc2.val.json is missing (val has 4181 queries, 2297"),
         (["--benchmark", "cirr", "--data", "x", "--split", "test"], 2, "--split: input should be 'val' or 'test1'"),
@@ -277,7 +277,7 @@ def test_the_miniature_needs_nothing_else(rtd, monkeypatch):
             "change_object.json is missing",
         ),
         (["--benchmark", "cirr", "--data", "x", "--set", "colour"], 2, "--set colour: expected key=value"),
-        (["--benchmark", "miniature", "--adapter", "none"], 2, "there is no adapter 'none'"),
+        (["--benchmark", "miniature", "--adapter", "none"], 2, "unknown adapter 'none'"),
         (["--benchmark", "miniature", "--projection", "no.pt"], 1, "no.pt: no such file"),
         (["--benchmark", "miniature", "--weights", "no"], 1, "no: no such file or folder"),
         (["--benchmark", "miniature", "--device", "tpu9"], 2, "--device tpu9: torch cannot use it here"),
@@ -343,15 +343,15 @@ def test_an_incomplete_benchmark_is_refused(evaluate, write_dataset, tmp_path, c
 
 
 def break_images(folder):
-    """Break three images of FashionIQ as in everybody's copy: a target, a reference, and one of the gallery alone."""
+    """Break three images of FashionIQ, as in real copies: a target, a reference, and one only in the gallery."""
     (folder / "images/B009.jpg").unlink()
     (folder / "images/B009.jpg").symlink_to("/nowhere/B009.jpg")
     (folder / "images/B101.jpg").write_bytes(b"")
     (folder / "images/B020.jpg").write_bytes((folder / "images/B020.jpg").read_bytes()[:200])
 
 
-def test_what_is_left_of_a_published_benchmark_has_another_name(evaluate, rtd, setup, write_dataset, tmp_path):
-    """Only if asked for; then without the queries whose reference or target is missing, and it is said."""
+def test_an_incomplete_published_benchmark_has_another_name(evaluate, rtd, setup, write_dataset, tmp_path):
+    """Only with --skip-unreadable; queries whose reference or target is missing are left out and reported."""
     write_dataset("fashioniq", tmp_path / "fashioniq")
     break_images(tmp_path / "fashioniq")
     refused = evaluate("fashioniq", fails=True)
@@ -432,7 +432,7 @@ def test_a_cache_of_another_backbone_is_not_used(evaluate, files, randomise, tmp
 
 
 def test_only_the_first_process_prints_and_writes(evaluate, rtd, setup, write_dataset, tmp_path, monkeypatch):
-    """The other processes of torchrun only help to encode images."""
+    """The other processes of torchrun only encode images."""
     write_dataset("cirr", tmp_path / "cirr")
     monkeypatch.setenv("RANK", "1")
     done = evaluate("cirr", fails=True)

@@ -125,7 +125,7 @@ def test_validation_selects_the_result_and_evaluation_shows_it(rtd, recipe, tmp_
     [
         (["validation.select=recall_at_7"], "validation.select: no metric 'recall_at_7'; found recall_at_1,"),
         (["evaluation.missing='3'"], "swatches: the image 3 cannot be read (FileNotFoundError: no 3.png)"),
-        (["evaluation.benchmark=none"], "there is no benchmark 'none': installed are"),
+        (["evaluation.benchmark=none"], "unknown benchmark 'none': installed are"),
     ],
 )
 def test_faults_are_found_before_training(rtd, recipe, tmp_path, overrides, says):

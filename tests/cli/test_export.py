@@ -110,7 +110,7 @@ def test_an_existing_file_is_replaced(rtd, finished_run, tmp_path):
         ("RUN", ["nope", "text.pt"], 2, "'nope' is not one of 'openai', 'huggingface', 'rtd'"),
     ],
 )
-def test_what_cannot_be_exported(rtd, finished_run, tmp_path, run, args, code, says):
+def test_impossible_exports_are_refused(rtd, finished_run, tmp_path, run, args, code, says):
     (tmp_path / "bad").write_text("no run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()

@@ -72,7 +72,7 @@ def test_a_missing_extra_is_one_sentence(rtd, finished_run, monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported(rtd, finished_run, monkeypatch, tmp_path):
+def test_impossible_exports_are_refused(rtd, finished_run, monkeypatch, tmp_path):
     for package in ("onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, package, sys)
     (tmp_path / "notes.txt").touch()

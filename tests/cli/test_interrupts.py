@@ -1,4 +1,4 @@
-"""Runs that are killed or interrupted: after `--resume`, the same as if nothing had happened."""
+"""Runs that are killed or interrupted: after `--resume`, the result equals that of an undisturbed run."""
 
 import signal
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_killed_before_the_result_is_written(train, finished_run, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_interrupted(train, finished_run, tmp_path, number):
-    """The step is finished, a checkpoint written, and it says what to type."""
+    """The step is finished, a checkpoint is written, and the message has the command to resume."""
     assert train(signal_at=("os.rename", "step-000002", number)) == 1
     said = (tmp_path / "output.txt").read_text()
     last = losses(tmp_path / "run")[-1]

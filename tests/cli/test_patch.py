@@ -29,9 +29,10 @@ def test_patch_shows_the_host_the_changes_and_the_next_commands(rtd, finished_ru
         "(clip_model, text, pseudo_tokens, num_tokens=1)",
         f"Weights  {finished_run}/text_encoder.safetensors, step 6",
         "         tuned from model for lincir; the host's CLIP is checked at the first composed query",
-        "         note: tuned for lincir, whose prompt may not be searle's",
+        "         note: tuned for lincir, whose prompt may differ from searle's",
         "Changes  Composed queries use the tuned text encoder. Plain texts, images, the projection and training code",
-        "         keep what the host loads; no file of the host is touched.",
+        "         keep the weights that the host loads; no file of the host is changed.",
+        "Needs    Python 3.8 and torch 1.11 or newer; rtd-plugin need not be installed there",
         f"Wrote    {tmp_path}/code-rtd-patch",
         "",
         "Next:",
@@ -49,7 +50,7 @@ def test_options_reach_the_manifest(rtd, finished_run, copy_host, tmp_path):
     assert done.exit_code == 0, done.output
     assert "the host's CLIP is not checked (--force)" in done.stdout
     assert "Composed queries use a blend, 0.5 of it tuned." in done.stdout
-    assert "distributed: the evaluation reads args.distributed, which is never set (left as it is)" in done.stdout
+    assert "distributed: the evaluation reads args.distributed, which is never set (not repaired)" in done.stdout
     assert "PYTHONPATH=src:. rtd-plugin run " in done.stdout
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.blend, manifest.force, len(manifest.shims)) == (0.5, True, 2)
@@ -83,7 +84,7 @@ def test_weights_without_a_recorded_base_are_noted(rtd, finished_run, copy_host)
     copy_host("searle")
     assert rtd("export", finished_run, "--layout", "rtd", "authors.pt").exit_code == 0
     done = rtd("patch", "code", "--weights", "authors.pt")
-    assert "no base is recorded: that the host has the CLIP it was tuned from cannot be checked" in done.stdout
+    assert "no base recorded: cannot check that the host's CLIP is the one it was tuned from" in done.stdout
 
 
 def test_a_patch_is_removed(rtd, finished_run, copy_host, tmp_path):
@@ -164,15 +165,15 @@ def test_doctor_finds_the_lost_causal_mask(rtd, copy_host, tmp_path):
 
 
 @pytest.mark.slow
-def test_doctor_changes_nothing_in_a_host_that_composes_right(rtd, copy_host, tmp_path):
+def test_doctor_does_not_change_a_host_that_composes_correctly(rtd, copy_host, tmp_path):
     copy_host("pic2word")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = rtd("doctor", "code")
     assert done.exit_code == 0, done.output
-    assert done.stdout.count("composes right here: as an exact causal encoding does, up to") == 2
+    assert done.stdout.count("correct here: equals an exact causal encoding up to") == 2
     assert f"Host     {tmp_path}/code (pic2word)" in done.stdout
     assert "Shim     gallery-names: " in done.stdout
-    assert done.stdout.splitlines()[-1] == "The host composes right here."
+    assert done.stdout.splitlines()[-1] == "The host composes correctly here."
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -183,7 +184,7 @@ def test_doctor_reports_a_host_that_fails(rtd, copy_host, tmp_path):
     done = rtd("doctor", "code")
     assert done.exit_code == 1
     assert "fails here: ModuleNotFoundError: No module named 'no_such_package'" in done.stdout
-    assert "Do: install what is missing" in done.stdout
+    assert "Do: install the missing packages" in done.stdout
     assert done.stdout.splitlines()[-1] == (
         "A patch would not compose here either, until this is fixed: "
         "ModuleNotFoundError: No module named 'no_such_package'"
@@ -215,8 +216,8 @@ def test_doctor_names_batches_that_the_adapter_misreads(rtd, copy_host, tmp_path
     monkeypatch.setattr("rtd_plugin.patching.doctor._check_in_process", lambda arguments: report)
     done = rtd("doctor", "code")
     assert done.exit_code == 1
-    assert "the adapter reads some batches otherwise: texts without …" in done.stdout
-    assert done.stdout.splitlines()[-1] == "A patch would not compose as the host does: its adapter has to be fixed."
+    assert "the adapter reads some batches differently: texts without …" in done.stdout
+    assert done.stdout.splitlines()[-1] == "A patch would not compose as the host does: the adapter has to be fixed."
 
 
 @pytest.mark.slow
@@ -224,10 +225,10 @@ def test_doctor_recommends_a_patch_last(rtd, copy_host, tmp_path):
     """A patch helps where the host's function is wrong."""
     copy_host("lincir")
     lines = rtd("doctor", "code").stdout.splitlines()
-    assert lines[-1].startswith("Do: patch the host (`rtd-plugin patch`): it then composes right here, because")
+    assert lines[-1].startswith("Do: patch the host (`rtd-plugin patch`): composed queries then bypass")
 
 
-def test_doctor_ends_a_host_that_waits(rtd, copy_host, tmp_path, monkeypatch):
+def test_doctor_stops_a_host_that_hangs(rtd, copy_host, tmp_path, monkeypatch):
     """Its process is ended at the time limit; a child that it started does not keep the doctor waiting."""
     copy_host("searle")
     file = tmp_path / "code/src/encode_with_pseudo_tokens.py"

@@ -43,7 +43,7 @@ def test_a_printed_recipe_is_the_same_recipe_in_another_folder(rtd, name, tmp_pa
 def test_unknown(rtd, shipped_recipes):
     done = rtd("recipes", "tinny")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "there is no recipe 'tinny': installed are tiny" in done.stderr
+    assert "unknown recipe 'tinny': installed are tiny" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1", ""])

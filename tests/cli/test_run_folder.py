@@ -1,4 +1,4 @@
-"""What guards a run's folder, and its model card."""
+"""The lock of a run's folder, and its model card."""
 
 import os
 import re

@@ -74,7 +74,7 @@ def test_missing_files_and_wrong_options_are_refused(search, options, image, say
     assert says in done.stderr
 
 
-def test_unreadable_pictures_are_left_out_and_said(search, tmp_path):
+def test_unreadable_pictures_are_left_out_and_reported(search, tmp_path):
     (tmp_path / "gallery/0.png").write_bytes(b"")
     (tmp_path / "gallery/3.png").unlink()
     (tmp_path / "gallery/3.png").symlink_to("/nowhere/3.png")

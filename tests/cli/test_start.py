@@ -1,4 +1,4 @@
-"""A command says that it has started before it imports what takes seconds."""
+"""A command announces that it has started before slow imports."""
 
 import subprocess
 import sys

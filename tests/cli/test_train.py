@@ -1,4 +1,4 @@
-"""`rtd-plugin train`: the run's folder, resuming, and which run is meant."""
+"""`rtd-plugin train`: the run's folder, resuming, and the choice of the run."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_default_folder_is_named_after_the_recipe(rtd, files, tmp_path):
     assert json.loads(second.stdout) == json.loads((tmp_path / "runs/tiny-2/results.json").read_text())
 
 
-def test_what_it_says_to_type_next_works(rtd, files, tmp_path):
+def test_the_printed_commands_work(rtd, files, tmp_path):
     """Brackets and blanks in a path are neither markup nor two words."""
     done = rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--output", "my [old] runs/a")
     assert "Wrote my [old] runs/a/text_encoder.safetensors" in done.stdout
@@ -105,7 +105,7 @@ def test_what_it_says_to_type_next_works(rtd, files, tmp_path):
     exec(python[2], {})
 
 
-def test_runs_at_the_same_time_get_folders_of_their_own(tmp_path, monkeypatch):
+def test_simultaneous_runs_get_separate_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: make_folder(None, runs.RUNS, "tiny"), range(20)))
@@ -118,12 +118,12 @@ def test_an_existing_run_needs_resume(rtd, files, finished_run):
     done = rtd("train", "--recipe", files / "tiny.yaml", "--output", finished_run)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"Error: {finished_run}: already holds a run: pass --resume to go on with it, or another --output\n"
+        f"Error: {finished_run}: already holds a run: pass --resume to continue it, or another --output\n"
     )
     assert (finished_run / "recipe.yaml").stat().st_mtime_ns == before
 
 
-def test_resume_without_a_run_starts_anew_and_says_so(rtd, files):
+def test_resume_without_a_run_starts_one_with_a_message(rtd, files):
     done = rtd("train", "--recipe", files / "tiny.yaml", "--set", "steps=1", "--resume")
     assert done.exit_code == 0
     assert done.stderr.startswith("No run to resume: starting a new one.\n")
@@ -157,21 +157,21 @@ def test_resume_extends_a_run(rtd, files, finished_run):
 
 
 @pytest.mark.parametrize("override", ["batch_size=8", "seed=3", "objective.temperature=1"])
-def test_resume_refuses_to_make_it_another_run(rtd, finished_run, override):
+def test_resume_refuses_overrides_that_change_the_run(rtd, finished_run, override):
     done = rtd("train", "--resume", "--output", finished_run, "--set", override)
     assert done.exit_code == 2
     assert f"cannot resume with another {override.split('=')[0].split('.')[0]}" in done.stderr
 
 
-def test_resume_refuses_to_end_before_where_the_run_is(rtd, finished_run):
+def test_resume_refuses_fewer_steps_than_were_taken(rtd, finished_run):
     before = (finished_run / "recipe.yaml").read_bytes()
     done = rtd("train", "--resume", "--output", finished_run, "--set", "steps=1")
     assert done.exit_code == 2
-    assert "has taken 6 steps already, so it cannot resume to end after 1" in done.stderr
+    assert "already took 6 steps, so it cannot resume with steps=1" in done.stderr
     assert (finished_run / "recipe.yaml").read_bytes() == before
 
 
-def test_resume_means_the_newest_run_of_the_recipe(tmp_path, monkeypatch):
+def test_resume_chooses_the_newest_run_of_the_recipe(tmp_path, monkeypatch):
     """Not a run of another recipe whose name only starts the same."""
     monkeypatch.chdir(tmp_path)
     names = ["tiny", "tiny-3", "tiny-2", "tiny-xl", "tiny-2b", "huge"]
@@ -203,7 +203,7 @@ def test_an_adapter_without_miniature_needs_a_recipe(rtd, monkeypatch):
     monkeypatch.setattr(runs.plugins, "list_recipes", dict)
     done = rtd("train", "--adapter", "lincir")
     assert done.exit_code == 2
-    assert done.stderr == "Error: no plugin brings a miniature of lincir: pass --recipe NAME|FILE\n"
+    assert done.stderr == "Error: no plugin has a miniature for lincir: pass --recipe NAME|FILE\n"
 
 
 def test_left_out_records_are_counted(rtd, files, tmp_path):
@@ -231,7 +231,7 @@ def test_torchrun(files, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_resume(start, files, tmp_path, finished_run):
-    """Killed processes, started as torchrun does it, go on where they were; another number of them does not."""
+    """Killed processes, started as torchrun does it, continue; with another number of processes the run is refused."""
 
     def both(*args, signal_at=None):
         with socket.socket() as free:
@@ -258,7 +258,7 @@ def test_two_processes_resume(start, files, tmp_path, finished_run):
     assert [path.name for path in (tmp_path / "part/checkpoints").glob("step-*")] == ["step-000001"]
     alone = start("train", "--resume", "--output", "part")
     assert codes([alone]) == [1]
-    assert "began with 2 process(es), so it cannot resume with 1" in (tmp_path / "output.txt").read_text()
+    assert "started with 2 process(es), so it cannot resume with 1" in (tmp_path / "output.txt").read_text()
     assert codes(both("--resume", "--output", "part")) == [0, 0]
     assert losses(tmp_path / "part") == losses(tmp_path / "whole") != losses(finished_run)[:3]
     assert same_weights(tmp_path / "part", tmp_path / "whole")

@@ -54,9 +54,9 @@ def test_build_by_rule_then_check_then_stats(rtd, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"endpoint": "http://localhost/v1"}, "endpoint: is not an option of the method 'rules'"),
-        ({"method": "llm", "backbone": "ViT-B-32"}, "backbone: is not an option of the method 'llm'"),
-        ({"method": "llm", "endpoint": "http://localhost/v1"}, "model: is missing"),
+        ({"endpoint": "http://localhost/v1"}, "endpoint: not an option of the method 'rules'"),
+        ({"method": "llm", "backbone": "ViT-B-32"}, "backbone: not an option of the method 'llm'"),
+        ({"method": "llm", "endpoint": "http://localhost/v1"}, "model: required by"),
     ],
 )
 def test_options_that_do_not_fit_the_method_are_named(options, says, tmp_path):
@@ -90,7 +90,7 @@ def test_build_in_a_backbone_s_text_space(rtd, files, tmp_path):
         (("check", "."), "cannot read .: Is a directory"),
         (("stats", "none.jsonl"), "cannot read none.jsonl: No such file"),
         (("check", "t.csv", "--column", "x"), "--column x: expected TEXT=NAME"),
-        (("check", "t.csv", "--column", "x=y"), "'x' is none of reference, condition, target"),
+        (("check", "t.csv", "--column", "x=y"), "'x' is not one of reference, condition, target"),
     ],
 )
 def test_errors_are_a_sentence(rtd, arguments, says):
@@ -141,8 +141,8 @@ def test_check_says_how_many_conditions_name_the_old_first(rtd, triplets, edit, 
     order = "new first" if said else "old first"
     assert json.loads(rtd("triplets", "check", path, "--json").stdout)["order_percent"][order] == 100
     shown = rtd("triplets", "check", path).stdout
-    assert f"What conditions name, of what changes: {order} 100.0 %." in shown
-    assert ("may learn to take what comes first" in shown) == said
+    assert f"Conditions name the old and new content: {order} 100.0 %." in shown
+    assert ("may learn to use whatever comes first" in shown) == said
 
 
 class Several(LinCIR):

@@ -85,7 +85,7 @@ def test_relatives_are_refused_before_anything_is_downloaded(model, monkeypatch)
     with pytest.raises(RTDError) as error:
         Backbone(model, "tag").load_text_tower()
     message = re.fullmatch(
-        rf"{model} \(tag\): not CLIP's causal text tower with CLIP's tokens \((.+)\), which the method needs",
+        rf"{model} \(tag\): needs CLIP's causal text tower and CLIP's tokens, but has other settings: (.+)",
         str(error.value),
     )
     assert set(message[1].split(", ")) & {"hf_model_name", "hf_tokenizer_name", "embed_cls", "no_causal_mask"}
@@ -108,7 +108,7 @@ def test_weights_of_relatives_are_refused_without_their_configuration(model, mod
     "model", ["MobileCLIP-B", "EVA02-L-14", "PE-Core-L-14-336", "ViTamin-XL-256", "convnext_xxlarge"]
 )
 def test_clips_with_other_image_towers_are_accepted(model, tmp_path, monkeypatch):
-    """Nor are a text tower in a module of its own, a shorter context, or heads that are not 64 channels wide."""
+    """Also a text tower in a separate module, a shorter context, or heads that are not 64 channels wide."""
     config = open_clip.get_model_config(model)
     with torch.device("meta"):
         clip = open_clip.CustomTextCLIP(config["embed_dim"], VISION, config["text_cfg"])

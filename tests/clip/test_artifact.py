@@ -1,4 +1,4 @@
-"""The saved text encoder comes back as it was, says what it is, and is refused when it is broken."""
+"""A saved text encoder is loaded unchanged, with its metadata; broken files are refused."""
 
 import json
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_weights_that_are_not_finite_are_not_loaded(tower, run):
         load_text_encoder(run)
 
 
-def test_the_bytes_depend_on_the_content_alone(tower, run):
+def test_the_bytes_depend_only_on_the_content(tower, run):
     """The order of a safetensors header's metadata differed from one file to the next."""
     for _ in range(5):  # ten keys in the same order by chance: once in millions
         content = (run / FILE_NAME).read_bytes()
@@ -156,7 +156,7 @@ def test_a_newer_format_is_refused(run):
         load_text_encoder(run)
 
 
-def test_weights_of_no_tower_are_refused(tower, run):
+def test_incomplete_weights_are_refused(tower, run):
     weights = {name: weight for name, weight in tower.state_dict().items() if name != "ln_final.bias"}
     save_file(weights, run / FILE_NAME, metadata=metadata_of(run))
     with pytest.raises(RTDError, match=rf"{FILE_NAME}: missing key ln_final\.bias"):

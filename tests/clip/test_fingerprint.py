@@ -1,4 +1,4 @@
-"""What tells one text tower from another."""
+"""Fingerprints distinguish text towers."""
 
 import pytest
 import torch

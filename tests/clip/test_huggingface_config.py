@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig
 
 from rtd_plugin.clip.backbones import Backbone
-from rtd_plugin.clip.huggingface_config import build_text_config, read_text_config
+from rtd_plugin.clip.huggingface_config import TextConfig, VisionConfig, build_text_config, read_config
 from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
@@ -81,10 +81,11 @@ def test_a_text_model_alone(model_type, randomise, tmp_path):
 
 def test_defaults_are_those_of_transformers(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    found, expected = read_text_config(tmp_path / "config.json"), CLIPTextConfig()
-    assert (found.activation, found.heads) == (expected.hidden_act, expected.num_attention_heads)
-    assert (found.width, found.layers) == (expected.hidden_size, expected.num_hidden_layers)
-    assert found.layer_norm_eps == expected.layer_norm_eps
+    for kind, expected in ((TextConfig, CLIPTextConfig()), (VisionConfig, CLIPVisionConfig())):
+        found = read_config(tmp_path / "config.json", kind)
+        assert (found.activation, found.heads) == (expected.hidden_act, expected.num_attention_heads)
+        assert (found.width, found.layers) == (expected.hidden_size, expected.num_hidden_layers)
+        assert found.layer_norm_eps == expected.layer_norm_eps
 
 
 @pytest.mark.parametrize(
@@ -95,14 +96,14 @@ def test_defaults_are_those_of_transformers(tmp_path):
         ({"text_config": {"hidden_act": "gelu_new"}}, "hidden_act: input should be 'gelu' or 'quick_gelu', found"),
         ({"num_attention_heads": "8"}, "num_attention_heads: input should be a valid integer, found '8'"),
         ({"num_attention_heads": 0}, "num_attention_heads: input should be greater than 0, found 0"),
-        ({"text_config": "clip"}, "text_config: needs keys and values, found 'clip'"),
+        ({"text_config": "clip"}, "text_config: expected a mapping, found 'clip'"),
         ([], "not a JSON object"),
     ],
 )
 def test_other_configurations_are_refused(config, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RTDError) as error:
-        read_text_config(tmp_path / "config.json")
+        read_config(tmp_path / "config.json", TextConfig)
     assert str(error.value).startswith(f"{tmp_path / 'config.json'}: {message}")
 
 
@@ -116,7 +117,7 @@ def test_a_configuration_of_other_weights_is_refused(randomise, tmp_path):
 def test_a_written_configuration_is_read_by_transformers_and_back(tmp_path):
     tower = TextTower(width=64, layers=2, heads=4, mlp_width=96, features=24, activation="gelu")
     (tmp_path / "config.json").write_text(json.dumps(build_text_config(tower)))
-    found = read_text_config(tmp_path / "config.json")
+    found = read_config(tmp_path / "config.json", TextConfig)
     assert (found.activation, found.heads, found.width, found.layers) == ("gelu", 4, 64, 2)
     config = CLIPTextConfig.from_pretrained(tmp_path)
     assert (config.intermediate_size, config.projection_dim, config.max_position_embeddings) == (96, 24, 77)

@@ -46,7 +46,7 @@ def backbone(model, tmp_path):
 
 @torch.no_grad()
 def test_features_are_those_of_transformers(backbone, model):
-    """Also the activation, which only the folder's configuration tells."""
+    """Also the activation, which only the folder's configuration contains."""
     images = torch.randn(5, 3, 32, 32)
     found = backbone.load_image_encoder()(images)
     expected = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
@@ -54,8 +54,47 @@ def test_features_are_those_of_transformers(backbone, model):
     assert torch.pdist(found).min() > 0.1
 
 
+def change_config(tmp_path, **changes):
+    """Change a folder's `config.json`; transformers' model of it then has these values."""
+    file = tmp_path / "clip" / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return CLIPModel.from_pretrained(tmp_path / "clip")
+
+
+SIZES = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3}
+SIZES |= {"image_size": 32, "patch_size": 8}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vision_config": SIZES},  # the activation is a default
+        {"vision_config": SIZES | {"hidden_act": "gelu"}},
+        {"vision_config": None, "vision_config_dict": SIZES | {"hidden_act": "gelu"}},
+        {"vision_config": SIZES | {"hidden_act": "gelu"}, "vision_config_dict": SIZES},
+    ],
+    ids=["default", "gelu", "vision_config_dict alone", "vision_config_dict wins"],
+)
+@pytest.mark.parametrize("text_activation", ["gelu", "quick_gelu"])
+@torch.no_grad()
+def test_the_image_tower_has_an_activation_of_its_own(backbone, tmp_path, changes, text_activation):
+    """It was that of the text tower."""
+    text = json.loads((tmp_path / "clip" / "config.json").read_text())["text_config"]
+    model = change_config(tmp_path, text_config=text | {"hidden_act": text_activation}, **changes)
+    images = torch.randn(5, 3, 32, 32)
+    expected = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
+    torch.testing.assert_close(backbone.load_image_encoder()(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_tower_with_other_heads_is_refused(backbone, tmp_path):
+    change_config(tmp_path, vision_config=SIZES | {"num_attention_heads": 6})
+    with pytest.raises(RTDError, match=r"6 attention heads in the image tower; clip has 3: set backbone\.model"):
+        backbone.load_image_encoder()
+
+
 def test_every_weight_is_used(backbone, model):
-    """As many numbers as transformers has, and as open_clip wants."""
+    """As many values as transformers has and open_clip expects."""
     visual = backbone.load_image_encoder().visual
     count = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(("vision", "visual")))
     assert sum(weight.numel() for weight in visual.parameters()) == count

@@ -245,7 +245,7 @@ def test_each_wrong_shape_is_named(layout):
             weights[key] = wrong
             with pytest.raises(RTDError) as error:
                 TextTower.from_state_dict(state, heads=3)
-            # The hidden layer's size is read off c_fc, so its neighbours are as much at fault.
+            # The hidden layer's size is read off c_fc, so its neighbours are wrong too.
             names = {key} if ".mlp." not in key else {k for k in weights if ".mlp." in k}
             assert any(name in str(error.value) for name in names)
             assert str(tuple(wrong.shape)) in str(error.value) or ".mlp." in key

@@ -80,7 +80,7 @@ def test_captions_are_open_clips(text):
 @pytest.mark.parametrize("text", NASTY)
 @pytest.mark.parametrize(("prompt", "whole"), [(PROMPT, "a photo of $ that "), (STAR, "a photo of * , ")])
 def test_conditions_are_open_clips(text, prompt, whole):
-    # Cleaned by itself, as a text of its own: repairs of encoding would else depend on the template.
+    # Cleaned separately: repairs of encoding would otherwise depend on the template.
     expected = REFERENCE.encode(whole) + REFERENCE.encode(text)
     assert prompt.encode(condition=text) == expected
     assert content(prompt.tokenize([text])[0]) == [START, *expected[:75], END]
@@ -149,7 +149,7 @@ def assert_one_placeholder(prompt, condition):
 
 @pytest.mark.parametrize("condition", SNEAKY + NASTY)
 @pytest.mark.parametrize("prompt", [PROMPT, STAR], ids=["dollar", "star"])
-def test_a_prompt_has_one_placeholder_whatever_the_condition(prompt, condition):
+def test_a_prompt_has_one_placeholder_with_any_condition(prompt, condition):
     assert_one_placeholder(prompt, condition)
 
 
@@ -173,7 +173,7 @@ def test_any_caption_is_open_clips(caption):
     assert encode_text(clean_caption(caption)) == ids
 
 
-def test_the_rest_of_a_sneaky_condition_stays():
+def test_only_the_placeholder_is_removed_from_a_condition():
     words = REFERENCE.encode("a photo of $ that costs 5 euros")
     for condition in ("costs $5 euros", "costs $ 5 euros", "costs &dollar;5 euros", "costs ＄5 euros"):
         assert PROMPT.encode(condition=condition) == words
@@ -217,7 +217,7 @@ def test_a_placeholder_of_several_tokens_is_refused(placeholder):
         Prompt(f"a photo of {placeholder}", placeholder)
 
 
-def test_a_placeholder_may_have_an_id_of_its_own():
+def test_a_placeholder_may_have_another_id():
     """As in a host whose tokenizer has one token more or another; a condition cannot contain it."""
     prompt = Prompt("a photo of <|replace|> , {condition}", "<|replace|>", placeholder_id=49405)
     assert prompt.encode(condition="is red") == [320, 1125, 539, 49405, 267, 533, 736]

@@ -126,8 +126,8 @@ def test_another_placeholder(reference, tower, make_tokens):
         torch.testing.assert_close(tower.encode(stars, pseudo, placeholder=265), tower.encode(tokens, pseudo))
 
 
-def test_a_mask_says_where_whatever_stands_there(reference, tower, make_tokens):
-    """A row may have none, another its end token: the mask is obeyed."""
+def test_a_mask_selects_any_positions(reference, tower, make_tokens):
+    """A row may have none, or its end token."""
     texts = [(8, [3]), (16, [4, 9]), (5, []), (7, [])]
     tokens, pseudo = make_tokens(300, texts), torch.randn(4, 32)
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
@@ -167,7 +167,7 @@ def test_a_mask_for_several_pseudo_tokens(tower, make_tokens, n):
 @pytest.mark.parametrize(
     "mask", [torch.zeros(3, 15, dtype=torch.bool), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(3, 16), STAR]
 )
-def test_masks_that_do_not_fit(tower, make_tokens, mask):
+def test_wrong_masks_are_refused(tower, make_tokens, mask):
     with pytest.raises(RTDError, match=r"mask is torch.* of shape .*, but tokens of shape \(3, 16\) need bool"):
         tower.encode(make_tokens(300, ONE_EACH), torch.zeros(3, 32), mask)
 
@@ -191,7 +191,7 @@ def test_hidden_states_are_the_librarys(library, make_tokens, name, activation, 
     assert found[1].shape == (3, 20, 32)
 
 
-def test_a_batch_is_its_texts_alone(tower, make_tokens):
+def test_a_batch_equals_its_texts_encoded_alone(tower, make_tokens):
     tokens, pseudo = make_tokens(300, ONE_EACH), torch.randn(3, 2, 32)
     with torch.no_grad():
         together = tower.encode(tokens, pseudo)
@@ -313,14 +313,14 @@ def test_sizes(tower):
         ([(21, [])], None, "needs 21 positions, but the text tower has 20"),
     ],
 )
-def test_what_cannot_be_encoded(tower, make_tokens, texts, shape, message):
+def test_texts_that_cannot_be_encoded_are_refused(tower, make_tokens, texts, shape, message):
     pseudo = None if shape is None else torch.zeros(shape)
     with pytest.raises(RTDError, match=message):
         tower.encode(make_tokens(300, texts), pseudo)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 0), (1, 2, 3)])
-def test_tokens_that_are_no_batch(tower, shape):
+def test_tokens_that_are_not_a_batch_are_refused(tower, shape):
     with pytest.raises(RTDError, match="tokens have shape"):
         tower.encode(torch.zeros(shape, dtype=torch.int64))
 
@@ -333,7 +333,7 @@ def test_tokens_that_are_no_batch(tower, shape):
         ({"heads": None}, "no default number of heads"),
     ],
 )
-def test_settings_that_do_not_fit(settings, message):
+def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(RTDError, match=message):
         TextTower(**{"vocabulary": 9, "width": 32, "layers": 1, "heads": 2, **settings})
 

@@ -41,7 +41,7 @@ def test_a_file_is_found_by_its_name(tmp_path, name):
 def test_lora_alone_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").touch()
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(RTDError, match="LoRA alone, without the model that it belongs to: merge_and_unload"):
+    with pytest.raises(RTDError, match="only LoRA weights, without their model: call merge_and_unload"):
         read_weights(tmp_path)
 
 
@@ -68,11 +68,11 @@ def test_one_of_several_text_encoders_is_chosen(model, tmp_path, caplog):
     assert (weights.path, weights.key, weights.heads) == (str(path), "ema_state_dict", 4)
     assert torch.equal(weights.read()["text_projection.weight"], averages["text_projection.weight"])
     for load in (read_weights, lambda file: Backbone(checkpoint=file).load_text_tower()):
-        with pytest.raises(RTDError, match=rf"^{path}: nothing under the key 'em'; its dictionaries are ema"):
+        with pytest.raises(RTDError, match=rf"^{path}: no weights under the key 'em'; its dictionaries are ema"):
             load(tmp_path / "last.ckpt#em")
 
 
-def test_a_single_text_encoder_is_not_remarked_on(model, tmp_path, caplog):
+def test_a_single_text_encoder_gives_no_warning(model, tmp_path, caplog):
     model.config.save_pretrained(tmp_path)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     Backbone(checkpoint=tmp_path).load_text_tower()

@@ -106,13 +106,13 @@ def test_shipped_plugins_are_found():
 def test_hook_rtd_adapters(install):
     install(first=registering(ONE), second=registering(TWO))
     assert plugins.list_adapters() == {"one": ONE, "two": TWO}
-    with pytest.raises(UsageError, match=r"^there is no adapter 'three': installed are one, two$"):
+    with pytest.raises(UsageError, match=r"^unknown adapter 'three': installed are one, two$"):
         plugins.find_adapter("three")
 
 
 def test_no_adapter_is_installed(install):
     install()
-    with pytest.raises(UsageError, match="there is no adapter 'one': installed are none"):
+    with pytest.raises(UsageError, match="unknown adapter 'one': installed are none"):
         plugins.find_adapter("one")
 
 
@@ -191,7 +191,7 @@ def test_hook_rtd_triplet_sources(install):
 
     install(mine=Plugin())
     assert plugins.find_triplet_source("one") is ONE
-    with pytest.raises(UsageError, match="there is no triplet source 'two': installed are one"):
+    with pytest.raises(UsageError, match="unknown triplet source 'two': installed are one"):
         plugins.find_triplet_source("two")
 
 
@@ -203,7 +203,7 @@ def test_hook_rtd_benchmarks(install):
 
     install(mine=Plugin())
     assert plugins.find_benchmark("two") is TWO
-    with pytest.raises(UsageError, match="there is no benchmark 'one': installed are two"):
+    with pytest.raises(UsageError, match="unknown benchmark 'one': installed are two"):
         plugins.find_benchmark("one")
 
 

@@ -1,4 +1,4 @@
-"""Features of triplets are computed once, and read back to the last bit or not at all."""
+"""Features of triplets are computed once and read back exactly; damaged ones are recomputed."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def path(tmp_path):
 
 
 class Encoder:
-    """Features whose last bits tell with which triplets each was computed; records the requests."""
+    """Features whose last bits show with which triplets each was computed; records the requests."""
 
     def __init__(self, dtype=torch.float32):
         self.dtype, self.requested = dtype, []

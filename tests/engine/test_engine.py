@@ -56,7 +56,7 @@ def test_only_tokens_that_occur_are_trained(load_miniature):
 
 
 def test_a_plugins_objective_may_use_any_token(load_miniature):
-    """With the published loss of its own, it gives the same tower: untrained embeddings decay as trained ones do."""
+    """A plugin with the published loss gives the same tower: untrained embeddings decay as trained ones do."""
 
     class Objective:
         @hookimpl
@@ -81,7 +81,7 @@ def test_a_plugins_objective_may_use_any_token(load_miniature):
 
 
 def test_captions_are_computed_once(load_miniature, monkeypatch, tmp_path):
-    """Over two epochs ψ₀ is run in the first alone, and the losses are those without a cache."""
+    """In two epochs ψ₀ runs only in the first, and the losses equal those without a cache."""
     small = ("triplets.0.count=200", "batch_size=100")
     texts = []
     forward = PackedTower.forward

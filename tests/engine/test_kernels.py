@@ -1,4 +1,4 @@
-"""What a GPU's step launches, counted without a GPU: no wait for the device, few shapes, and no more operations."""
+"""The operations of a GPU's step, counted without a GPU: no synchronisation, few shapes, and no more operations."""
 
 import json
 from argparse import Namespace
@@ -24,7 +24,7 @@ def counted(tmp_path_factory):
 
 
 def test_a_step_has_few_operations_and_batches_few_shapes(counted):
-    """A tower of two layers; a wait for the device would have been an error."""
+    """A tower of two layers; a synchronisation with the device would be an error."""
     operations = counted["operations"]
     assert operations["optimizer"] <= 6
     assert operations["forward"] + operations["backward"] <= 220

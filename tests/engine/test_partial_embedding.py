@@ -1,4 +1,4 @@
-"""An embedding of which some rows are trained does what the whole does, under AdamW too."""
+"""An embedding with some trained rows equals the whole embedding, also under AdamW."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def partial(whole):
     return PartialEmbedding(whole.weight.clone(), TRAINED)
 
 
-def test_all_embeddings_are_there(whole, partial):
+def test_all_embeddings_can_be_read(whole, partial):
     tokens = torch.randint(12, (4, 5))
     assert torch.equal(partial(tokens), whole(tokens))
     assert torch.equal(partial.state_dict()["weight"], whole.weight)
@@ -29,7 +29,7 @@ def test_all_embeddings_are_there(whole, partial):
 
 
 def test_a_state_dict_is_loaded(whole, partial):
-    """Rows that are not trained are not loaded: they are known."""
+    """Untrained rows are not loaded."""
     partial.load_state_dict({"weight": whole.weight.detach() + 1})
     after = partial(torch.arange(12))
     trained = torch.zeros(12, dtype=torch.bool).index_fill(0, torch.tensor(TRAINED), True)

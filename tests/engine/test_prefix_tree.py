@@ -1,4 +1,4 @@
-"""The packed tower gives what the plain one gives, gradients included, and computes each node of a tree once."""
+"""The packed tower equals the plain one, gradients included, and computes each node of a tree once."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ TEXTS = st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=1
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, st.sampled_from([16, 24, 64]), st.booleans())
 def test_a_group_is_the_prefix_tree_of_its_texts(texts, size, few_shapes):
-    """Every node once a group; a node sees exactly its ancestors and itself; every text ends at its own path's end."""
+    """Each group has a node once; a node attends to its ancestors and itself; a text ends at the end of its path."""
     rows = [[START, *text, END] for text in texts]
     lengths = np.array([len(row) for row in rows])
     tokens = np.zeros((len(rows), lengths.max()), np.int64)

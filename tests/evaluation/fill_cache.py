@@ -1,4 +1,4 @@
-"""Fills a cache in a process of its own, for `test_cache`.
+"""Fills a cache in a separate process, for `test_cache`.
 
 Globals: FOLDER, and BEFORE, what to do before each list of indices: "die at 10" or "wait".
 """

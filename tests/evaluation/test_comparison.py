@@ -73,7 +73,7 @@ def recall(rows):
     return [(row["query"], row["weights"], row["metrics"]["files"]["recall_at_1"]) for row in rows]
 
 
-def test_each_way_to_query_has_its_metrics(figures):
+def test_each_type_of_query_has_its_metrics(figures):
     assert recall(figures["results"]) == [
         ("composed", None, 25.0),
         ("composed", str(WEIGHTS), 75.0),
@@ -126,7 +126,7 @@ def test_names_of_equal_runs_are_their_paths():
     assert names == ["pre-trained", *map(str, both)]
 
 
-def test_progress_counts_the_ways_to_query():
+def test_progress_counts_the_types_of_queries():
     calls = []
     compare(Retrieval(), FROZEN, {WEIGHTS: lambda: TUNED}, lambda done, total: calls.append((done, total)))
     assert calls == [(number, 5) for number in range(1, 6)]

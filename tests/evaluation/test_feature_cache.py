@@ -52,7 +52,7 @@ def test_vectors_are_computed_once(tmp_path):
 
 
 def test_only_missing_vectors_are_computed(tmp_path):
-    """Whatever list of images asks next, and in whatever order."""
+    """For any list of images, in any order."""
     FeatureCache(tmp_path).fetch(KEYS[3:9], lambda indices: {index: vector(3 + index) for index in indices})
     compute = Compute()
     kept = FeatureCache(tmp_path)
@@ -145,13 +145,13 @@ def test_keys_with_a_word_in_common_are_told_apart():
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RTDError, match=r"features cannot be kept here .*: pass another --cache"):
+    with pytest.raises(RTDError, match=r"cannot cache features here .*: pass another --cache"):
         FeatureCache(tmp_path / "file" / "images").fetch(KEYS, Compute())
 
 
 @pytest.fixture(scope="module")
 def start():
-    """Starts the program beside this file in a process of its own, which costs no imports."""
+    """Starts the program beside this file in a forked process, without imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rtd_plugin.evaluation.feature_cache"])
     program = str(Path(__file__).with_name("fill_cache.py"))

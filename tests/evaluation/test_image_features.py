@@ -136,7 +136,7 @@ def test_encoders_with_equal_weights_and_other_settings_differ(pictures, encoder
 
 
 def test_the_hash_of_a_preprocessing_is_the_same_in_each_process(pictures, encoder, tmp_path):
-    """A function's address is no description."""
+    """A function's address is not part of it."""
     for mean, folders in ((0.4, 1), (0.4, 1), (0.5, 2)):
         other = ImageEncoder(encoder.visual, open_clip.image_transform(32, is_train=False, mean=(mean,) * 3))
         ImageFeatures(other, folder=tmp_path).encode(pictures, NAMES)

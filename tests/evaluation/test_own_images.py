@@ -104,6 +104,15 @@ def test_folders_with_a_pictures_suffix_and_other_formats(folder):
     assert search.remarks() == ["4 files in formats that are not read: .avif (2), .h5 (1), .heic (1)"]
 
 
+def test_links_to_subfolders_that_are_gone_are_named(folder, tmp_path):
+    """A link to a missing picture is an unreadable picture."""
+    for name in ("more/archive", "2024", "shoe.jpg"):
+        (folder / name).symlink_to(tmp_path / "unmounted" / name)
+    search = make_search(folder)
+    assert [name for name in search.gallery() if "archive" in name or "2024" in name] == []
+    assert search.remarks() == ["2 links lead to nothing: 2024, more/archive"]
+
+
 def test_lines_and_separators_within_cells_and_names(folder):
     """Only a line feed outside quotes ends a line; only a cell of CSV has several names."""
     Image.new("RGB", (20, 20)).save(folder / "a;b.png")
@@ -148,7 +157,7 @@ def test_a_query_may_have_its_own_gallery_and_subset(folder):
         ("queries.jsonl", "\udcff", "cannot be read as text in UTF-8"),
         ("queries.csv", "reference;condition;target\n0.png;a;1.png\n", r"are 'reference;condition;target'"),
         ("queries.csv", "", "no column reference"),
-        ("queries.csv", f"reference,condition,target\n0.png,{'x' * 200_000},1.png\n", "after line 1: not CSV"),
+        ("queries.csv", f"reference,condition,target\n0.png,{'x' * 2_000_000},1.png\n", "after line 1: not CSV"),
         ("queries.csv", "reference,condition,target,subset\n0.png,a,1.png,9/\n0.png,a,1.png,x.png\n", "no image x.png"),
     ],
 )

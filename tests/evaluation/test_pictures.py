@@ -29,7 +29,7 @@ def write_png_header(path, width, height):
 
 
 def finish_or_release(pipe, call):
-    """Run `call` in a thread; should it wait for a writer of the pipe, become one, so that the test fails and ends."""
+    """Run `call` in a thread; if it waits for a writer of the pipe, become one: the test then fails."""
     outcome = []
 
     def run():
@@ -61,7 +61,7 @@ def ghostscript(tmp_path, monkeypatch):
 
 
 def test_pillow_starts_ghostscript(tmp_path, ghostscript):
-    """The next test proves nothing if Pillow does not."""
+    """Otherwise the next test could not fail."""
     (tmp_path / "x.png").write_bytes(EPS)
     with pytest.raises(OSError), Image.open(tmp_path / "x.png") as image:  # noqa: PT011
         image.load()

@@ -351,7 +351,7 @@ def test_two_conditions(retrieve, clip, phi, tower, preprocess, adapter):
 
 
 def test_two_conditions_for_only_some_queries_are_refused(retrieve):
-    with pytest.raises(RTDError, match="noise: each query needs one condition, or each two"):
+    with pytest.raises(RTDError, match="noise: all queries need one condition, or all need two"):
         retrieve(change_benchmark(query={"conditions": ("is red", "is big")}))
 
 

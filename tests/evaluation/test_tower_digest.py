@@ -38,7 +38,7 @@ def test_an_unchanged_file_is_hashed_once(encoder, hashed, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["file", "settings", "tower", "source"])
-def test_what_changed_is_hashed_again(encoder, hashed, tmp_path, change):
+def test_changed_files_are_hashed_again(encoder, hashed, tmp_path, change):
     hash_tower(encoder, tmp_path / "digests", "clip")
     visual, source, settings = encoder.visual, encoder.source, "clip"
     if change == "file":
@@ -53,7 +53,7 @@ def test_what_changed_is_hashed_again(encoder, hashed, tmp_path, change):
     assert len(hashed) == 2
 
 
-def test_a_file_that_changed_just_now_is_not_remembered(encoder, hashed, tmp_path, monkeypatch):
+def test_the_digest_of_a_file_that_just_changed_is_not_cached(encoder, hashed, tmp_path, monkeypatch):
     """It may change once more without another time."""
     monkeypatch.setattr(tower_digest, "TICK", 10**15)
     for _ in range(2):

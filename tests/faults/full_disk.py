@@ -2,10 +2,10 @@
 
     python tests/faults/full_disk.py [--scenarios train,patch,...] [--every 1] [--jobs 2]
 
-From its call on, a full disk refuses all that needs space; an error is met once; writes take half of what they are
-given, which is no error. The command must do without what failed, and leave the undisturbed result, or end with a
-sentence and exit code 1, and leave nothing half-written and no draft; run again, it must leave the undisturbed result.
-Exit code 1 if something does not hold.
+A full disk refuses every call that needs space, from the given call on; an error occurs once; short writes write half
+of their data, which is not an error. The command must either work around the fault and give the undisturbed result, or
+end with a message and exit code 1, and leave nothing half-written and no draft; run again, it must give the undisturbed
+result. Exit code 1 if a check fails.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def fail_everywhere(trial: Trial, every: int) -> Iterator[tuple[str, str, list[s
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenarios", default=",".join(scenario.name for scenario in SCENARIOS))
-    parser.add_argument("--every", type=int, default=1, help="disturb every so manieth call only")
+    parser.add_argument("--every", type=int, default=1, help="disturb only every N-th call")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
 

@@ -1,10 +1,10 @@
-"""Mutate valid files by their bytes and by their values, and read them: all that may happen is success or an RTDError.
+"""Mutate valid files by their bytes and by their values, and read them: reading must succeed or raise an RTDError.
 
     python tests/faults/fuzz.py [--readers recipe,cirr,...] [--examples 2000] [--seed 0] [--jobs 2] [--keep FOLDER]
 
-Hypothesis makes the mutations. Each reader runs in a process of its own; reading one input may take 20 seconds of CPU
-and 3 GB of memory. What ends in another exception, or exceeds a limit, is printed once for each place in the code, and
-kept as a file with --keep. Exit code 1 if there is anything.
+Hypothesis makes the mutations. Each reader runs in a separate process; reading one input may take 20 seconds of CPU
+and 3 GB of memory. Other exceptions and exceeded limits are printed once for each line of code that raised
+them, and their inputs are kept with --keep. Exit code 1 if there are failures.
 """
 
 import argparse
@@ -43,18 +43,18 @@ PACKAGES = ("rtd_plugin", "adapters", "rtd_adapters")
 
 
 class LimitExceeded(BaseException):
-    """Reading took too long; not an `Exception`, which a reader might turn into an error of its own."""
+    """Reading took too long; not an `Exception`, which a reader might convert to another error."""
 
 
 @dataclass
 class Findings:
-    """What fuzzing one reader found.
+    """The result of fuzzing one reader.
 
     Attributes:
         reader: its name.
         examples: inputs that were read.
         accepted: those that were read without an error.
-        failures: exceptions that must not be, with an input's file each, by place.
+        failures: unexpected exceptions, with an input's file each, by place.
         seconds: of all inputs.
     """
 
@@ -147,7 +147,7 @@ def _keep_failure(findings: Findings, error: BaseException, path: Path, content:
 
 
 def fuzz_all(names: list[str], examples: int, number: int, jobs: int, keep: Path | None = None) -> list[Findings]:
-    """Fuzz readers, by default all, each in a process of its own."""
+    """Fuzz readers, by default all, each in a separate process."""
     with tempfile.TemporaryDirectory(prefix="rtd-fuzz-") as base:
         root = Path(base).resolve()
         make_inputs(root / "inputs")

@@ -4,8 +4,8 @@
 
 Each host is one of this repository's miniature hosts with something added. `patch` must end within 20 seconds of CPU,
 must not change a file of the host or run code of it (all of its modules, and what git would run, write a file when they
-run), and may only succeed or fail with a sentence. `doctor` imports the host in processes of its own, and `run` runs a
-program of it: those must end too, and pass on its exit code. Exit code 1 if something does not hold.
+run), and may only succeed or fail with a sentence. `doctor` imports the host in separate processes, and `run` runs a
+program of it: those must end too, and pass on its exit code. Exit code 1 if a check fails.
 """
 
 import argparse

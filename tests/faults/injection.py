@@ -1,6 +1,6 @@
 """Run a command of rtd-plugin in a fork of this process, with a fault at one of its system calls that change files.
 
-The process that forks has imported everything, so that a run costs a fraction of a second. `interposer.c` says how
+The process that forks has imported everything, so a run takes a fraction of a second. `interposer.c` says how
 calls are counted and disturbed. Nothing here needs root.
 """
 

@@ -2,8 +2,8 @@
 
     python tests/faults/kills.py [--scenarios train,patch,...] [--every 1] [--second 200] [--jobs 2]
 
-After each kill the command is run again, and must leave what an undisturbed one leaves, to the last bit, and no draft;
-in between, no file under its final name may be half-written. Exit code 1 if something does not hold.
+After each kill the command is run again, and must give the undisturbed result, to the last bit, and leave no draft;
+in between, no file under its final name may be half-written. Exit code 1 if a check fails.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def kill_everywhere(trial: Trial, every: int, second: int) -> Iterator[tuple[str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenarios", default=",".join(scenario.name for scenario in SCENARIOS))
-    parser.add_argument("--every", type=int, default=1, help="kill at every so manieth call only")
+    parser.add_argument("--every", type=int, default=1, help="kill only at every N-th call")
     parser.add_argument("--second", type=int, default=200, help="kills of a command and its repetition, a scenario")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()

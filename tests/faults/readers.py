@@ -1,4 +1,4 @@
-"""What rtd-plugin reads, each with small valid files, for the fuzzer to mutate."""
+"""rtd-plugin's readers, each with small valid files, for the fuzzer to mutate."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
 """The commands that faults are injected into, with small files of their own, and what each must leave on disk.
 
-A scenario runs in a folder of its own, `ROOT/work`. Its inputs lie in `ROOT/inputs`, which no command may change.
+A scenario runs in `ROOT/work`. Its inputs are in `ROOT/inputs`, which no command may change.
 """
 
 import hashlib
@@ -109,7 +109,7 @@ SCENARIOS = (
 
 
 def make_inputs(folder: Path) -> None:
-    """Write the inputs of all scenarios but the run."""
+    """Write the inputs of all scenarios except the run."""
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps(MODEL))
     torch.save(randomise(open_clip.CLIP(**MODEL)).state_dict(), folder / "clip.pt")

@@ -1,4 +1,4 @@
-"""Inject every fault of a kind into a scenario, and judge what is left and what a repetition makes of it."""
+"""Inject every fault of a kind into a scenario, and check the remaining files and the result of a repetition."""
 
 import gc
 import io
@@ -34,12 +34,12 @@ from rtd_plugin.cli.main import main
 
 @dataclass
 class Report:
-    """What became of the faults that were injected into one scenario.
+    """The outcomes of the faults that were injected into one scenario.
 
     Attributes:
         scenario: its name.
         calls: system calls that change files in an undisturbed run.
-        outcomes: how many faults ended how: "killed", "failed", "tolerated".
+        outcomes: number of faults by outcome: "killed", "failed", "tolerated".
         problems: what went wrong, a line each.
         seconds: of all trials.
     """
@@ -81,7 +81,7 @@ class Trial:
         return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
     def check_kill(self, *faults: Fault) -> tuple[str, list[str]]:
-        """Kill the command, and its repetition if there is a second fault; repeat it, and judge the result."""
+        """Kill the command, and its repetition if there is a second fault; repeat it, and check the result."""
         self._begin()
         work, problems = self.root / "work", []
         for index, fault in enumerate(faults):
@@ -97,7 +97,7 @@ class Trial:
         return "killed", problems
 
     def check_error(self, fault: Fault) -> tuple[str, list[str]]:
-        """Let calls of the command fail; it must say so, or do without; repeat it, and judge the result."""
+        """Let calls of the command fail; it must report an error or work around it; repeat it, and check the result."""
         self._begin()
         work = self.root / "work"
         ended = run_all(self.scenario.words, work, fault)
@@ -160,7 +160,7 @@ Check = Callable[[Trial], Iterator[tuple[str, str, list[str]]]]
 
 
 def run_trials(check: Check, names: Sequence[str], jobs: int) -> list[Report]:
-    """Inject a kind of fault into scenarios, several at a time, each in a folder of its own.
+    """Inject a kind of fault into scenarios, several at a time, each in a separate folder.
 
     Args:
         check: injects the faults into one scenario.

@@ -1,4 +1,4 @@
-"""Captions are read from the files that people have; URLs and names of files are never captions."""
+"""Captions are read from files in common formats; URLs and names of files are never captions."""
 
 import json
 import logging
@@ -97,7 +97,7 @@ def test_json_lines_and_parquet(tmp_path):
     assert texts_of(read_captions(tmp_path / "lists.parquet")) == [DOGS, CATS]
 
 
-def test_what_was_taken_is_said(tmp_path, caplog):
+def test_the_column_is_reported(tmp_path, caplog):
     path = tmp_path / "c.tsv"
     path.write_text(f"{DOGS}\t{URL}\n")
     with caplog.at_level(logging.INFO):
@@ -125,7 +125,7 @@ def test_a_column_is_named_or_numbered(tmp_path):
         ("1\n2\n", "holds no captions, but no words in 'line'"),
     ],
 )
-def test_urls_and_file_names_are_no_captions(tmp_path, content, says):
+def test_urls_and_file_names_are_not_captions(tmp_path, content, says):
     (tmp_path / "c.txt").write_text(content)
     with pytest.raises(RTDError, match=says):
         list(read_captions(tmp_path / "c.txt"))
@@ -141,12 +141,12 @@ def test_captions_that_cannot_be_used_are_faults(tmp_path):
     assert [str(c) for c in found if isinstance(c, Fault)] == [
         "line 2: the caption is not UTF-8",
         "line 3: the caption is empty",
-        "line 4: the caption is not text",
+        "line 4: the caption is not text (a NUL character)",
         "line 5: 1 fields where the first row has 2",
         "line 6: the caption is a URL",
     ]
 
 
-def test_a_tab_in_a_caption_hides_nothing(tmp_path):
+def test_a_tab_in_a_caption_is_part_of_it(tmp_path):
     (tmp_path / "c.txt").write_text(f"{DOGS}\na dog\tand a cat\n{CATS}\n")
     assert texts_of(read_captions(tmp_path / "c.txt")) == [DOGS, "a dog\tand a cat", CATS]

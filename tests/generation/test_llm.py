@@ -262,7 +262,7 @@ def make_fault(status, after, end):
 @pytest.mark.parametrize("status", [200, 400, 500])
 @pytest.mark.parametrize("case", WAITING)
 def test_a_server_that_never_ends_its_answer_is_asked_again(serve, captions, tmp_path, status, case):
-    """A socket's time-out starts again with every byte: the whole answer has to come in time."""
+    """A socket's timeout restarts with every byte: the limit is on the whole answer."""
     fault = make_fault(status, *WAITING[case])
     model = serve(lambda caption, number: fault if number <= 2 else good(caption))
     sent = build(captions, tmp_path / "t.jsonl", server(model, timeout=0.5, attempts=1000), limit=5000, workers=2)
@@ -292,7 +292,7 @@ def test_answers_are_kept_when_error_bodies_stay_broken(serve, captions, tmp_pat
 def test_a_key_that_no_header_takes_is_an_error(serve, captions, tmp_path, monkeypatch, key):
     monkeypatch.setenv("RTD_PLUGIN_API_KEY", key)
     model = serve()
-    with pytest.raises(RTDError, match=r"cannot be asked .*: correct address or key") as error:
+    with pytest.raises(RTDError, match=r"request failed .*: correct address or key") as error:
         build(captions, tmp_path / "t.jsonl", server(model), limit=100, workers=1)
     assert key not in str(error.value)
     assert model.requests == []
@@ -302,19 +302,19 @@ def test_a_key_that_no_header_takes_is_an_error(serve, captions, tmp_path, monke
     "endpoint",
     ["http://[::1/v1", "http://localhost:port/v1", "http://localhost:0/v1", "http://", "localhost", "ftp://x"],
 )
-def test_what_is_no_address_is_an_error(endpoint):
+def test_wrong_addresses_are_errors(endpoint):
     with pytest.raises(UsageError, match="not an address such as"):
         Server(endpoint, "m")
 
 
 @pytest.mark.parametrize("endpoint", ["http://a b/v1", "http://" + 99 * "x" + ".org/v1"])
-def test_what_is_no_name_of_a_server_is_an_error(captions, tmp_path, endpoint):
-    with pytest.raises(RTDError, match="cannot be asked"):
+def test_wrong_server_names_are_errors(captions, tmp_path, endpoint):
+    with pytest.raises(RTDError, match="request failed"):
         build(captions, tmp_path / "t.jsonl", Server(endpoint, "m"), limit=9)
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 1e12, 0, -1])
-def test_what_is_no_timeout_is_an_error(timeout):
+def test_wrong_timeouts_are_errors(timeout):
     with pytest.raises(UsageError, match="--timeout"):
         Server("http://localhost/v1", "m", timeout=timeout)
 

@@ -1,4 +1,4 @@
-"""All but building and describing triplets works without the plugin `generation`; without packages it says which."""
+"""Without the plugin `generation` only building and describing triplets fails; missing packages are named."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_training_and_evaluation_work_without_generation(without_generation):
     assert done.returncode == 0, done.stderr
 
 
-def test_its_commands_are_gone_with_it(without_generation):
+def test_its_commands_are_missing_without_it(without_generation):
     done = without_generation("triplets", "build", "rules", "captions.txt", "--output", "out.jsonl")
     assert done.returncode == 2
     assert "No such command 'build'" in done.stderr
@@ -108,7 +108,7 @@ def test_rules_name_a_missing_package_and_the_command_that_installs_it(run_missi
     assert not Path("out.jsonl").exists()
 
 
-def test_without_the_extra_triplets_all_else_works(run_missing):
+def test_without_the_extra_triplets_other_commands_work(run_missing):
     packages = list_packages("triplets")
     assert len(packages) == 4
     assert "pip install 'rtd-plugin[triplets]'" in run_missing(packages, *RULES).stderr
@@ -120,7 +120,7 @@ def test_without_the_extra_triplets_all_else_works(run_missing):
     assert "http://127.0.0.1:9/v1/chat/completions failed" in done.stderr
 
 
-def test_without_the_extra_datasets_its_source_says_so(run_missing):
+def test_the_source_datasets_names_its_missing_extra(run_missing):
     assert list_packages("datasets") == ["datasets"]
     assert run_missing(["datasets"], "recipes").exit_code == 0
     with pytest.raises(RTDError) as raised:

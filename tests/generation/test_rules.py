@@ -335,7 +335,7 @@ def test_two_processes_build_what_one_does(captions, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_build_goes_on(captions, tmp_path, monkeypatch):
+def test_a_stopped_build_continues(captions, tmp_path, monkeypatch):
     output = tmp_path / "t.jsonl"
     build(captions, tmp_path / "whole.jsonl")
 
@@ -395,7 +395,7 @@ def test_captions_that_cannot_be_used_are_counted(captions, tmp_path):
     ("content", "says"),
     [
         ("", "holds no captions; name"),
-        ("\0\n", "holds no captions, but not text in 'line': name another file"),
+        ("\0\n", "holds no captions, but not text (a NUL character) in 'line': name another file"),
         ("le chien court\n", "none of 1 captions could be edited"),
     ],
 )

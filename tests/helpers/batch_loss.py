@@ -3,9 +3,7 @@
 import copy
 from dataclasses import replace
 
-import torch
-
-from rtd_plugin.training.batches import make_batch, make_noise, stack_tokens
+from rtd_plugin.training.batches import make_batch, make_noise, stack_composed
 from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.plain import PlainTower
 from rtd_plugin.training.step import compute_loss
@@ -15,7 +13,7 @@ def compute_batch_loss(run, tower, rows, settings):
     """Return the loss of a run's triplets with these indices, without noise."""
     batch = make_batch(run.triplets.gather(rows), run.adapter, 77)
     encoder = PlainTower(tower)
-    tokens, subjects = stack_tokens(batch.queries, batch.unconditioned), torch.arange(len(rows)).repeat(2)
+    tokens, subjects = stack_composed(batch, hard_negatives=True)
     batch = replace(
         batch,
         noise=make_noise((len(rows), tower.features), 0.0, 0),

@@ -1,4 +1,4 @@
-"""A training step as the paper has it, text by text and anchor by anchor: slow, and easy to believe."""
+"""A training step as in the paper, text by text and anchor by anchor: slow and simple."""
 
 import torch
 
@@ -19,7 +19,7 @@ def compute_loss_slowly(queries, targets, temperature):
     return torch.stack(losses).mean()
 
 
-def take_slow_step(tower, frozen, projection, triplets, settings, noise):
+def take_slow_step(tower, frozen, projection, triplets, settings, noise, shares=(1,)):
     """Return the loss of triplets.
 
     Args:
@@ -28,6 +28,7 @@ def take_slow_step(tower, frozen, projection, triplets, settings, noise):
         triplets: B of them, raw.
         settings: the recipe's objective.
         noise: (B, D), added to the references' features.
+        shares: of the pseudo tokens, for each of the composed queries whose features are averaged.
     """
 
     def tokenise(text):
@@ -47,7 +48,8 @@ def take_slow_step(tower, frozen, projection, triplets, settings, noise):
         start = encode_text("a photo of")
         if settings.concatenation == "text":
             return encode(tower, start + tokenise(triplets[index].reference) + ending)
-        return encode(tower, [*start, PLACEHOLDER, *ending], pseudo_tokens[index])
+        features = [encode(tower, [*start, PLACEHOLDER, *ending], share * pseudo_tokens[index]) for share in shares]
+        return sum(each / each.norm() for each in features)
 
     queries = [
         compose(index, encode_text("that " + triplet.condition.replace("$", " ")))

@@ -1,4 +1,4 @@
-"""Triplets' tokens one by one, to compare with what is tokenised and read many at once."""
+"""Triplets' tokens one by one, as a reference for tokenising and reading many at once."""
 
 import numpy as np
 

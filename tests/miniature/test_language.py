@@ -1,4 +1,4 @@
-"""Captions and conditions: what they say, and which words training never meets."""
+"""Captions and conditions: their content, and the words that training never uses."""
 
 import random
 import re
@@ -86,8 +86,8 @@ def test_condition_identifies_one_of_two_things(edits, group):
         if len(scene.things) == 2 and edit.before:
             text = condition(edit, scene, rng, group)
             meant, other = edit.before, next(thing for thing in scene.things if thing != edit.before)
-            told = [key for key in ("shape", "colour", "place") if says(text, getattr(meant, key))]
-            assert told or (edit.kind == "remove" and (says(text, other.shape) or says(text, other.colour))), text
+            named = [key for key in ("shape", "colour", "place") if says(text, getattr(meant, key))]
+            assert named or (edit.kind == "remove" and (says(text, other.shape) or says(text, other.colour))), text
 
 
 def test_phrasings_are_disjoint_and_many():
@@ -116,7 +116,7 @@ def test_unseen_phrasings_have_words_that_training_never_uses():
 
 
 def test_captions_hold_no_condition():
-    """Edit words may stray into captions one by one; a phrasing as such must not."""
+    """Captions may have single words of conditions, but no whole phrasing."""
     rng = random.Random(0)
     scenes = draw_training_scenes(rng)
     captions = [noisy_caption(next(scenes), rng) for _ in range(2000)]

@@ -1,4 +1,4 @@
-"""The programs that train the projection modules: a few steps of each, what they show, what they write."""
+"""The programs that train the projection modules: a few steps of each, their inputs and outputs."""
 
 import random
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_few_steps_give_a_projection_of_the_method(make, method, tower):
 
 @pytest.mark.parametrize("method", PROGRAMS)
 def test_training_uses_no_reserved_scene(make, monkeypatch, method):
-    """Pictures and captions are of training scenes alone: no program makes a scene in another way."""
+    """Pictures and captions show only training scenes: no program makes scenes in another way."""
     shown = []
 
     def record_scenes(rng):
@@ -77,7 +77,7 @@ def test_concepts_are_not_held_out_pairs():
 
 
 def test_sentences_are_about_their_concepts(tower, monkeypatch):
-    """With the concept's own words in the placeholder's place, a sentence has the feature that it is to keep."""
+    """With the concept's words instead of the placeholder, a sentence has the feature that it must keep."""
     monkeypatch.setattr(make_searle, "SENTENCES", 5)
     sentences = make_searle.Sentences(tower, random.Random(0))
     for concept, masked, features in zip(make_searle.CONCEPTS, sentences.masked, sentences.features, strict=True):

@@ -1,4 +1,4 @@
-"""What the benchmark holds, and that none of it leaks into training."""
+"""The content of the benchmark, none of which is in training."""
 
 import random
 from dataclasses import astuple

@@ -1,4 +1,4 @@
-"""The shipped CLIP and projection: that they fit open_clip, what is in them, and the programs' small parts."""
+"""The shipped CLIP and projection fit open_clip and have sensible weights; small parts of the programs."""
 
 import json
 import random
@@ -60,7 +60,7 @@ def test_embeddings_of_unused_words_are_zero(clip):
 
 
 def test_clip_finds_pictures_by_their_captions(clip):
-    """Weights that were spoilt or belong to another world would be near chance, 1 in 100."""
+    """Damaged or wrong weights would be near chance, 1 in 100."""
     model, preprocess = clip
     benchmark = MiniatureBenchmark(split="development")
     queries = benchmark.queries()[:200:2]

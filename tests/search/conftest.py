@@ -1,28 +1,10 @@
-"""A run's folder and a catalogue of images."""
+"""A catalogue of images."""
 
 import json
 
 import pytest
-import torch
-from safetensors.torch import save_file
-
-from rtd_plugin.files import write_text
-from rtd_plugin.workflows.catalogue import load_recipe
-from rtd_plugin.workflows.loading import load_models
 
 CONDITIONS = ["is a kettle", "has more children", "stands in the rain", "is red and has no laces", "is night"]
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """A run's folder with the miniature's recipe, and its text encoder with noise on all weights."""
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    write_text(folder / "recipe.yaml", load_recipe("lincir-miniature")[0])
-    generator = torch.Generator().manual_seed(0)
-    state = load_models(recipe="lincir-miniature").tower.state_dict()
-    tuned = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in state.items()}
-    save_file(tuned, folder / "text_encoder.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="session")

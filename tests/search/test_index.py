@@ -1,7 +1,8 @@
-"""`rtd-plugin index` and searching an index: built once, brought up to date, filtered, in two stores."""
+"""`rtd-plugin index` and searching an index: built once, updated, filtered, in two stores."""
 
 import json
 import shutil
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -10,9 +11,9 @@ from PIL import Image
 import rtd_plugin
 from rtd_plugin.cli.main import main
 from rtd_plugin.contract import GalleryStore, hookimpl, plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.search import indexing
+from rtd_plugin.search import faiss_store, indexing
 from rtd_plugin.workflows.index import build_index, measure_recall
 
 PACKAGES = {"lance": "lancedb", "faiss": "faiss"}
@@ -51,7 +52,7 @@ def search_all(run, output, images, **options):
     return searcher.search(images / "2.png", "is red", k=50, **options)
 
 
-def test_an_index_gives_what_its_folder_gives(run, images, output):
+def test_an_index_gives_the_results_of_its_folder(run, images, output):
     build_index(images, output, weights=[run])
     found = search_all(run, output, images)
     expected = rtd_plugin.load(run, images=images, device="cpu").search(images / "2.png", "is red", k=50)
@@ -62,8 +63,8 @@ def test_an_index_gives_what_its_folder_gives(run, images, output):
     assert len(searcher.gallery) == 12
 
 
-def test_an_index_is_brought_up_to_date(run, images, output, encoded):
-    """Only what is new or changed is encoded; what is gone is removed."""
+def test_an_index_is_updated(run, images, output, encoded):
+    """Only new and changed images are encoded; missing ones are removed."""
     first = build_index(images, output, weights=[run])
     assert (first["images"], first["added"], first["removed"], len(encoded)) == (12, 12, 0, 12)
     encoded.clear()
@@ -79,7 +80,7 @@ def test_an_index_is_brought_up_to_date(run, images, output, encoded):
     assert [match.image for match in search_all(run, output, images)] == [match.image for match in expected]
 
 
-def test_a_stopped_build_goes_on(run, images, output, encoded, monkeypatch):
+def test_a_stopped_build_continues(run, images, output, encoded, monkeypatch):
     monkeypatch.setattr(indexing, "ROWS", 5)
     store = type(plugins.find_gallery_store(str(output)))
     add, blocks = store.add, []
@@ -98,6 +99,27 @@ def test_a_stopped_build_goes_on(run, images, output, encoded, monkeypatch):
     assert build_index(images, output, weights=[run])["images"] == 12
     assert len(encoded) == 7
     assert len(search_all(run, output, images)) == 11
+
+
+def test_an_index_whose_creation_was_stopped_is_made_again(run, images, output, monkeypatch):
+    if output.suffix == ".lance":
+        (output / "images.lance/data").mkdir(parents=True)  # what a killed process leaves
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(faiss_store, "write_text", lambda *_: sys.exit())
+            with pytest.raises(SystemExit):
+                build_index(images, output, weights=[run])
+    assert build_index(images, output, weights=[run])["images"] == 12
+    assert len(search_all(run, output, images)) == 11
+
+
+def test_a_broken_file_of_an_index_is_an_error(run, images, tmp_path):
+    pytest.importorskip("faiss")
+    output = tmp_path / "gallery.faiss"
+    build_index(images, output, weights=[run])
+    (output / "000001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RTDError, match=r"000001\.parquet: a broken file of an index: build it again"):
+        search_all(run, output, images)
 
 
 def test_unreadable_images_are_left_out_and_named(run, images, output, caplog):
@@ -177,7 +199,7 @@ def test_the_commands(run, images, output):
     [
         (["search", "a.png", "is red"], "nothing to search: pass --images or --index"),
         (["search", "a.png", "is red", "--images", ".", "--index", "a.lance"], "a folder and an index"),
-        (["search", "a.png", "is red", "--index", "a.zip"], "a.zip: no plugin keeps an index of this ending"),
+        (["search", "a.png", "is red", "--index", "a.zip"], "a.zip: no plugin has an index with this ending"),
         (["search", "a.png", "is red", "--index", "a.faiss"], "a.faiss: no index here: build it with `rtd-plugin"),
         (["index", "nowhere", "--output", "a.faiss"], "nowhere: no such folder of images"),
     ],
@@ -201,5 +223,5 @@ def test_hook_rtd_gallery_store():
     with plugins.use_plugins(Plugin()):
         assert isinstance(plugins.find_gallery_store("shop:shoes"), Shop)
         assert not isinstance(plugins.find_gallery_store("a.lance"), Shop)
-    with pytest.raises(UsageError, match="shop:shoes: no plugin keeps an index of this ending"):
+    with pytest.raises(UsageError, match="shop:shoes: no plugin has an index with this ending"):
         plugins.find_gallery_store("shop:shoes")

@@ -67,6 +67,18 @@ def test_every_form_of_an_image(searcher, catalogue):
     assert searcher.compose(with_alpha, "is big").equal(searcher.compose(np.asarray(with_alpha), "is big"))
 
 
+def test_a_picture_of_16_bits_is_not_white(searcher, tmp_path):
+    greys = np.linspace(0, 255, 48 * 48).astype(np.uint8).reshape(48, 48)
+    deep = Image.frombytes("I;16", (48, 48), (greys.astype("<u2") * 257).tobytes())
+    deep.save(tmp_path / "deep.png")
+    expected = searcher.encode_images(Image.fromarray(greys))
+    for image in (deep, tmp_path / "deep.png", Image.open(tmp_path / "deep.png")):
+        torch.testing.assert_close(searcher.encode_images(image), expected, atol=0.02, rtol=0)
+    assert (searcher.encode_images(Image.new("L", (48, 48), 255)) - expected).abs().max() > 0.05
+    with pytest.raises(RTDError, match="pixels in Pillow's mode F, of no known range"):
+        searcher.encode_images(Image.new("F", (48, 48), 0.5))
+
+
 def test_one_and_many(searcher, catalogue):
     paths = [catalogue / "1.png", catalogue / "2.png"]
     features = searcher.encode_images(paths, normalize=False)
@@ -110,19 +122,19 @@ def test_search_gives_the_best_images_without_the_reference(searcher, catalogue)
         (["1.png"] * 2, ["is red"] * 3, "2 images and 3 texts"),
     ],
 )
-def test_what_is_no_query(searcher, catalogue, monkeypatch, image, text, says):
+def test_wrong_queries_are_refused(searcher, catalogue, monkeypatch, image, text, says):
     monkeypatch.chdir(catalogue)
     with pytest.raises(UsageError, match=says):
         searcher.compose(image, text)
 
 
 def test_normalised_and_broken_features_are_refused(searcher, catalogue):
-    """The projection needs features as the image tower gives them; a normalised one would give wrong queries."""
+    """The projection needs features that are not normalised; others would give wrong queries."""
     with pytest.raises(UsageError, match=r"a normalised feature, .* use encode_images\(…, normalize=False\)"):
         searcher.compose(searcher.encode_images(catalogue / "1.png").half(), "is red")
     with pytest.raises(RTDError, match="a feature is not finite"):
         searcher.compose(np.full(searcher.tower.features, np.nan), "is red")
-    with pytest.raises(UsageError, match="is a feature already"):
+    with pytest.raises(UsageError, match="already a feature"):
         searcher.encode_images(np.ones(searcher.tower.features))
 
 

@@ -1,36 +1,20 @@
-"""A run's folder with the miniature's recipe, a catalogue of images, and the service on both."""
+"""A catalogue of images, and the service on it and a run."""
 
 from pathlib import Path
 
 import pytest
-import torch
 from pictures import make_picture
 from PIL import Image
-from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
-from rtd_plugin.files import write_text
 from rtd_plugin.progress import no_progress
 from rtd_plugin.serving.app import make_app
 from rtd_plugin.serving.service import Limits
-from rtd_plugin.workflows.catalogue import load_recipe
 from rtd_plugin.workflows.loading import load_models
 from rtd_plugin.workflows.search import choose_gallery
 from rtd_plugin.workflows.serve import build_service
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white")
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """A run's folder: the text encoder is the miniature's with noise on all weights."""
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    write_text(folder / "recipe.yaml", load_recipe("lincir-miniature")[0])
-    generator = torch.Generator().manual_seed(0)
-    state = load_models(recipe="lincir-miniature").tower.state_dict()
-    tuned = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in state.items()}
-    save_file(tuned, folder / "text_encoder.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="session")

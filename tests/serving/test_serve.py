@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from starlette.testclient import TestClient
 
 from rtd_plugin.cli.main import main
+from rtd_plugin.serving.app import make_app
+from rtd_plugin.serving.service import Limits
 from rtd_plugin.workflows import serve as workflow
 from rtd_plugin.workflows.index import build_index
 from rtd_plugin.workflows.loading import load_models
@@ -128,6 +131,17 @@ def test_an_index_is_served_with_its_columns(run, catalogue, tmp_path):
     assert "red.png" in gallery
     assert "nowhere.png" not in gallery
     assert "it's.png" not in gallery
+    with TestClient(make_app(service, Limits()), "http://localhost") as client:
+        query = {"text": "is blue", "name": "more & more/white.png"}
+        assert client.get("/info").json()["columns"] == ["price"]
+        cheap = client.post("/search", data={**query, "where": "price < 50"}).json()["results"]
+        assert [[(each["image"], each["columns"]) for each in found["images"]] for found in cheap] == [
+            [("red.png", {"price": 10})]
+        ] * 2
+        wrong = client.post("/search", data={**query, "where": "colour = 3"})
+        assert wrong.status_code == 400
+        assert "where: 'colour = 3' is not a condition on image, price in SQL" in wrong.json()["error"]
+        assert client.post("/search", data=query).status_code == 200
     assert [start.image for start in service.starts] == sorted(
         path.relative_to(catalogue).as_posix() for path in catalogue.rglob("*.png")
     )

@@ -1,4 +1,4 @@
-"""The conformance kit passes adapters that are right, and says of each broken one what is wrong with it."""
+"""The checks accept correct adapters, and report the fault of each broken one."""
 
 import dataclasses
 import re
@@ -46,7 +46,19 @@ class Threefold(LinCIR):
         return state
 
 
-@pytest.mark.parametrize("adapter", [LinCIR(), SEARLE(), Pic2Word(), Threefold()], ids=lambda adapter: adapter.name)
+class Streams(Threefold):
+    """Averages the features of two composed queries."""
+
+    name = "streams"
+
+    def project(self, projection, inputs):
+        pseudo_tokens = projection(inputs.features)
+        return pseudo_tokens, -pseudo_tokens
+
+
+@pytest.mark.parametrize(
+    "adapter", [LinCIR(), SEARLE(), Pic2Word(), Threefold(), Streams()], ids=lambda adapter: adapter.name
+)
 def test_correct_adapters_pass(adapter):
     check_adapter(adapter)
 
@@ -67,6 +79,10 @@ class AnotherPlaceholder(Threefold):
     unconditioned_prompt = Prompt("a photo of *", placeholder="*")
 
 
+class LatePlaceholder(Threefold):
+    prompt = Prompt("{condition} as in $")
+
+
 class TwoPlaceholders(Threefold):
     unconditioned_prompt = Prompt("a photo of $ and $")
 
@@ -82,7 +98,7 @@ class SortedConditions(Threefold):
 
 
 class Uncleaned(Threefold):
-    """Puts conditions into the template as they are."""
+    """Puts conditions into the template without cleaning them."""
 
     def encode_two(self, first, second):
         return Prompt(f"a photo of $ that {first} and {second}").encode()
@@ -93,6 +109,27 @@ class Features(Threefold):
 
     def build_projection(self, state, features, token_width):
         return Phi(features, features)
+
+
+class Pair(nn.Linear):
+    def forward(self, features):
+        return super().forward(features), features
+
+
+class TupleWithoutProject(Threefold):
+    def build_projection(self, state, features, token_width):
+        return Pair(features, token_width)
+
+
+class StreamsOfTwoShapes(Streams):
+    def project(self, projection, inputs):
+        pseudo_tokens = projection(inputs.features)
+        return pseudo_tokens, pseudo_tokens[:, 0]
+
+
+class StreamsWithoutTensors(Streams):
+    def project(self, projection, inputs):
+        return projection(inputs.features), None
 
 
 class Five(Threefold):
@@ -216,19 +253,23 @@ class NoPoint(LinCIR):
 
 BROKEN = {
     BadName: "name: the name 'My Method' must be lower-case letters",
-    NoHome: "name: it does not say where the method's code or paper is: set `home`",
+    NoHome: "name: it has no address of the method's code or paper: set `home`",
     NoCondition: "prompts: prompt 'a photo of $ that is different' has the conditions [], but needs ['condition']",
     AnotherPlaceholder: "prompts: the placeholder of unconditioned_prompt is '*', that of prompt '$'",
+    LatePlaceholder: "prompts: a long condition cuts off the placeholder of prompt '{condition} as in $': put it",
     TwoPlaceholders: "prompts: the numbers of placeholders differ: 1 in prompt, 2 in unconditioned_prompt",
     OneOfTwo: "two conditions: encode_two leaves out the condition 'is red'",
     SortedConditions: "two conditions: encode_two returns the same prompt for both orders",
     Uncleaned: "two conditions: encode_two('is red $ ', '$ has longer sleeves') has 3 placeholders, but prompt 1",
     Features: "projection: features (3, 24) become (3, 24), but pseudo tokens of width 32 are (3, 32) or (3, n, 32)",
+    TupleWithoutProject: "projection: the projection returns a tuple: a method that averages features overrides",
+    StreamsOfTwoShapes: "projection: the pseudo tokens of the averaged queries have different shapes, [(3, 3, 32), (3,",
+    StreamsWithoutTensors: "projection: the projection returns a tuple of Tensor, NoneType, not a tensor",
     Five: "projection: 3 pseudo tokens do not fit the 2 placeholders of prompt",
-    AcrossTheBatch: "projection: a row of features gives other pseudo tokens in a batch than alone",
-    AlwaysDropout: "projection: the same features give other pseudo tokens next time",
+    AcrossTheBatch: "projection: a row of features gives different pseudo tokens in a batch and alone",
+    AlwaysDropout: "projection: the same features give different pseudo tokens on a second call",
     FullPrecision: "precision: features in torch.bfloat16 become pseudo tokens in torch.float32",
-    Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives other pseudo tokens: off by ",
+    Lossy: "checkpoints: a checkpoint in projection_checkpoint's form gives different pseudo tokens: off by ",
     KeyErrors: f"bad checkpoints: a checkpoint without weights raises KeyError: 'Phi' ({__file__}, line ",
     Credulous: "bad checkpoints: a checkpoint with an additional weight is accepted",
     WrongPlace: "compositions: encode_with_pseudo_tokens_HF: features of 3 texts are wrong, as if `read` did not put",
@@ -336,7 +377,7 @@ def test_pytest_shows_why_a_check_fails(tmp_path):
 def test_pytest_refuses_an_unknown_adapter(tmp_path):
     done = pytest_of("--rtd-adapter", "nobody", folder=tmp_path)
     assert done.returncode == 4
-    assert "there is no adapter 'nobody': installed are lincir" in done.stderr
+    assert "unknown adapter 'nobody': installed are lincir" in done.stderr
 
 
 def test_pytest_without_the_option_does_not_import_torch(tmp_path):

@@ -1,4 +1,4 @@
-"""A small run in files of its own: a text tower of two layers, a projection, and triplets about everyday pictures."""
+"""A small run in temporary files: a text tower of two layers, a projection, and triplets about everyday pictures."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from token_triplets import tokenise_triplet
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
@@ -139,7 +139,7 @@ def projection():
 
 @pytest.fixture
 def recipe_file(tmp_path, tower, projection, triplets):
-    """A recipe of six steps, with all it names beside it."""
+    """A recipe of six steps, with its files beside it."""
     save_file(tower.state_dict(), tmp_path / "clip.safetensors")
     torch.save({"epoch": 3, "Phi": projection.state_dict()}, tmp_path / "phi.pt")
     text = {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 2}
@@ -206,7 +206,7 @@ def train_run(make_run):
 
 @pytest.fixture
 def metrics(tmp_path):
-    """The lines of a run's metrics, without what depends on the clock."""
+    """The lines of a run's metrics, without times."""
 
     def metrics(name="run"):
         lines = (tmp_path / name / METRICS_FILE).read_text().splitlines()
@@ -223,7 +223,7 @@ def same_weights():
 
 @pytest.fixture(scope="session")
 def start():
-    """Start a program of this folder in a process of its own, with names that it finds as globals."""
+    """Start a program of this folder in a separate process, with names as its globals."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["rtd_plugin.training.loop", "rtd_adapters.lincir", "open_clip", "accelerate"]

@@ -1,4 +1,4 @@
-"""A run that starts, and notes in a file what it reads and makes, for `test_run`.
+"""Starts a run, and records in a file what it reads and writes, for `test_run`.
 
 Globals: RECIPE, FOLDER, NOTES, CACHE.
 """

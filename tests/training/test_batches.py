@@ -1,4 +1,4 @@
-"""What a batch's texts look like as tokens."""
+"""The tokens of a batch's texts."""
 
 from itertools import chain
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and those that count are kept."""
+"""Checkpoints are written atomically, and the latest and best are kept."""
 
 import errno
 
@@ -43,7 +43,7 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_latest_are_kept_and_the_best_besides(store, save):
+def test_the_latest_and_the_best_are_kept(store, save):
     assert store.list_steps() == []
     kept = []
     for step, best in [(10, None), (20, 20), (30, 20), (40, 20), (50, 50), (60, 50), (70, 50)]:
@@ -94,7 +94,7 @@ def test_a_failure_while_writing_leaves_the_earlier_ones(store, save, tmp_path, 
     assert store.list_steps() == [10, 20]
 
 
-def test_what_a_killed_run_left_is_cleared_away(store, save, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(store, save, tmp_path):
     save(10)
     draft = tmp_path / "checkpoints" / ".step-000020.abc" / "step-000020"
     draft.mkdir(parents=True)

@@ -1,12 +1,16 @@
-"""What plugins receive of a run, and what they can change in it."""
+"""What the hooks of a run pass to plugins, and what plugins can change."""
+
+import shutil
 
 import pytest
 import torch
+from rtd_adapters.lincir import LinCIR
 
 from rtd_plugin import hookimpl
 from rtd_plugin.contract import plugins
 from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError
+from rtd_plugin.training.batches import stack_tokens
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.loss import rtd_loss
 from rtd_plugin.training.objective import ObjectiveInputs
@@ -55,7 +59,7 @@ def test_hook_rtd_step_ended(run_with, metrics):
 
 
 def test_hook_rtd_validation_due(run_with, metrics):
-    """What two plugins measure is put together, and either can select."""
+    """Metrics of two plugins are merged, and any of them can select."""
 
     class Depth:
         @hookimpl
@@ -129,6 +133,27 @@ def test_hook_rtd_objective(run_with, metrics):
     assert losses["plugin"] != pytest.approx(losses["published"], rel=1e-3)
 
 
+def test_an_objective_averages_composed_queries_as_the_published_one(run_with, metrics, monkeypatch):
+    def project(self, projection, inputs):
+        pseudo_tokens = projection(inputs.features)
+        return pseudo_tokens, pseudo_tokens.flip(1)
+
+    class Published:
+        @hookimpl
+        def rtd_objective(self, inputs):
+            texts = stack_tokens(inputs.batch.queries, inputs.batch.unconditioned)
+            subjects = torch.arange(len(inputs.targets)).repeat(2)
+            queries = inputs.encode(texts, inputs.pseudo_tokens, inputs.placeholder, subjects)
+            return rtd_loss(queries, torch.cat([inputs.targets, inputs.references]), inputs.settings.temperature)
+
+    monkeypatch.setattr(LinCIR, "project", project)
+    folder = run_with(Published()).folder
+    losses = [line["loss"] for line in metrics()]
+    shutil.rmtree(folder)
+    run_with()
+    assert losses == pytest.approx([line["loss"] for line in metrics()], rel=1e-5)
+
+
 def test_a_plugin_that_fails_in_a_run_is_named(run_with, tmp_path):
     """Checkpoints before stay, and the run can resume."""
 
@@ -145,7 +170,7 @@ def test_a_plugin_that_fails_in_a_run_is_named(run_with, tmp_path):
     assert torch.isfinite(run.tower.text_projection).all()
 
 
-def test_plugins_of_a_while_are_gone_after_it(run_with):
+def test_temporary_plugins_are_unregistered_afterwards(run_with):
     class Passing:
         @hookimpl
         def rtd_run_started(self):
@@ -156,7 +181,7 @@ def test_plugins_of_a_while_are_gone_after_it(run_with):
     assert plugins.get_plugin_manager().get_plugins() == before
 
 
-def test_a_misspelt_hook_of_a_plugin_for_a_while(run_with):
+def test_a_misspelt_hook_of_a_temporary_plugin(run_with):
     class Misspelt:
         @hookimpl
         def rtd_step_end(self):

@@ -1,4 +1,4 @@
-"""A run that is stopped, in whatever way, ends where an undisturbed one does."""
+"""A run that is stopped in any way ends with the result of an undisturbed one."""
 
 import os
 import signal

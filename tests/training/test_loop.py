@@ -1,4 +1,4 @@
-"""The loop: what it computes, what it resumes, what it writes."""
+"""The loop: results, resuming, and written files."""
 
 import copy
 import gc
@@ -76,11 +76,11 @@ def test_a_truncated_checkpoint_is_resumed_from_the_one_before_it(
     assert CheckpointStore(tmp_path / "run", 9).read_progress(3).step == 3
 
 
-def test_a_run_whose_checkpoints_are_all_broken_does_not_begin_again(train_run, tmp_path):
+def test_a_run_whose_checkpoints_are_all_broken_is_refused(train_run, tmp_path):
     train_run("run", "checkpoints={every: 1, keep: 2}", "steps=3")
     for path in tmp_path.glob("run/checkpoints/*/optimizer.pt"):
         path.write_bytes(b"")
-    with pytest.raises(RTDError, match=r"step-000002/optimizer\.pt: .*, and no earlier checkpoint: begin again"):
+    with pytest.raises(RTDError, match=r"step-000002/optimizer\.pt: .*, and no earlier checkpoint: start a new run"):
         train_run("run", "checkpoints={every: 1, keep: 2}", "steps=3")
 
 
@@ -104,7 +104,7 @@ def test_two_runs_on_two_threads_are_equal(train_run, metrics, same_weights):
 
 @pytest.fixture
 def norms(monkeypatch):
-    """Norms of the gradients that the optimizer is given, one a step."""
+    """Norms of the gradients that the optimizer gets, one per step."""
     norms = []
     step = torch.optim.AdamW.step
 
@@ -132,7 +132,7 @@ def test_accumulation_averages_the_gradients_of_its_batches(train_run, metrics, 
     assert norms[:3] == pytest.approx(norms[3:], rel=1e-4)  # AdamW alone would hide a constant factor
 
 
-def test_each_batch_of_each_process_has_noise_of_its_own(train_run, monkeypatch):
+def test_each_batch_of_each_process_has_different_noise(train_run, monkeypatch):
     seeds = []
     make_noise = batches.make_noise
     monkeypatch.setattr(batches, "make_noise", lambda *given: seeds.append(given[-1]) or make_noise(*given))
@@ -288,7 +288,7 @@ def test_resuming_with_another_number_of_processes(train_run, tmp_path):
     train_run("run", "steps=2")
     path = tmp_path / "run" / "checkpoints" / "step-000002" / "progress.json"
     path.write_text(path.read_text().replace('"processes":1', '"processes":4'))
-    with pytest.raises(RTDError, match=re.escape("began with 4 process(es), so it cannot resume with 1")):
+    with pytest.raises(RTDError, match=re.escape("started with 4 process(es), so it cannot resume with 1")):
         train_run()
 
 
@@ -302,7 +302,7 @@ def test_tensorboard(train_run, metrics, tmp_path):
     assert [event.step for event in events.Scalars("validation.seen.recall_at_1")] == [0, 2, 4, 6]
 
 
-def test_what_this_machine_lacks(make_run, monkeypatch):
+def test_missing_hardware_and_packages_are_named(make_run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RTDError, match="precision fp16 needs a GPU, and torch sees none: pass --set precision=bf16"):
         make_accelerator(make_run("run", "precision=fp16").recipe)
@@ -330,7 +330,7 @@ def test_precisions_follow_each_other_in_one_process(train_run, same_weights):
     assert {weight.dtype for weight in rounded.values()} == {torch.float32}
 
 
-def test_the_runs_own_modules_stay_as_they_are(make_run, same_weights):
+def test_the_modules_of_the_run_are_not_changed(make_run, same_weights):
     run = make_run("run", "precision=bf16")
     before = copy.deepcopy((run.tower, run.projection))
     tower, _ = train(run, make_accelerator(run.recipe), build_engine)

@@ -1,4 +1,4 @@
-"""What a run writes about itself."""
+"""The log of a run."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def test_lines_of_steps_that_are_taken_again_are_dropped(tmp_path, accelerator, 
     "rest", ['{"step": 2, "lo', '{"step": 2', "\0\0\0", "", "[]\n7\n\n", '{"loss": 1}\n', '{"step": "x"}']
 )
 def test_a_broken_end(tmp_path, accelerator, rest):
-    """As a run that was killed, or a machine that lost its power, leaves it."""
+    """As after a killed run or a power failure."""
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join([*LINES[:2], rest]))
     MetricsLog(path, 2, accelerator)
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_written(tmp_path, accelerator):
         log.write(1, loss=2.0)
 
 
-def test_selected():
+def test_a_metric_is_selected_by_its_dotted_name():
     metrics = {"recall_at_1": 40, "seen": {"recall_at_1": 50.5, "odd": math.nan, "text": "x"}}
     assert select_metric(metrics, "recall_at_1") == 40.0
     assert select_metric(metrics, "seen.recall_at_1") == 50.5
@@ -82,5 +82,5 @@ def test_selected():
             select_metric(metrics, name)
 
 
-def test_flat():
+def test_nested_metrics_are_flattened():
     assert dict(flatten({"a": 1, "b": {"c": [2, {"d": None}]}})) == {"a": 1, "b.c.0": 2, "b.c.1.d": None}

@@ -1,4 +1,4 @@
-"""Which triplets a batch has."""
+"""The order of triplets in batches."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_positions_in_the_first_epoch(shuffle, count):
     assert (order.find_positions(rows) == np.arange(count)).all()
 
 
-def test_what_an_epoch_leaves_out_changes():
+def test_each_epoch_leaves_out_other_triplets():
     left_out = [set(range(10)) - set(BatchOrder(10, 9, True, 0).rows(epoch)) for epoch in range(20)]
     assert len(set.union(*left_out)) > 3
 
@@ -80,8 +80,8 @@ def test_too_few_triplets():
     assert len(BatchOrder(8, 4, True, 0, processes=2).rows(0)) == 4
 
 
-def test_streams_have_seeds_of_their_own():
-    """Also where numbers are zero, are left out or are as large as two; the old seeds of (1,) and (1, 0) were equal."""
+def test_streams_have_different_seeds():
+    """Also if numbers are zero or missing: seeds of (1,) and (1, 0) must differ."""
     large = 2**32
     keys = [(seed, *stream) for seed in (0, 1, large, large + 1) for stream in [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]]
     keys += [(12345, stream, step, rank) for stream in (0, 1) for step in range(50) for rank in range(4)]

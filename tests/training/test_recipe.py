@@ -1,4 +1,4 @@
-"""Recipes: read what is right, and name what is wrong by key, file and line."""
+"""Recipes are read; errors name key, file and line."""
 
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def test_written_recipe_is_the_same_read_again(read, tmp_path):
         ("batch_size: 1", "line 13: batch_size: input should be greater than 1, found 1"),
         ("precision: fp8", "line 13: precision: input should be 'fp32', 'bf16' or 'fp16', found 'fp8'"),
         ("objective: {temperature: .inf}", "line 13: objective.temperature: input should be a finite number"),
-        ("objective: 3", "line 13: objective: needs keys and values, found 3"),
+        ("objective: 3", "line 13: objective: expected a mapping, found 3"),
         ("shuffle: 5", "line 13: shuffle: input should be a valid boolean"),
         ("tracker: notebook", "line 13: tracker: accelerate knows no tracker 'notebook', only "),
         ("validation: {benchmark: chair}", "line 13: validation.benchmark: there is no benchmark 'chair'"),
@@ -152,7 +152,7 @@ def test_written_recipe_is_the_same_read_again(read, tmp_path):
         ("validation:\n  benchmark: shelf\n  data: d\n  evry: 5", "line 16: validation.evry: no such key"),
         ("validation:\n  benchmark: shelf\n  data: d\n  every: -5", "line 16: validation.every: input should be"),
         ("evaluation:\n  benchmark: shelf\n  data: d\n  books: -1", "line 13: evaluation: a shelf cannot hold less"),
-        ("evaluation: shelf", "line 13: evaluation: needs benchmark: NAME"),
+        ("evaluation: shelf", "line 13: evaluation: expected benchmark: NAME"),
         ("5: 6", "line 13: 5: "),
         ("adapter: lincir", "line 13: not YAML: the key 'adapter' is given twice"),
         ("optimizer:\n  schedule: linear\n  schedule: cosine", "line 15: not YAML: the key 'schedule' is given twice"),
@@ -176,18 +176,18 @@ def test_errors_name_key_file_and_line(read, tmp_path, wrong, message):
     [
         ("adapter: lincir\n", "", "line 1: adapter: is missing: add it, or pass --set adapter=…"),
         ("projection: models/lincir_large.pt\n", "", "line 1: projection: is missing"),
-        ("adapter: lincir", "adapter: pix2pix", "line 2: adapter: there is no adapter 'pix2pix': installed are "),
+        ("adapter: lincir", "adapter: pix2pix", "line 2: adapter: unknown adapter 'pix2pix': installed are "),
         ("pretrained", "pretraned", "line 5: backbone.pretraned: no such key"),
         ("model: ViT-L-14", "model: 5", "line 4: backbone.model: input should be a valid string, found 5"),
-        ("source: json, path", "source: none, path", "line 9: triplets.0.source: there is no triplet source 'none'"),
-        ("{source: json, path: LLM_triplets.json}", "LLM.json", "line 9: triplets.0: needs source: NAME"),
+        ("source: json, path", "source: none, path", "line 9: triplets.0.source: unknown triplet source 'none'"),
+        ("{source: json, path: LLM_triplets.json}", "LLM.json", "line 9: triplets.0: expected source: NAME"),
         ("    path: /data/more.jsonl\n", "", "line 10: triplets.1.path: is missing: add it, or pass --set triplets.1"),
         ("skip_invalid: true", "skip_invalid: maybe", "line 12: triplets.1.skip_invalid: input should be a valid"),
         ("skip_invalid: true", "skip: true", "line 12: triplets.1.skip: no such key"),
         ("path: /data/more.jsonl", "path: 7", "line 11: triplets.1.path: "),
     ],
 )  # fmt: skip
-def test_errors_in_what_a_recipe_must_have(read, tmp_path, old, new, message):
+def test_errors_in_required_keys(read, tmp_path, old, new, message):
     assert old in TEXT
     with pytest.raises(UsageError) as error:
         read(TEXT.replace(old, new))
@@ -200,9 +200,9 @@ def test_errors_in_what_a_recipe_must_have(read, tmp_path, old, new, message):
         ("stepz=5", "--set stepz: no such key"),
         ("steps=-1", "--set steps: input should be greater than 0, found -1"),
         ("optimizer={lr: 1}", "--set optimizer.lr: no such key"),
-        ("adapter=pix2pix", "--set adapter: there is no adapter 'pix2pix'"),
-        ("validation.every=5", "--set validation: needs benchmark: NAME and its options"),
-        ("triplets.1.source=nonsense", "--set triplets.1.source: there is no triplet source 'nonsense'"),
+        ("adapter=pix2pix", "--set adapter: unknown adapter 'pix2pix'"),
+        ("validation.every=5", "--set validation: expected benchmark: NAME and its options"),
+        ("triplets.1.source=nonsense", "--set triplets.1.source: unknown triplet source 'nonsense'"),
         ("triplets=[]", "--set triplets: list should have at least 1 item"),
         ("triplets.2.path=x", "--set triplets.2.path=x: '2' is not the index of one of 2 entries, from 0"),
         ("triplets.²=x", "--set triplets.²=x: '²' is not the index"),
@@ -219,7 +219,7 @@ def test_errors_of_overrides(read, override, message):
     assert str(error.value).startswith(message)
 
 
-def test_an_override_is_not_blamed_for_another_key(read):
+def test_errors_in_other_keys_do_not_name_the_override(read):
     with pytest.raises(UsageError, match=r"my.yaml, line 13: stepz: no such key"):
         read(TEXT + "stepz: 1\n", "steps=5")
 
@@ -227,7 +227,7 @@ def test_an_override_is_not_blamed_for_another_key(read):
 @pytest.mark.parametrize("content", [b"", b"- adapter", b"lincir", b"# nothing"])
 def test_not_a_mapping(tmp_path, content):
     (tmp_path / "my.yaml").write_bytes(content)
-    with pytest.raises(UsageError, match=r"my.yaml: not a recipe: it should hold keys and values"):
+    with pytest.raises(UsageError, match=r"my.yaml: not a recipe: expected a mapping"):
         read_recipe(tmp_path / "my.yaml")
 
 
@@ -249,7 +249,7 @@ def test_find_recipe(tmp_path):
     assert plugins.find_recipe(str(tmp_path / "mine.yaml")) == RecipeFile(tmp_path / "mine.yaml", "mine")
     with pytest.raises(UsageError, match=r"other.yaml: no such recipe file"):
         plugins.find_recipe(str(tmp_path / "other.yaml"))
-    with pytest.raises(UsageError, match="there is no recipe 'other': installed are "):
+    with pytest.raises(UsageError, match="unknown recipe 'other': installed are "):
         plugins.find_recipe("other")
 
 
@@ -259,7 +259,7 @@ def test_resume_recipe_changes_only_what_may_change(read, tmp_path):
     resumed = resume_recipe(tmp_path / "run", ("steps=9", "checkpoints.every=3", "tracker=tensorboard"), "lincir")
     assert (resumed.steps, resumed.checkpoints.every, resumed.tracker) == (9, 3, "tensorboard")
     assert resumed.projection == began.projection
-    with pytest.raises(UsageError, match="cannot resume with another batch_size than it began with \\(128\\)"):
+    with pytest.raises(UsageError, match="cannot resume with another batch_size than it started with \\(128\\)"):
         resume_recipe(tmp_path / "run", ("batch_size=9",), None)
     with pytest.raises(UsageError, match="another objective"):
         resume_recipe(tmp_path / "run", ("objective.temperature=1",), None)

@@ -1,4 +1,4 @@
-"""Runs start: of several on one machine, one reads the triplets and makes their tokens; later ones find both."""
+"""Of several runs that start at once, one reads triplets and writes their tokens; later ones use the cache."""
 
 import pytest
 from token_triplets import read_store
@@ -47,7 +47,7 @@ def test_a_second_start_finds_what_the_first_recorded(make_run, tmp_path, monkey
 
 
 def test_models_are_checked_before_triplets_are_read(make_run, monkeypatch):
-    """A checkpoint of another size was refused after all triplets had been tokenised."""
+    """A checkpoint of another size must be refused before triplets are tokenised."""
     monkeypatch.setattr("rtd_plugin.training.run.open_source", None)
     with pytest.raises(
         RTDError, match=r"layers? of width .*; ViT-L-14 has 12 layers of width 768 .*: set backbone\.model"

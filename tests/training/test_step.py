@@ -1,16 +1,18 @@
-"""The step, plain and fast, against the paper's written out."""
+"""The step, plain and fast, against a simple implementation of the paper's."""
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from rtd_adapters.lincir import LinCIR
 from slow_step import PLACEHOLDER, take_slow_step
 from torch import nn
 
 from rtd_plugin.engine.frozen_encoder import PackedFrozen
 from rtd_plugin.engine.packed_tower import PackedTower
-from rtd_plugin.training.batches import make_batch, make_noise, stack_tokens
+from rtd_plugin.training.batches import make_batch, make_noise, stack_composed, stack_tokens
 from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.plain import PlainTower
 from rtd_plugin.training.recipe import Objective
@@ -32,10 +34,8 @@ def take_step(adapter, tokenise_batch):
     def take_step(encoder, frozen, triplets, settings, seed=5):
         projected = settings.concatenation == "projected"
         batch = make_batch(tokenise_batch(triplets, adapter.prompt), adapter, 77, projected)
-        tokens, subjects = batch.queries, torch.arange(len(triplets))
-        if settings.hard_negatives:
-            tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
-        count = frozen.count_pseudo_tokens() if projected else None
+        queries, count = frozen.count_pseudo_tokens() if projected else (1, None)
+        tokens, subjects = stack_composed(batch, settings.hard_negatives, queries)
         batch = replace(
             batch,
             noise=make_noise((len(triplets), frozen.tower.features), settings.noise_scale, seed),
@@ -50,14 +50,14 @@ def take_step(adapter, tokenise_batch):
     return take_step
 
 
-@pytest.fixture(params=[prepare_plain, prepare_fast])
-def compare_steps(request, take_step):
-    """Assert that the step and the slow one have equal losses and gradients."""
+@pytest.fixture
+def compare(take_step):
+    """Assert that a step and the slow one have equal losses and gradients."""
 
-    def compare_steps(tower, projection, triplets, settings):
+    def compare(prepare, tower, projection, triplets, settings, shares=(1,)):
         frozen, slow = copy.deepcopy(tower), copy.deepcopy(tower)
-        loss, noise = take_step(*request.param(tower, copy.deepcopy(frozen), projection), triplets, settings)
-        expected = take_slow_step(slow, frozen, projection, triplets, settings, noise)
+        loss, noise = take_step(*prepare(tower, copy.deepcopy(frozen), projection), triplets, settings)
+        expected = take_slow_step(slow, frozen, projection, triplets, settings, noise, shares)
         loss.backward()
         expected.backward()
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
@@ -66,7 +66,12 @@ def compare_steps(request, take_step):
             assert largest > 1e-4, f"{name}: a gradient this small proves nothing"
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-4 * largest, msg=name)
 
-    return compare_steps
+    return compare
+
+
+@pytest.fixture(params=[prepare_plain, prepare_fast])
+def compare_steps(request, compare):
+    return partial(compare, request.param)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +96,26 @@ def test_a_step_with_several_pseudo_tokens(compare_steps, tower, triplets):
             return torch.stack([features[:, :16], -features[:, 16:], features.flip(0)[:, :16]], dim=1)
 
     compare_steps(tower, Several(), triplets[:20:6], Objective())
+
+
+class Average(LinCIR):
+    """Averages the features of two composed queries, the second with two thirds of the pseudo token."""
+
+    def project(self, projection, inputs):
+        pseudo_tokens = projection(inputs.features)
+        return pseudo_tokens, pseudo_tokens * 2 / 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"hard_negatives": False}, {"concatenation": "text"}], ids=str)
+@pytest.mark.parametrize("prepare", [prepare_plain, prepare_fast])
+def test_a_step_that_averages_several_composed_queries(prepare, compare, tower, projection, triplets, settings):
+    def prepare_average(*models):
+        encoder, frozen = prepare(*models)
+        frozen.adapter = Average()
+        return encoder, frozen
+
+    shares = [1, 2 / 3] if settings.get("concatenation") != "text" else [1]
+    compare(prepare_average, tower, projection, triplets[5:40:7], Objective(**settings), shares)
 
 
 def test_what_is_frozen_gets_no_gradients(take_step, tower, projection, triplets):

@@ -1,4 +1,4 @@
-"""Values that nobody foresees in a recipe are errors that name a key or a line."""
+"""Unusual values in a recipe are errors that name a key or a line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What each of two processes does for `test_processes`: losses and gradients of half a batch, then a whole run.
+"""Run by each of two processes of `test_processes`: losses and gradients of half a batch, then a whole run.
 
 Globals: RECIPE, FOLDER, OVERRIDES, ENVIRONMENT.
 """

@@ -111,7 +111,7 @@ def test_the_digest_of_parquet_is_of_its_bytes_and_columns(parquet):
 def test_a_broken_row_of_parquet_stops_or_is_skipped(parquet, fault):
     rows = [*TRIPLETS[:9], ("a", fault, "b"), *TRIPLETS[9:]]
     path = parquet(rows)
-    says = {None: "null", "": "empty", " $ ": "empty"}.get(fault, "not text")
+    says = {None: "null", "": "empty", " $ ": "empty"}.get(fault, "not text (a NUL character)")
     with pytest.raises(RTDError) as raised:
         list(ParquetSource(path=path, columns=COLUMNS).load().triplets)
     assert str(raised.value) == f"{path}, row 10: `edit` is {says}; repair the file or set `skip_invalid: true`"
@@ -126,7 +126,7 @@ def test_columns_of_parquet_are_checked(parquet, tmp_path):
     pq.write_table(pa.table({"reference": [1], "condition": ["a"], "target": ["b"]}), tmp_path / "n.parquet")
     with pytest.raises(RTDError, match="column 'reference' holds int64, not text"):
         ParquetSource(path=tmp_path / "n.parquet").load()
-    with pytest.raises(ValidationError, match="'traget' is none of reference, condition, target"):
+    with pytest.raises(ValidationError, match="'traget' is not one of reference, condition, target"):
         ParquetSource(path=path, columns={"traget": "after"})
 
 
@@ -168,7 +168,7 @@ def test_a_broken_row_of_csv_stops_or_is_skipped(write_csv, row, says):
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
-def test_a_spreadsheets_separator_is_told_by_the_first_row(tmp_path, separator, name):
+def test_the_separator_is_recognised_by_the_first_row(tmp_path, separator, name):
     rows = [Triplet._fields, ("a, red; dog", "is | blue", "a\u2028blue dog"), ("b", "c", "d")]
     with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=separator).writerows(rows)

@@ -1,4 +1,4 @@
-"""Keys get the numbers that a dictionary would give them, whatever collides."""
+"""Keys get the indices that a dictionary would give them, also with collisions."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from rtd_plugin.triplets.interning import Interner
     [(2**63, 2**63), (40, 3), (1, 3000), (2, 2)],
     ids=["all distinct", "many equal", "all in one slot", "nearly all equal"],
 )
-def test_numbers_are_those_of_a_dictionary(low, high, monkeypatch):
+def test_indices_are_those_of_a_dictionary(low, high, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 16)  # so that tables grow, and are filled again block by block
     random = np.random.default_rng(0)
     interner, plain = Interner(), {}

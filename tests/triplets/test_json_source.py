@@ -114,14 +114,14 @@ def test_the_digest_depends_on_content_and_order(write):
 FAULTS = {
     '{"caption": "a", "edit": "b", "outp': "broken JSON: Unterminated string starting at (column 31)",
     '{"edit": "b", "output": "c"}': f"{' or '.join(f'`{key}`' for key in JSON_COLUMNS[0])} is missing "
-    "(it has edit, output)",
+    "(it has edit, output; set `columns` if one of them is meant)",
     '{"caption": "a", "output": "c"}': f"{' or '.join(f'`{key}`' for key in JSON_COLUMNS[1])} is missing "
-    "(it has caption, output)",
+    "(it has caption, output; set `columns` if one of them is meant)",
     '{"caption": "a", "edit": null, "output": "c"}': "`edit` is null",
     '{"caption": "a", "edit": 3, "output": "c"}': "`edit` is not text",
     '{"caption": ["a"], "edit": "b", "output": "c"}': "`caption` is not text",
-    '{"caption": "a", "edit": "b", "output": "\\u0000c"}': "`output` is not text",
-    '{"caption": "a", "edit": "b", "output": "\\ud800"}': "`output` is not text",
+    '{"caption": "a", "edit": "b", "output": "\\u0000c"}': "`output` is not text (a NUL character)",
+    '{"caption": "a", "edit": "b", "output": "\\ud800"}': "`output` is not text (half a surrogate pair)",
     '{"caption": "a", "edit": "b", "output": "\0"}': "broken JSON: Invalid control character at (column 42)",
     '{"caption": "", "edit": "b", "output": "c"}': "`caption` is empty",
     '{"caption": "a", "edit": "\\t ", "output": "c"}': "`edit` is empty",
@@ -198,7 +198,7 @@ UNREADABLE = {
     json.dumps({**COLUMNS, "target_caption": "a"}): "`target_caption` is not a list",
     json.dumps({"reference_caption": ["a"], "target_caption": ["a"]}): "`conditioning_caption` is not a list",
     '{"caption": "a"}\n{"edit": "b"}\n': "record 1 (line 1): `conditioning_caption` or "
-    "`edit` or `edit_prompt` is missing (it has caption)",
+    "`edit` or `edit_prompt` is missing (it has caption; set `columns` if one of them is meant)",
     "\0" * 100: "triplets.txt: broken JSON",
 }
 

@@ -58,7 +58,7 @@ def test_a_small_source_is_repeated_from_its_start():
 
 
 def test_a_missing_weight_is_named():
-    with pytest.raises(UsageError, match=r"triplets\.1\.weight: is missing"):
+    with pytest.raises(UsageError, match=r"triplets\.1\.weight: missing"):
         Mixture([1, 1], [2, None])
 
 

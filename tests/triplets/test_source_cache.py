@@ -112,7 +112,7 @@ def test_triplets_are_loaded_when_they_are_used(tmp_path, trust_file_times, load
     assert loads == [source.path] * 2
 
 
-def test_skipped_records_are_remembered(tmp_path, trust_file_times, loads):
+def test_the_count_of_skipped_records_is_cached(tmp_path, trust_file_times, loads):
     source = json_source(tmp_path, broken=True, skip_invalid=True)
     assert [open_source(source).skipped for _ in range(2)] == [1, 1]
     assert len(loads) == 1
@@ -222,7 +222,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, trust_file_times, loads, monke
     assert len(loads) == 1
 
 
-def test_a_subclass_says_what_its_load_depends_on(tmp_path, trust_file_times, loads):
+def test_a_subclass_overrides_depends_on(tmp_path, trust_file_times, loads):
     class Uncached(JsonTriplets):
         def load(self):
             return super().load()

@@ -1,4 +1,4 @@
-"""Recipes name sources; a name of an earlier version is answered with what to use now."""
+"""Sources are found by name; a removed source names its replacement."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A token store holds what tokenising each triplet gives, is made once, and whole or not at all."""
+"""A token store has the tokens of each triplet, and is written once and atomically."""
 
 import mmap
 import resource
@@ -105,7 +105,7 @@ def test_equal_texts_are_stored_once():
     assert len(set(numbers.values())) == len(numbers)
 
 
-# What the two ways of tokenising could tell apart: cleaning, cases, white space, placeholders, ids that are left out.
+# Possible differences of the two ways of tokenising: cleaning, cases, white space, placeholders, ids that are left out.
 SPELT = st.text(st.characters(codec="utf-8"), max_size=20) | st.lists(
     st.sampled_from(
         ["dog", "DOG", "<PERSON>", "<person>", "$", "&dollar;", "*", "é", "İ", " ", "\t", "\0", "<end_of_text>"]
@@ -167,9 +167,9 @@ def test_a_broken_row_of_parquet_stops_the_store(tmp_path, cache):
 
 def test_long_files_are_written_in_pieces(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 3)
-    told = []
-    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: told.append(numbers[:2]))
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    calls = []
+    store = open_token_store([as_set(TRIPLETS * 2)], PROMPT, lambda *numbers: calls.append(numbers[:2]))
+    assert calls == [(3, 8), (6, 8), (8, 8)]
     assert read_store(store) == [tokenise_triplet(triplet, PROMPT) for triplet in TRIPLETS] * 2
 
 
@@ -189,11 +189,11 @@ def test_a_store_is_made_once(cache):
         ([as_set(TRIPLETS)], Prompt("a photo of * , {condition}", placeholder="*")),
     ],
 )
-def test_other_triplets_and_placeholders_have_stores_of_their_own(sets, prompt):
+def test_other_triplets_and_placeholders_have_separate_stores(sets, prompt):
     assert open_token_store(sets, prompt).key != open_token_store([as_set(TRIPLETS)], PROMPT).key
 
 
-def test_several_at_once_make_one(monkeypatch):
+def test_simultaneous_processes_write_one_store(monkeypatch):
     made = []
     write = module._write
     monkeypatch.setattr(module, "_write", lambda *arguments, **options: made.append(1) or write(*arguments, **options))
@@ -203,7 +203,7 @@ def test_several_at_once_make_one(monkeypatch):
     assert len({store.key for store in stores}) == 1
 
 
-def test_a_store_is_there_whole_or_not_at_all(cache):
+def test_a_store_is_written_atomically(cache):
     class Breaking(list):
         def __iter__(self):
             yield TRIPLETS[0]
@@ -226,7 +226,7 @@ def test_a_thread_that_fails(cache, monkeypatch):
 
 
 def test_a_full_disk(cache):
-    """Here a limit of files' size; the system tells of it as of a full disk."""
+    """Simulated by a limit on file sizes, which fails like a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:

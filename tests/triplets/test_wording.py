@@ -1,4 +1,4 @@
-"""Contradictions, torn compounds and the order of old and new are told by the words of a triplet."""
+"""Contradictions, torn compounds and the order of old and new, found from the words of a triplet."""
 
 import pytest
 
@@ -65,6 +65,6 @@ def test_contradictions(reference, condition, target, words):
     assert find_contradiction(Triplet(reference, condition, target)) == words
 
 
-def test_articles_alone_are_no_change():
+def test_a_change_of_articles_only_is_no_change():
     assert is_unchanged(Triplet(DOG, "the dog", "The dog runs on grass"))
     assert not is_unchanged(Triplet(DOG, "a cat", CAT))

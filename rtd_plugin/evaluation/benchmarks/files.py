@@ -1,4 +1,4 @@
-"""Benchmarks in files on disk: reading annotations, finding images, and saying what is missing."""
+"""Benchmarks in files on disk: reading annotations, finding images, and reporting missing files."""
 
 import os
 from abc import abstractmethod
@@ -31,7 +31,7 @@ class FileBenchmark(Benchmark):
 
     Attributes:
         data: the folder.
-        image_roots: further folders that images may lie in, for example if `data` has links to a shared copy.
+        image_roots: further folders that images may be in, for example if `data` has links to a shared copy.
         image_roots_option: how a user sets `image_roots`, for messages; `{}` is the folder.
         image_folders: the options that name folders of images.
         published: numbers of queries and of gallery images by split (or category, or task).
@@ -76,7 +76,7 @@ class FileBenchmark(Benchmark):
         """Return the file of an image with links resolved.
 
         Raises:
-            OSError: it is a link to nothing outside the benchmark.
+            OSError: it is a broken link out of the benchmark.
             RTDError: it is neither in `data` nor in one of `image_roots`.
         """
         path = self.path(name)
@@ -111,7 +111,7 @@ class FileBenchmark(Benchmark):
         return tuple(resolve_links(root) for root in self.allowed_roots())
 
     def source(self) -> str:
-        """Return where the files come from, and what there is instead of those that are missing."""
+        """Return where the files come from, and what the folder has instead of missing ones."""
         return "; ".join([self.home, *(f"{root} has {_list_folder(root)}" for root in self.allowed_roots())])
 
     def read(self, path: Path, content_type: type[Content] | Any, split: str = "") -> Content:

@@ -20,6 +20,7 @@ from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.printable import count_noun
 from rtd_plugin.regular_files import read_text, resolve_links
+from rtd_plugin.triplets.records import MAX_LINE_BYTES
 from rtd_plugin.validation import describe_error
 
 QUERY_FILES = ("queries.csv", "queries.jsonl")
@@ -35,7 +36,7 @@ class OwnImages(FileBenchmark):
     An image's name is its path in the folder. The reference is left out of each ranking.
 
     Attributes:
-        skip_unreadable: as in `Benchmark`; on unless switched off.
+        skip_unreadable: as in `Benchmark`; True by default.
     """
 
     home: ClassVar[str] = "you"
@@ -70,6 +71,10 @@ class OwnImages(FileBenchmark):
             suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self._unread_suffixes.items()))
             files = count_noun(self._unread_suffixes.total(), "file")
             remarks.append(f"{files} in formats that are not read: {suffixes}")
+        if self._dangling:
+            links = count_noun(len(self._dangling), "link")
+            verb = "leads" if len(self._dangling) == 1 else "lead"
+            remarks.append(f"{links} {verb} to nothing: {name_images(self._dangling)}")
         return remarks
 
     @cached_property
@@ -84,18 +89,29 @@ class OwnImages(FileBenchmark):
 
     @cached_property
     def _unread_suffixes(self) -> Counter[str]:
-        """How many files have each suffix of a picture that is not read."""
+        """The number of files with each suffix of unsupported pictures."""
         suffixes = (Image.registered_extensions().keys() | OTHER_SUFFIXES) - image_suffixes()
         return Counter(suffix for path in self._files if (suffix := path.suffix.lower()) in suffixes)
+
+    @cached_property
+    def _dangling(self) -> list[str]:
+        """Links to nothing, which may have been folders; those that are named like pictures are in the gallery."""
+        suffixes = image_suffixes()
+        others = [path for path in self._files if path.suffix.lower() not in suffixes]
+        return [
+            path.as_posix()
+            for path in others
+            if os.path.islink(self.data / path) and not os.path.exists(self.data / path)
+        ]
 
     @cached_property
     def _files(self) -> list[Path]:
         return [path.relative_to(self.data) for path in self._walk(self.data, ())]
 
     def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """Yield all files in a folder and its subfolders but hidden ones; `above` are the folders that it lies in."""
+        """Yield all files in a folder and its subfolders except hidden ones; `above` are its parents."""
         resolved = Path(os.path.realpath(folder))
-        if resolved in above:  # a link to a folder that it lies in
+        if resolved in above:  # a link to one of its parents
             return
         if not self.is_allowed(resolved):
             raise self.refuse(folder, resolved)
@@ -209,6 +225,7 @@ class Folder(OwnImages):
     def _split_cells(self, file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the rows of a CSV file, each with its line number, without empty cells."""
         # Not str.splitlines, which also splits at separators such as U+2028 within a cell.
+        csv.field_size_limit(MAX_LINE_BYTES)  # of the process: triplet files set the same
         reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more cells than the header has")
         try:
             if missing := [name for name in REQUIRED if name not in (reader.fieldnames or ())]:
@@ -232,6 +249,6 @@ class Folder(OwnImages):
         if len(files) != 1:
             present = "both" if files else "neither"
             raise RTDError(
-                f"{self.data}: needs queries.csv or queries.jsonl, and has {present}; or set the option queries_file"
+                f"{self.data}: expected queries.csv or queries.jsonl, found {present}; or set the option queries_file"
             )
         return files[0]

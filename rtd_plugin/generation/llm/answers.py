@@ -40,7 +40,7 @@ class AnswerFile:
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # what could not be written was reported when it was added
+        with suppress(OSError):  # a failed write was reported by `add`
             self._file.close()
 
     def __contains__(self, caption: str) -> bool:

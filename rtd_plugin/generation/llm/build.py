@@ -1,4 +1,4 @@
-"""Build triplets from many captions by a language model; a build that stopped can go on."""
+"""Build triplets from many captions by a language model; a stopped build can be resumed."""
 
 import logging
 import random
@@ -86,7 +86,7 @@ def build(
     """Ask a server for triplets of captions, and write them as JSON lines.
 
     Answers are kept beside the output (`OUTPUT.answers`) as they arrive, so a build that stopped, failed or reached its
-    limit can go on; the file is removed when all captions are answered.
+    limit can be resumed; the file is removed when all captions are answered.
 
     Args:
         captions, column: as `read_captions` takes them.
@@ -149,7 +149,7 @@ def build(
     result.requests, result.done = budget.used, len(answers)
     if failure is not None:
         raise RTDError(
-            f"{failure} (captions answered so far: {result.done:,}, kept in {answers.path.name}: build again to go on)"
+            f"{failure} (captions answered so far: {result.done:,}, kept in {answers.path.name}: run again to continue)"
         )
     result.triplets = _write(captions, column, answers, output)
     if not result.left:
@@ -193,7 +193,7 @@ class _Budget:
 
 
 def _ask(server: Server, caption: str, count: int, seed: int, budget: _Budget) -> Answer:
-    """Ask until an answer has triplets, or too many answers have not.
+    """Ask until an answer has triplets, or too many answers have none.
 
     Raises:
         LimitReached: the budget is spent.

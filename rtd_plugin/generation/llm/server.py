@@ -17,7 +17,7 @@ from rtd_plugin.printable import KEY_VARIABLES, read_api_key, redact
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_ERROR_BYTES = 1 << 16
-MAX_TIMEOUT = 86_400.0  # seconds; sockets take no infinite ones
+MAX_TIMEOUT = 86_400.0  # seconds; sockets accept no infinite timeout
 SHOWN_CHARACTERS = 300  # of an error's body
 RETRIED = (408, 409, 425, 429)  # HTTP statuses, beside 5xx, after which a request is sent again
 
@@ -98,7 +98,7 @@ class Server:
                 raise self._explain(error, clock) from error
             except (OSError, ValueError, http.client.HTTPException) as error:  # connection errors, time-outs included
                 if isinstance(error, (ValueError, http.client.InvalidURL)) and not clock.is_connected:
-                    raise RTDError(f"{self.address}: cannot be asked ({error}): correct address or key") from error
+                    raise RTDError(f"{self.address}: request failed ({error}): correct address or key") from error
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
                 raise RetryableError(clock.explain() or reason) from error
             if clock.is_over:  # an answer without a length ends where its connection was cut
@@ -115,13 +115,13 @@ class Server:
         with error:
             try:
                 content = error.read(MAX_ERROR_BYTES)
-                # A read of so many bytes does not complain of a body that is shorter than announced.
+                # Reading a given number of bytes does not fail if the body is shorter than announced.
                 is_short = len(content) < MAX_ERROR_BYTES and bool(getattr(error.fp, "length", None))
                 is_whole = not clock.is_over and not is_short
             except (OSError, ValueError, http.client.HTTPException):
                 is_whole = False
             if not is_whole:
-                return RetryableError(f"HTTP {error.code}, and its body breaks off")
+                return RetryableError(f"HTTP {error.code}, and its body is truncated")
             # Redact before cutting: a key cut in half would not be recognised.
             text = " ".join(redact(content.decode("utf-8", "replace")).split())[:SHOWN_CHARACTERS]
         if error.code in RETRIED or error.code >= 500:
@@ -138,7 +138,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class _Clock:
-    """Opens a request and cuts its connection when its time is over: a socket's own time-out starts again at each byte.
+    """Opens a request and cuts its connection when its time is over: a socket's timeout restarts at each byte.
 
     Args:
         seconds: from the start of the block to the end of the answer.
@@ -187,12 +187,12 @@ class _Clock:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the request got as far as the server."""
+        """Whether the request reached the server."""
         return bool(self._sockets)
 
     def explain(self) -> str:
-        """Return what to say of the request's time; "" while it is not over."""
-        return f"no whole answer in {self._seconds:g} seconds" if self.is_over else ""
+        """Return a message if the time is over, else ""."""
+        return f"no complete answer within {self._seconds:g} seconds" if self.is_over else ""
 
     def _cut(self) -> None:
         self.is_over = True

@@ -1,4 +1,4 @@
-"""Edits that remove or add things, and that add attributes or places which the reference omits."""
+"""Edits that remove or add things, or add attributes or places that the reference omits."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -76,7 +76,7 @@ def _with_owner(
 
 
 def add_attributes(scene: Scene) -> Iterator[Edit]:
-    """Yield edits that add a colour, a size, …: the reference omits it."""
+    """Yield edits that add a colour, a size, … that the reference omits."""
     for phrase in scene.phrases:
         if not scene.is_unique(phrase):
             continue
@@ -94,7 +94,7 @@ def add_attributes(scene: Scene) -> Iterator[Edit]:
 
 
 def add_places(scene: Scene) -> Iterator[Edit]:
-    """Yield edits that add a place: the reference omits it."""
+    """Yield edits that add a place that the reference omits."""
     for token in scene.doc:
         place = find_place(token) if token.dep_ == "prep" and token.head.pos_ == "VERB" else None
         if place is None or place.determiner == "poss" or token.lower_ not in LOCATIVE or list(place.head.rights):

@@ -1,12 +1,12 @@
-"""The balance of a build's kinds of edit: of the triplets that captions allow, those of rare kinds come first."""
+"""The balance of a build's kinds of edit: triplets with rare kinds are preferred."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from rtd_plugin.generation.rules.edits import Candidate
 
-# The share of edits that each kind is to have, in percent, as far as captions allow it: what people ask for in CIRR,
-# with no kind so rare that it is not learnt.
+# Target share of edits of each kind, in percent, as far as captions allow it: those in CIRR, with a minimum so that
+# every kind is learnt.
 TARGETS = {
     "thing": 18, "attribute": 14, "number": 10, "place": 10, "describe": 9, "action": 9, "remove": 9, "role": 7,
     "add": 7, "locate": 4, "gender": 3,
@@ -25,7 +25,7 @@ class Balance:
         self._details: Counter[tuple[str, str]] = Counter()
 
     def choose(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-        """Choose triplets of one caption, those whose edits lack most first; of an attribute's kinds, the rarest."""
+        """Choose triplets of one caption, those of the rarest kinds, relative to their targets, first."""
         remaining, chosen = list(candidates), list[Candidate]()
         while remaining and len(chosen) < count:
             best = max(remaining, key=self._rate)

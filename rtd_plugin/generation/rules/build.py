@@ -1,4 +1,4 @@
-"""Build triplets from many captions by rules: in parallel, in chunks that a stopped build need not repeat."""
+"""Build triplets from many captions by rules: in parallel, in chunks that a resumed build does not repeat."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.regular_files import read_bytes, read_text
 from rtd_plugin.triplets.checks import hash_triplet
-from rtd_plugin.triplets.parallel import in_order
+from rtd_plugin.triplets.parallel import map_in_order
 from rtd_plugin.triplets.records import Fault
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import open_writer
@@ -50,7 +50,7 @@ class RuleBuild:
         first_fault: why the first skipped caption could not be used; "" without one.
         triplets: triplets written.
         edits: triplets with each kind of edit, a key of `TARGETS`.
-        without_partner: the nouns that could have been exchanged and never were, the most frequent first.
+        without_partner: the nouns that could be exchanged but had no substitute, the most frequent first.
     """
 
     captions: int = 0
@@ -155,7 +155,7 @@ def build(
             result.triplets = len(seen)
             if not seen:
                 raise RTDError(
-                    f"{captions}: none of {result.captions:,} captions could be edited; give more, in English"
+                    f"{captions}: none of {result.captions:,} captions could be edited; pass more captions, in English"
                 )
     shutil.rmtree(folder, ignore_errors=True)
     return result
@@ -206,11 +206,11 @@ class _Workers(ExitStack):
             yield from map(function, jobs)
             return
         try:
-            yield from in_order(self._pool, function, jobs, ahead=2 * self._count)
+            yield from map_in_order(self._pool, function, jobs, ahead=2 * self._count)
         except BrokenProcessPool as error:
             raise RTDError(
                 "a worker process was killed, probably because memory ran out: use fewer --workers; "
-                "the finished parts are kept"
+                "finished chunks are kept"
             ) from error
 
 

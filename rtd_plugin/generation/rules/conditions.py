@@ -1,4 +1,4 @@
-"""Write conditions that ask for edits, the way people do."""
+"""Write conditions that ask for edits, phrased as people do."""
 
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from rtd_plugin.generation.rules.phrasings import PATTERNS
 from rtd_plugin.generation.rules.scene import Edit
 
-# What a condition names first, of what changes, and how often where all fit. An encoder that is trained on one order
-# alone takes what stands there, and fails on the other.
+# Which content a condition names first, old or new, and the relative frequencies where all fit. An encoder trained on a
+# single order relies on it, and fails on the other.
 ORDERS = {"old first": 36, "new first": 30, "one alone": 34}
 _OLD = ("{the_old", "{a_old", "{old", "{doing_old", "{placed_old")
 _NEW = ("{a_new", "{the_new", "{new", "{doing_new", "{placed_new", "{comparative")

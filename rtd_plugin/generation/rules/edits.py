@@ -65,7 +65,7 @@ def make_candidates(
 
     Args:
         count: of triplets, at most.
-        partners: as of `find_edits`.
+        partners: as in `find_edits`.
     """
     by_label: dict[str, list[Edit]] = {}
     for edit in find_edits(doc, lexicon, rng, partners):
@@ -88,7 +88,7 @@ def make_candidates(
 
 
 def _make_triplet(doc: "Doc", edits: Sequence[Edit], rng: random.Random) -> Triplet | None:
-    """Make a triplet that differs by some edits; None if it has a problem however its condition is phrased."""
+    """Make a triplet that differs by some edits; None if it has a problem with every phrasing tried."""
     reference = render(doc, [change for edit in edits for change in edit.reference])
     target = render(doc, [change for edit in edits for change in edit.target])
     for _ in range(MAX_PHRASINGS):  # another phrasing may avoid, say, repeating the target

@@ -74,7 +74,7 @@ def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Chang
     new, old = _find_sex(core.split()[-1]), _find_sex(phrase.noun)
     subject = ("nsubj", "ROOT", "attr", "nsubjpass")
     if phrase.head.dep_ not in subject:
-        # The pronouns refer to the subject if there is one, so the exchange of another noun leaves them alone.
+        # The pronouns refer to the subject if there is one, so exchanging another noun does not affect them.
         has_subject = any(token.dep_ in subject and token.tag_ == "NN" for token in scene.doc)
         return () if has_subject and old == new else None
     if new == old and (old or (phrase.noun not in PEOPLE and core.split()[-1] not in PEOPLE)):
@@ -106,7 +106,7 @@ def _find_sex(noun: str) -> str:
 
 
 def _describe_exchange(scene: Scene, phrase: NounPhrase, old: str, new: str) -> dict[str, str]:
-    """Return the fields for one thing in place of another."""
+    """Return the fields for the exchange of one thing for another."""
     plural = phrase.plural
     fields = {
         "old": old,
@@ -145,7 +145,7 @@ def exchange_attributes(scene: Scene) -> Iterator[Edit]:
 def describe_attribute(
     scene: Scene, phrase: NounPhrase, token: "Token", old: str, new: str, kind: str
 ) -> dict[str, str]:
-    """Return the fields for one attribute in place of another.
+    """Return the fields for the exchange of one attribute for another.
 
     Args:
         token: the attribute in the caption.

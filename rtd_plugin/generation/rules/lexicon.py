@@ -61,7 +61,7 @@ RELATIONS = {
 }
 PLACES = frozenset((*RELATIONS, "in", "at", "through", "across", "along", "over", "down"))
 NEAREST = 20  # similar words that may replace one, at least
-LARGE = 100  # words of a vocabulary in which some pairs must be names of one thing:
+LARGE = 100  # words of a vocabulary in which some pairs count as names of one thing:
 SAME = 0.9998  # those with a cosine above this quantile
 LIFT = 4.0  # nouns that replace each other in captions of one image this much more often than by chance are one thing
 
@@ -149,7 +149,7 @@ def _count_action(verb: "Token", counts: Counts) -> None:
 
 
 class Lexicon:
-    """Finds what the captions have in place of a word.
+    """Finds substitutes for words in the captions.
 
     Args:
         counts: of all captions.
@@ -255,7 +255,7 @@ class Lexicon:
         return len(words) <= 3 and all(word.isalpha() for word in words) and self.is_sure(words[-1], "noun")
 
     def may_name_same_thing(self, first: str, second: str) -> bool:
-        """Return whether two nouns may name one thing: by their meaning, or since captions of one image swap them."""
+        """Return whether two nouns may name one thing, by meaning or because captions of one image exchange them."""
         if may_be_same_thing(first, second):
             return True
         images = self.counts.images
@@ -307,11 +307,11 @@ class Similarity:
     """The similarity of words: which are similar but not the same.
 
     A word's partners are those with the largest cosines to it: by rank, so that a word of any vocabulary has some. In a
-    large vocabulary the most similar pairs of all are taken for names of one thing.
+    large vocabulary, the most similar pairs count as names of one thing.
     large vocabulary the most similar pairs of all are taken for names of one thing.
 
     Args:
-        contexts: words to their contexts, and how often each occurs.
+        contexts: words to their contexts, with the count of each.
         embed: maps words to vectors; None makes vectors of their contexts.
         share: of all words that are partners of one; at least `NEAREST` are.
 
@@ -349,7 +349,7 @@ class Similarity:
 
 
 def _group_contexts(pairs: Mapping[tuple[str, str], int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Return the contexts of each common word, and how often each occurs."""
+    """Return the contexts of each common word, with the count of each."""
     contexts: dict[str, dict[str, int]] = defaultdict(dict)
     for (word, context), count in sorted(pairs.items()):
         if totals[word] >= COMMON and context != "?":

@@ -1,8 +1,8 @@
 """Patterns for the conditions of each kind of edit, in the registers of CIRR, CIRCO and FashionIQ.
 
 A pattern fits an edit that has all its fields. Some fields are always empty and only restrict a pattern: {main} to the
-subject of the caption, {colour} to colours, {wearing} to clothes, {using} to what somebody wears, holds or carries,
-{one_more} to one thing more.
+subject of the caption, {colour} to colours, {wearing} to clothes, {using} to things that are worn, held or carried,
+{one_more} to one more thing.
 """
 
 NOUN = (

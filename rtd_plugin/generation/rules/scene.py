@@ -1,4 +1,4 @@
-"""A parsed caption, the edits of it, and its text after an edit."""
+"""A parsed caption, its edits, and its text after an edit."""
 
 import itertools
 import random
@@ -30,7 +30,7 @@ class Edit:
         fields: the values that its patterns may use.
         anchors: tokens that change or that the condition mentions; edits that are combined share none.
         reference, target: the changes that turn the caption into either; () if it is the caption.
-        detail: what of that kind it is: of an attribute its kind, of a noun "thing", "role" or "gender".
+        detail: the kind of attribute, or for a noun "thing", "role" or "gender".
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Edit:
 
     @property
     def label(self) -> str:
-        """What a build reports: the kind, but of a noun the detail."""
+        """The name in a build's report: the kind, or the detail of a noun."""
         return self.detail if self.kind == "noun" else self.kind
 
 
@@ -64,10 +64,10 @@ UNCLEAR = _split("other another first second third fourth several many few some 
 
 @dataclass(frozen=True)
 class Scene:
-    """A parsed caption, as the functions that find edits take it.
+    """A parsed caption, the input of the functions that find edits.
 
     Attributes:
-        partners: of nouns, how often another could take their place (noun, True), and how often none could.
+        partners: how often a noun had a substitute (noun, True), and how often it had none (noun, False).
     """
 
     doc: "Doc"
@@ -162,7 +162,7 @@ def _join_words(words: list[str], doc: "Doc") -> str:
 
 
 def describe_role(scene: Scene, phrase: NounPhrase) -> dict[str, str]:
-    """Return the fields `main` if the caption is about a phrase, and `sole` if it is about it alone."""
+    """Return the field `main` if the caption is about a phrase, and `sole` if it is about nothing else."""
     if not scene.is_main(phrase):
         return {}
     return {"main": ""} if phrase.plural else {"main": "", "sole": ""}

@@ -1,1 +1,1 @@
-"""Adapters of three methods, each with a need of its own; see the tests beside this package."""
+"""Adapters of three methods with special needs; see the tests beside this package."""

@@ -1,4 +1,7 @@
-"""Atlas projects an image with a database of features and the query's text, to two tokens at one placeholder."""
+"""Atlas projects an image with a database and the query's text to two tokens at one placeholder, in two streams.
+
+The features of both streams' composed queries are averaged.
+"""
 
 from collections.abc import Mapping
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Atlas(nn.Module):
-    """Two pseudo tokens from the image, the prompt, and a database of features (N, D)."""
+    """Twice two pseudo tokens from the image, the prompt, and a database of features (N, D)."""
 
     def __init__(self, features, token_width, entries):
         super().__init__()
@@ -21,4 +21,5 @@ class Atlas(nn.Module):
         likeness = F.normalize(features, dim=-1) @ F.normalize(self.images, dim=-1).T
         retrieved = likeness.softmax(dim=-1) @ self.images
         mixed = features + torch.sigmoid(self.gate(F.normalize(text, dim=-1))) * retrieved
-        return torch.stack([(self.first(mixed) + self.second(mixed)) / 2, self.context(retrieved)], dim=1)
+        context = self.context(retrieved)
+        return tuple(torch.stack([stream(mixed), context], dim=1) for stream in (self.first, self.second))

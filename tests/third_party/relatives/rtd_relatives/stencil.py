@@ -1,4 +1,4 @@
-"""Stencil's tokenizer has a token `<|image|>` of its own, 49405, and one for the style, 49408, beyond CLIP's."""
+"""Stencil's tokenizer adds the tokens `<|image|>`, 49405, and one for the style, 49408, beyond CLIP's."""
 
 from torch import nn
 
