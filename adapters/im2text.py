@@ -1,5 +1,7 @@
 """Pic2Word's projection module."""
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 HIDDEN, LAYERS = 512, 2  # channels of a hidden layer, and their count, by Pic2Word's defaults

@@ -1,5 +1,7 @@
 """Repairs of LinCIR's faults."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from typing import Any

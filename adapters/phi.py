@@ -1,5 +1,7 @@
 """The projection module φ that SEARLE introduced and LinCIR adopted."""
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 

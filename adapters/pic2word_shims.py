@@ -1,5 +1,7 @@
 """Repairs of Pic2Word's faults, all of `src/eval_retrieval.py`."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import os

@@ -4,6 +4,8 @@ Names are imported when they are first used: `rtd-plugin --help` does not import
 what it needs.
 """
 
+from __future__ import annotations
+
 from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtd_plugin.clip.artifact import load_text_encoder
     from rtd_plugin.clip.tower import TextTower
-    from rtd_plugin.contract.hookspecs import hookimpl
+    from rtd_plugin.contract.markers import hookimpl
     from rtd_plugin.generation.workflows import build_triplets
     from rtd_plugin.patching.activation import activate
     from rtd_plugin.training.loss import rtd_loss
@@ -36,7 +38,7 @@ _HOMES = {
     "activate": "rtd_plugin.patching.activation",
     "build_triplets": "rtd_plugin.generation.workflows",
     "evaluate": "rtd_plugin.workflows.evaluate",
-    "hookimpl": "rtd_plugin.contract.hookspecs",
+    "hookimpl": "rtd_plugin.contract.markers",
     "load": "rtd_plugin.workflows.search",
     "load_text_encoder": "rtd_plugin.clip.artifact",
     "rtd_loss": "rtd_plugin.training.loss",

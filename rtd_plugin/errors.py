@@ -1,5 +1,7 @@
 """Errors that users see as a sentence instead of a traceback."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

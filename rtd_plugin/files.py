@@ -1,7 +1,5 @@
-"""Writes files atomically, and reads small ones."""
+"""Writes files atomically."""
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -9,18 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.regular_files import open_regular, read_text
 
 DRAFT_MARK = ".rtd-"  # in the name of a draft's folder, before eight random characters
 DRAFT_LOCK = ".rtd-plugin-draft"  # the lock file in that folder
 STALE_AFTER = 24 * 3600  # seconds: an unlocked draft of that age was left by a killed process
-BLOCK = 2**20  # bytes read at once
 
 
 class WriteError(RTDError):
@@ -130,34 +125,6 @@ def write_text(path: Path, text: str) -> None:
     """
     with write_atomically(path) as draft:
         draft.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        RTDError: the file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RTDError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise RTDError(f"{path}: not a JSON object")
-    return content
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    content = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(BLOCK):
-            content.update(block)
-    return content.hexdigest()
 
 
 def first_line(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 Standard library only: errors use it inside a host's process too.
 """
 
+from __future__ import annotations
+
 import base64
 import functools
 import json

@@ -4,13 +4,20 @@ Opening a named pipe blocks until something writes to it, and a device may never
 through this module; `check_regular` is for libraries that open a file by its name. Standard library only.
 """
 
+from __future__ import annotations
+
 import errno
+import hashlib
+import json
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+from rtd_plugin.errors import RTDError
 
 MAX_BYTES = 10**9  # of a file that is read whole
+BLOCK = 2**20  # bytes read at once
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
@@ -68,6 +75,34 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str
     """
     text = read_bytes(path).decode(encoding, errors)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        RTDError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RTDError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise RTDError(f"{path}: not a JSON object")
+    return content
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(BLOCK):
+            content.update(block)
+    return content.hexdigest()
 
 
 def _open_without_waiting(name: str, flags: int) -> int:

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from rtd_plugin.checkpoint_files import flatten_checkpoint, hash_checkpoint, is_jit_archive, read_checkpoint
+from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint
+from rtd_plugin.checkpoint_parts import flatten_checkpoint, hash_checkpoint
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import hash_file
+from rtd_plugin.regular_files import hash_file
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 

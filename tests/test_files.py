@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import DRAFT_LOCK, hash_file, write_atomically, write_text
+from rtd_plugin.files import DRAFT_LOCK, write_atomically, write_text
+from rtd_plugin.regular_files import hash_file
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 

@@ -141,6 +141,7 @@ def test_a_patch_composes_as_the_tuned_weights_in_the_hosts_model(installed, cop
     torch.save(tuned.state_dict(), tmp_path / "tuned.pt")
     root = copy_host(name)
     manifest, _ = patch(root, weights=tmp_path / "tuned.pt")
+    assert manifest.not_copied is None, "its code is in the patch folder"
     monkeypatch.syspath_prepend(root)
     point = plugins.find_adapter(name).composition_points[0]
     module = importlib.import_module(point.modules[0])

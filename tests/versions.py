@@ -1,4 +1,6 @@
-"""Run quick tests on the oldest and the newest supported versions, each in a separate virtual environment.
+"""Run quick tests on the oldest and the newest supported versions, and patched hosts in the oldest that hosts may have.
+
+Each runs in a separate virtual environment.
 
 `python tests/versions.py [NAME ...]`, or `make versions`. Interpreters come from PATH or pyenv; nothing but packages is
 downloaded (2 to 3 GB of torch for each). What was run, with which versions, and what was skipped is printed at the end.
@@ -65,6 +67,8 @@ class Environment:
 
 
 ENVIRONMENTS = (Environment("oldest", "3.10", "lowest-direct"), Environment("newest", "3.13", "highest"))
+HOST = "host"
+HOST_PACKAGES = ("torch==1.11.0", "torchvision==0.12.0", "numpy<1.25", "clip-anytorch==2.6.0", "setuptools<81")
 
 
 def list_interpreters(version: str) -> Iterator[str]:
@@ -101,15 +105,33 @@ def run(environment: Environment) -> str:
     return f"{'PASSED' if done.returncode == 0 else 'FAILED'}: Python {environment.python}, {shown} ({times})"
 
 
+def run_host() -> str:
+    """Run patched hosts with the oldest Python and torch that a patch supports; return what to report."""
+    interpreter = next(list_interpreters("3.8"), None)
+    if interpreter is None:
+        return "SKIPPED: no Python 3.8 on this machine"
+    python = FOLDER / HOST / "bin" / "python"
+    uv = [sys.executable, "-m", "uv", "--quiet"]
+    subprocess.run(
+        [*uv, "venv", "--clear", "--no-python-downloads", "--python", interpreter, python.parents[1]], check=True
+    )
+    subprocess.run([*uv, "pip", "install", "--python", python, *HOST_PACKAGES], check=True)
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/patching/test_other_pythons.py"]
+    done = subprocess.run(pytest, cwd=ROOT, env={**os.environ, "RTD_PLUGIN_HOST_PYTHON": str(python)})
+    return f"{'PASSED' if done.returncode == 0 else 'FAILED'}: hosts with Python 3.8, {', '.join(HOST_PACKAGES)}"
+
+
 def main() -> int:
     """Test in the environments that are named, by default in all, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [environment.name for environment in ENVIRONMENTS]
+    names = [*(environment.name for environment in ENVIRONMENTS), HOST]
     parser.add_argument("name", nargs="*", help=f"of {', '.join(names)}; default: all")
     chosen = parser.parse_args().name
     if unknown := set(chosen) - set(names):
         parser.error(f"no environment {min(unknown)}: there are {', '.join(names)}")
     reports = {env.name: run(env) for env in ENVIRONMENTS if not chosen or env.name in chosen}
+    if not chosen or HOST in chosen:
+        reports[HOST] = run_host()
     for name, report in reports.items():
         print(f"{name}: {report}")
     return int(any(report.startswith("FAILED") for report in reports.values()))

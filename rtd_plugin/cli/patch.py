@@ -116,6 +116,11 @@ def _show(manifest: Manifest, host: Host) -> None:
         f"Changes  Composed queries {changes}. Plain texts, images, the projection and training code",
         "         keep the weights that the host loads; no file of the host is changed.",
     ]
+    if manifest.not_copied is None:
+        lines.append("Needs    Python 3.8 and torch 1.11 or newer; rtd-plugin need not be installed there")
+    else:
+        needed = " and ".join(manifest.packages)
+        lines.append(f"Needs    {needed} installed for the host's Python, because {manifest.not_copied}")
     switched_on = {shim.name for shim in manifest.shims}
     for shim in host.shims:
         state = "repaired" if shim.name in switched_on else "not repaired"

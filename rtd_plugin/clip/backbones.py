@@ -10,7 +10,8 @@ from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint, split_key
+from rtd_plugin.checkpoint_files import is_jit_archive, read_checkpoint
+from rtd_plugin.checkpoint_parts import split_key
 from rtd_plugin.clip.huggingface_config import find_text_config, find_vision_config
 from rtd_plugin.clip.image_layouts import convert_image_weights
 from rtd_plugin.clip.layouts import TowerSizes, check_finite, read_sizes, select_clip
@@ -19,8 +20,8 @@ from rtd_plugin.clip.tokens import END
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import find_weights, warn_of_choice
 from rtd_plugin.errors import RTDError, locate_errors
-from rtd_plugin.files import read_json
 from rtd_plugin.paths import ModelName, RecipePath
+from rtd_plugin.regular_files import read_json
 
 OPENCLIP_CONFIG = "open_clip_config.json"
 

@@ -1,12 +1,15 @@
 """Fingerprints of text towers: a digest of the weights, and features that survive rounding to another dtype."""
 
+from __future__ import annotations
+
 import hashlib
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from rtd_plugin.clip.tokens import pad
+from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
 
 PROBE_TEXTS = ("a photo of a dog", "two red cars on a wet street", "the number 7", "an empty room, seen from above")
@@ -39,5 +42,6 @@ def probe(tower: TextTower) -> Tensor:
 
     Another CLIP differs in the first digit; the same CLIP in fp16 in the third.
     """
-    features = tower.encode(pad(PROBE_TOKENS, tower.context_length).to(tower.device)).float()
+    rows = [torch.tensor([START, *text[: tower.context_length - 2], END]) for text in PROBE_TOKENS]
+    features = tower.encode(pad_sequence(rows, batch_first=True).to(tower.device)).float()
     return F.normalize(features, dim=-1)[:, :PROBE_FEATURES].cpu()

@@ -16,7 +16,7 @@ from rtd_plugin.clip.layouts import detect_layout, read_sizes
 from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.files import read_json
+from rtd_plugin.regular_files import read_json
 from rtd_plugin.validation import describe_error
 
 CONFIG_FILE = "config.json"

@@ -1,8 +1,11 @@
 """Pseudo-token injection: a projection's output in place of a placeholder's embedding."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
+from rtd_plugin.clip.old_torch import is_compiling
 from rtd_plugin.errors import RTDError
 
 
@@ -28,7 +31,7 @@ def find_placeholders(tokens: Tensor, placeholder: int | Tensor, ends: Tensor) -
     placeholders = (tokens == placeholder) & before_end
     has_placeholder = placeholders.any(dim=1)  # (B,)
     # An exported graph cannot depend on data, so it is not checked there.
-    if not torch.compiler.is_compiling() and not has_placeholder.all():
+    if not is_compiling() and not has_placeholder.all():
         raise RTDError(
             f"text {int(has_placeholder.int().argmin())} of the batch has no placeholder for its pseudo token"
         )
@@ -71,7 +74,7 @@ def inject(x: Tensor, placeholders: Tensor, pseudo_tokens: Tensor, ends: Tensor)
     counts = placeholders.sum(dim=1, keepdim=True)  # (B, 1)
     moved = (counts == 1) * (n - 1)  # (B, 1): how far the text right of a single placeholder moves
     length = x.shape[1] + n - 1
-    if not torch.compiler.is_compiling():  # an exported graph cannot depend on data: it has the longer length
+    if not is_compiling():  # an exported graph cannot depend on data: it has the longer length
         has_placeholder = counts > 0
         if not ((counts == has_placeholder).all() or (counts == n * has_placeholder).all()):
             distinct = sorted(set(counts.flatten().tolist()))

@@ -8,6 +8,8 @@ Training programs nest state dicts in checkpoints, and models in other modules: 
 prefixes.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rtd_plugin.checkpoint_files import flatten_checkpoint
+from rtd_plugin.checkpoint_parts import flatten_checkpoint
 from rtd_plugin.errors import RTDError
 
 LAYOUTS = ("openai", "huggingface", "rtd")
@@ -196,7 +198,9 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
             raise RTDError(f"{key} is a sparse tensor: save it with to_dense()")
         if weight.is_meta or not weight.is_floating_point() or not weight.numel():
             continue
-        values = weight.detach().float() if weight.element_size() == 1 else weight.detach()  # float8 has no aminmax
+        values = weight.detach()
+        if weight.element_size() == 1 or weight.dtype is torch.float16:
+            values = values.float()  # float8 has no aminmax, nor has fp16 on a CPU with torch 1.11
         # Extrema propagate NaN; 15 times as fast as `isfinite`, which writes a tensor of the weight's size.
         if not torch.stack(values.aminmax()).isfinite().all():
             raise RTDError(f"{key} has infinite or NaN values: the file is damaged, or its training diverged")
@@ -232,7 +236,7 @@ def _select_text_weights(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     weights = select_clip(state)
     layout = "huggingface" if any(key.startswith("text_model.") for key in weights) else "openai"
     if layout == "openai":
-        weights = {key.removeprefix("text."): value for key, value in weights.items()}
+        weights = {key[5:] if key.startswith("text.") else key: value for key, value in weights.items()}
     return layout, {key: value for key, value in weights.items() if not NOT_TEXT.match(key)}
 
 

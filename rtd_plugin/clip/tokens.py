@@ -33,7 +33,7 @@ def _load_tokenizer() -> SimpleTokenizer:
     return tokenizer
 
 
-class _FrozenCache(dict[str, str]):
+class _FrozenCache(dict):
     """A dictionary that ignores new items."""
 
     def __setitem__(self, word: str, pieces: str) -> None:

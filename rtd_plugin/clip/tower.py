@@ -5,6 +5,8 @@ for the same result and a fraction of the work. Tokens on a GPU are not cut, sin
 pass them from the CPU.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch.nn import functional as F
 
 from rtd_plugin.clip.injection import check_pseudo_tokens, find_placeholders, inject
 from rtd_plugin.clip.layouts import detect_layout, layout_names, read_state_dict
-from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer, select_attention_kernels
+from rtd_plugin.clip.old_torch import build_empty, copy_weights, is_compiling, select_attention_kernels
+from rtd_plugin.clip.transformer import ACTIVATIONS, Transformer
 from rtd_plugin.errors import RTDError
 
 HEAD_WIDTH = 64  # of every published CLIP text tower
@@ -69,7 +72,7 @@ class TextTower(nn.Module):
     @classmethod
     def from_state_dict(
         cls, state: Mapping[str, Any], *, activation: str | None = None, heads: int | None = None
-    ) -> "TextTower":
+    ) -> TextTower:
         """Build the tower that a state dict describes, with its weights and their dtype.
 
         Args:
@@ -95,8 +98,8 @@ class TextTower(nn.Module):
             return weights[name].shape[dimension]
 
         width = read_size("token_embedding.weight", 1)
-        with torch.device("meta"):
-            tower = cls(
+        tower = build_empty(
+            lambda: cls(
                 vocabulary=read_size("token_embedding.weight", 0),
                 context_length=read_size("positional_embedding", 0),
                 width=width,
@@ -106,6 +109,7 @@ class TextTower(nn.Module):
                 features=read_size("text_projection", 1),
                 activation=activation or "quick_gelu",
             )
+        )
         for name, parameter in tower.state_dict().items():
             shape, expected = _get_shape(layout, name, weights[name]), _get_shape(layout, name, parameter)
             if shape != expected:
@@ -116,9 +120,7 @@ class TextTower(nn.Module):
         dtypes = {weight.dtype for weight in weights.values()}
         # OpenAI's own archives mix fp16 and fp32: fp32 holds both without loss.
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-        tower.load_state_dict(
-            {name: weight.detach().to(dtype, copy=True) for name, weight in weights.items()}, assign=True
-        )
+        copy_weights(tower, weights, dtype)
         return tower
 
     @property
@@ -211,7 +213,7 @@ class TextTower(nn.Module):
         ends = tokens.argmax(dim=1)  # (B,)
         length = tokens.shape[1]
         # Looking at tokens on a GPU would wait for it, and an exported graph cannot depend on data.
-        if cut and tokens.device.type == "cpu" and not torch.compiler.is_compiling() and len(tokens):
+        if cut and tokens.device.type == "cpu" and not is_compiling() and len(tokens):
             length = int(ends.max()) + 1
         if pseudo_tokens is not None:
             placeholders = find_placeholders(tokens, placeholder, ends)[:, :length].to(self.device)

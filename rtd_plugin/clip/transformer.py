@@ -3,13 +3,15 @@
 Parameters are named as in OpenAI's and open_clip's state dicts.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rtd_plugin.clip.old_torch import attend
 
 
 class QuickGELU(nn.Module):
@@ -20,14 +22,6 @@ class QuickGELU(nn.Module):
 
 
 ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
-
-
-def select_attention_kernels() -> AbstractContextManager[None]:
-    """Leave cuDNN's attention out within the block.
-
-    Torch prefers it on recent GPUs, but it builds a plan for each new shape, which takes tens of milliseconds.
-    """
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 class CausalAttention(nn.Module):
@@ -53,8 +47,7 @@ class CausalAttention(nn.Module):
         """
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3W)
         query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, W/H)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return x.transpose(1, 2).flatten(2)
+        return attend(query, key, value, mask).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):

@@ -3,11 +3,14 @@
 Importing it imports the standard library alone, because every process that runs under a patch reads a `TunedWeights`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtd_plugin.checkpoint_parts import hash_checkpoint, split_key
 from rtd_plugin.clip.weight_files import FILE_NAME, find_weights, warn_of_choice
 from rtd_plugin.errors import RTDError, UsageError, locate_errors
 from rtd_plugin.regular_files import check_regular, resolve_links
@@ -22,7 +25,7 @@ class TunedWeights:
 
     Attributes:
         path: its file, or the index of its files, in any layout.
-        digest: see `rtd_plugin.checkpoint_files.hash_checkpoint`.
+        digest: see `rtd_plugin.checkpoint_parts.hash_checkpoint`.
         activation, heads: of the tower; None if neither the file nor a configuration beside it has them.
         adapter: name of the method that it was tuned for, if recorded.
         step: optimizer steps taken, if recorded.
@@ -74,7 +77,6 @@ def read_weights(path: Path) -> TunedWeights:
     Raises:
         RTDError: the path is missing or in another layout, or its weights are broken or not finite.
     """
-    from rtd_plugin.checkpoint_files import hash_checkpoint, split_key
     from rtd_plugin.clip.tower import TextTower
 
     file, key = split_key(find_weights(path))
@@ -88,7 +90,7 @@ def read_weights(path: Path) -> TunedWeights:
     return weights
 
 
-def check_base(weights: TunedWeights, base: "TextTower", clause: str, hint: str = "") -> None:
+def check_base(weights: TunedWeights, base: TextTower, clause: str, hint: str = "") -> None:
     """Check that a text encoder was tuned from a given tower, by the probe recorded with it, if there is one.
 
     Args:

@@ -1,10 +1,13 @@
 """Finds the file with the weights in a folder, and warns if a file has several text encoders."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rtd_plugin.checkpoint_parts import split_key
 from rtd_plugin.errors import RTDError
 
 FILE_NAME = "text_encoder.safetensors"
@@ -27,8 +30,6 @@ def find_weights(path: Path) -> Path:
     Raises:
         RTDError: the file is missing, or the folder has no weights, or only LoRA's.
     """
-    from rtd_plugin.checkpoint_files import split_key  # imports torch
-
     if not path.is_dir():
         if not split_key(path)[0].is_file():
             raise RTDError(f"{path}: no such file or folder")

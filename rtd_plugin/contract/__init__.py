@@ -8,6 +8,8 @@ the version that introduced it.
 '$'
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from rtd_plugin.clip.tokens import Prompt
     from rtd_plugin.contract.adapter import Adapter, ProjectionInputs
     from rtd_plugin.contract.composition import Composition, CompositionPoint
-    from rtd_plugin.contract.hookspecs import hookimpl
+    from rtd_plugin.contract.markers import hookimpl
     from rtd_plugin.contract.shims import KnownFault, Report, Shim
     from rtd_plugin.errors import RTDError, UsageError
     from rtd_plugin.evaluation.benchmark import Benchmark, Query
@@ -45,11 +47,11 @@ __all__ = [
     "hookimpl",
 ]
 
-_MODULES = {
+MODULES = {
     "clip.tokens": ["Prompt"],
     "contract.adapter": ["Adapter", "ProjectionInputs"],
     "contract.composition": ["Composition", "CompositionPoint"],
-    "contract.hookspecs": ["hookimpl"],
+    "contract.markers": ["hookimpl"],
     "contract.shims": ["KnownFault", "Report", "Shim"],
     "errors": ["RTDError", "UsageError"],
     "evaluation.benchmark": ["Benchmark", "Query"],
@@ -60,7 +62,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
+    for module, names in MODULES.items():
         if name in names:
             return getattr(import_module(f"rtd_plugin.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

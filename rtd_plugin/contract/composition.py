@@ -56,7 +56,8 @@ class CompositionPoint:
         name: its qualified name in the file: `function` or `Class.method`.
         read: turns the host's arguments into a composition. Its parameters must equal the host function's in name,
             order and default: arguments are passed on unchanged, and a host with another signature is refused. A
-            module-level function, which hosts' processes import by name.
+            module-level function, which hosts' processes import by name, from a copy of its module if that imports only
+            the standard library, torch, numpy and `rtd_plugin.contract`.
         arguments: builds the host's arguments, if model, tokens and pseudo tokens are not its first three
             parameters; see `call`.
         example: returns arguments for a small call, given the module that the file was imported as: a tiny model of

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rtd_plugin.triplets.triplet import TripletSource
 
 hookspec = pluggy.HookspecMarker("rtd_plugin")
-hookimpl = pluggy.HookimplMarker("rtd_plugin")
 
 
 @hookspec

@@ -4,6 +4,8 @@ Only the standard library is imported here, and the module of a shim's `repair` 
 before a host has imported anything else.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rtd_plugin.clip.injection import find_placeholders, inject
+from rtd_plugin.clip.old_torch import select_attention_kernels
 from rtd_plugin.clip.tower import TextTower
-from rtd_plugin.clip.transformer import select_attention_kernels
 from rtd_plugin.engine.prefix_tree import PackedTexts, pack_texts
 from rtd_plugin.engine.rounded_weights import round_weights
 from rtd_plugin.errors import RTDError

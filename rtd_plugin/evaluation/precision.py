@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
-from rtd_plugin.clip.transformer import select_attention_kernels
+from rtd_plugin.clip.old_torch import select_attention_kernels
 from rtd_plugin.errors import UsageError
 
 Precision = Literal["fp32", "tf32", "bf16"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rtd_plugin.cache import hash_key, read_record, write_record
-from rtd_plugin.checkpoint_files import list_checkpoint_files
+from rtd_plugin.checkpoint_parts import list_checkpoint_files
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.evaluation.feature_cache import describe_module, hash_module
 from rtd_plugin.files import WriteError

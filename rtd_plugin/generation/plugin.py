@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 
 if TYPE_CHECKING:
     import click

@@ -2,5 +2,5 @@
 
 What runs in every Python under a patch (`bootstrap`, `import_hook`, `usage_log`) imports a few modules of the standard
 library. When a composition point is imported, `active_patch` follows, standard library too; at the first composed query
-`host_encoder` imports torch, numpy and safetensors.
+`host_encoder` imports torch. `host_code` lists the modules that run inside a host: they are written in Python 3.8.
 """

@@ -1,5 +1,7 @@
 """Patches from Python: `rtd_plugin.activate`."""
 
+from __future__ import annotations
+
 import os
 
 from rtd_plugin.errors import RTDError

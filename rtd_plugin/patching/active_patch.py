@@ -1,5 +1,7 @@
 """An active patch in this process: waits for the host's modules, and calls the patch in place of their functions."""
 
+from __future__ import annotations
+
 import functools
 import os
 import sys
@@ -10,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.function_reference import Function, import_function
+from rtd_plugin.patching.function_reference import import_function
 from rtd_plugin.patching.function_replacement import (
     find_function,
     find_modules,
@@ -23,11 +25,12 @@ from rtd_plugin.patching.manifest import Manifest, PatchedPoint, PatchedShim
 from rtd_plugin.patching.usage_log import COMPOSED, FAILED, HIDDEN, IMPORTED, KEPT, REPAIRED, get_usage_log
 
 if TYPE_CHECKING:
+    from rtd_plugin.patching.function_reference import Function
     from rtd_plugin.patching.host_encoder import HostEncoder
 
-PatchedFunction = PatchedPoint | PatchedShim
+    PatchedFunction = PatchedPoint | PatchedShim
 
-_active: dict[str, "ActivePatch"] = {}  # by the host's root
+_active: dict[str, ActivePatch] = {}  # by the host's root
 
 
 class ActivePatch:
@@ -89,7 +92,7 @@ class ActivePatch:
                 self._restore.pop()()
             get_usage_log().expected = next(iter(_active), None)
 
-    def __enter__(self) -> "ActivePatch":
+    def __enter__(self) -> ActivePatch:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,13 +3,17 @@
 Most of these Pythons never import the host, so this only waits for the host's modules.
 """
 
+from __future__ import annotations
+
 import json
 import os
-from types import ModuleType
 
-from rtd_plugin.errors import RTDError
 from rtd_plugin.patching.import_hook import hook
 from rtd_plugin.patching.usage_log import STARTED, VARIABLE, get_usage_log
+
+TYPE_CHECKING = False  # every Python under a patch imports this module, and need not wait for typing
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _waiting: dict[str, str] = {}  # patch folders by their hosts' roots
 
@@ -29,6 +33,7 @@ def start(folder: str) -> None:
         names = {name for function in [*points, *shims] for name in function["modules"]}
         files = {os.path.join(host, point["file"]) for point in points}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        from rtd_plugin.errors import RTDError
         from rtd_plugin.patching.manifest import read_manifest
 
         read_manifest(folder)  # raises an error that says more
@@ -42,6 +47,8 @@ def start(folder: str) -> None:
         log.add(STARTED)
 
     def activate(module: ModuleType) -> None:
+        from rtd_plugin.errors import RTDError
+
         try:
             activate_waiting()
         except RTDError as error:

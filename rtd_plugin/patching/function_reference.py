@@ -1,13 +1,17 @@
 """Functions by name, as `module:function`: how a manifest refers to an adapter's functions."""
 
+from __future__ import annotations
+
 import functools
 import importlib
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtd_plugin.errors import RTDError
 
-Function = Callable[..., Any]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Function = Callable[..., Any]
 
 
 def format_reference(function: Function) -> str:
@@ -25,7 +29,7 @@ def format_reference(function: Function) -> str:
     return f"{module}:{name}"
 
 
-@functools.cache
+@functools.lru_cache
 def import_function(reference: str) -> Function:
     """Return the function that `module:function` refers to.
 
@@ -36,5 +40,7 @@ def import_function(reference: str) -> Function:
     try:
         holder: Any = importlib.import_module(module)
         return functools.reduce(getattr, name.split("."), holder)
-    except (ImportError, AttributeError) as error:
-        raise RTDError(f"the patch needs {reference}, which cannot be imported here ({error})") from error
+    except Exception as error:  # the import of code that was written for another Python may raise anything
+        raise RTDError(
+            f"the patch needs {reference}, which cannot be imported here ({type(error).__name__}: {error})"
+        ) from error

@@ -1,14 +1,17 @@
 """Replaces functions of a host's modules wherever they are bound, and puts them back."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.patching.function_reference import Function
+if TYPE_CHECKING:
+    from rtd_plugin.patching.function_reference import Function
 
 MARK = "rtd_plugin_replacement"
 

@@ -1,13 +1,18 @@
 """The tuned text encoder inside a host: loaded at the first composed query, with the device and dtype of its model."""
 
+from __future__ import annotations
+
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from rtd_plugin.checkpoint_files import hash_checkpoint
+from rtd_plugin.checkpoint_parts import hash_checkpoint
+from rtd_plugin.clip.old_torch import VERSION
+from rtd_plugin.clip.tensor_file import read_tensors
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import check_base
 from rtd_plugin.contract.composition import Composition, compose
@@ -20,13 +25,21 @@ from rtd_plugin.patching.host_model import (
     read_settings,
     round_like,
 )
-from rtd_plugin.patching.manifest import Manifest
+from rtd_plugin.patching.manifest import WEIGHTS_FILE, Manifest
+
+OLDEST_TORCH = (1, 11)
 
 
 class HostEncoder:
-    """A patch's text encoder, one copy for each device and dtype of the host's models."""
+    """A patch's text encoder, one copy for each device and dtype of the host's models.
+
+    Raises:
+        RTDError: torch is too old.
+    """
 
     def __init__(self, manifest: Manifest):
+        if VERSION < OLDEST_TORCH:
+            raise RTDError(f"the patch needs torch 1.11 or newer, but here it is {torch.__version__}")
         self._manifest = manifest
         self._lock = threading.Lock()
         self._towers: dict[tuple[torch.device, torch.dtype], TextTower] = {}
@@ -58,8 +71,9 @@ class HostEncoder:
             if base is not None:
                 tuned = tuned.float()
                 if self._manifest.blend != 1:
-                    for weight, pretrained in zip(tuned.parameters(), base.parameters(), strict=True):
-                        weight.copy_(torch.lerp(pretrained, weight, self._manifest.blend))
+                    pretrained = dict(base.named_parameters())
+                    for name, weight in tuned.named_parameters():
+                        weight.copy_(torch.lerp(pretrained[name], weight, self._manifest.blend))
                 if self._manifest.rounds_weights:
                     round_like(tuned, base)
             device, dtype = placement
@@ -71,9 +85,10 @@ class HostEncoder:
         """Load the tuned tower with the dtype of its file."""
         weights = self._manifest.weights
         path = Path(weights.path)
-        state = weights.read()
-        if hash_checkpoint(path) != weights.digest:
-            raise RTDError(f"{path}: has changed since the host was patched: patch it again")
+        with suppress(OSError):  # if the file is gone, or not readable for this user, the copy is right
+            if path.is_file() and hash_checkpoint(path) != weights.digest:
+                raise RTDError(f"{path}: has changed since the host was patched: patch it again")
+        state = read_tensors(self._manifest.folder / WEIGHTS_FILE)
         activation, heads = read_settings(model)
         with locate_errors(path):
             return TextTower.from_state_dict(

@@ -1,5 +1,7 @@
 """Reads a host's live CLIP of any library: its text tower, its settings, its device and dtype."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

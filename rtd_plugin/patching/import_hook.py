@@ -3,13 +3,18 @@
 wrapt has such hooks too, but its import takes longer than the start of Python, and every Python under a patch pays it.
 """
 
-import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from __future__ import annotations
 
-Callback = Callable[[ModuleType], None]
+import sys
+
+TYPE_CHECKING = False  # every Python under a patch imports this module: typing takes as long as all the rest of it
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+    Callback = Callable[[ModuleType], None]
 
 
 class ImportHook:

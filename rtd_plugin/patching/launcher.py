@@ -12,12 +12,20 @@ from pathlib import Path
 from types import FrameType
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.patching.manifest import SITE, Manifest, check_python_path
+from rtd_plugin.patching.manifest import SITE, WEIGHTS_FILE, Manifest, check_python_path
 from rtd_plugin.patching.usage_log import VARIABLE, append, create_file, read_events, summarise
 from rtd_plugin.regular_files import open_regular
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")
-MODULE = "rtd_plugin.patching.bootstrap"
+# Run by a Python under a patch: whether it can use the patch, given the packages that it has to have installed.
+CHECK = """
+import sys
+if sys.version_info < (3, 8): sys.exit("it is Python %d.%d, but a patch needs 3.8" % sys.version_info[:2])
+from importlib.util import find_spec
+missing = [name for name in sys.argv[1:] if find_spec(name) is None]
+if missing: sys.exit("it lacks " + " and ".join(missing))
+import rtd_plugin.patching.bootstrap
+"""
 FORWARDED = (signal.SIGTERM, signal.SIGHUP)  # a terminal sends the interrupt to all processes itself
 
 
@@ -34,17 +42,20 @@ def run(manifest: Manifest, command: Sequence[str]) -> tuple[int, str]:
         The exit code, 128 + n if signal n killed it, and the line about composed queries.
 
     Raises:
-        RTDError: the host or the weights are gone, the command is not found, or it is a Python without this package.
+        RTDError: the host or the weights are gone, the command is not found, or is a Python that cannot use the patch.
         UsageError: the patch folder's path cannot be an entry of PYTHONPATH.
     """
     check_python_path(manifest.folder)
-    for path, role in ((manifest.host, "the host that was patched"), (manifest.weights.path, "the tuned text encoder")):
-        if not Path(path).exists():
+    for path, role in (
+        (Path(manifest.host), "the host that was patched"),
+        (manifest.folder / WEIGHTS_FILE, "the tuned text encoder"),
+    ):
+        if not path.exists():
             raise RTDError(f"{path}: {role} is gone: patch the host again")
     program = shutil.which(command[0])
     if program is None:
         raise CommandNotFoundError(f"{command[0]}: command not found")
-    check_interpreter(program)
+    check_interpreter(program, manifest)
     file = create_file()
     try:
         code = _wait([program, *command[1:]], make_environment(manifest, {**os.environ, VARIABLE: file}))
@@ -66,22 +77,30 @@ def make_environment(manifest: Manifest, outer: Mapping[str, str]) -> dict[str, 
     return {**outer, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
-def check_interpreter(program: str) -> None:
-    """Check that a program, if it is Python or a script for it, has this package.
+def check_interpreter(program: str, manifest: Manifest) -> None:
+    """Check that a program, if it is Python or a script for it, can use a patch.
 
     Raises:
-        RTDError: it lacks the package.
+        RTDError: it is too old, or lacks packages that have to be installed for it.
     """
     python = _find_interpreter(Path(program))
     if python is None or _is_same_python(python, sys.executable):
         return
-    done = subprocess.run([python, "-c", f"import {MODULE}"], capture_output=True, text=True, check=False)
+    variables = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    done = subprocess.run(
+        [python, "-c", CHECK, *manifest.packages],
+        env=make_environment(manifest, variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         problem = (done.stderr.strip().splitlines() or ["it does not start"])[-1]
-        raise RTDError(
-            f"{python} cannot use the patch ({problem}): install rtd-plugin for it "
-            f"({python} -m pip install rtd-plugin), or run the host with {sys.executable}"
-        )
+        install = ""
+        if manifest.packages:
+            names = " and ".join(manifest.packages)
+            install = f"install {names} for it, because {manifest.not_copied}, or "
+        raise RTDError(f"{python} cannot use the patch ({problem}): {install}run the host with {sys.executable}")
 
 
 def _is_same_python(first: str, second: str) -> bool:

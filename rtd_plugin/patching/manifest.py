@@ -1,5 +1,7 @@
 """The manifest of a patch folder: everything that a host's process needs to know of its patch, as JSON."""
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -11,8 +13,10 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.regular_files import read_text, resolve_links
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 SITE = "site"  # the folder of a patch that goes on PYTHONPATH, apart from the other files, which must not be importable
+CODE = "code"  # the folder of the modules that the host's Python imports from the patch, unless it has them installed
+WEIGHTS_FILE = "text_encoder.safetensors"
 SUFFIX = "-rtd-patch"  # of a patch folder's name, after that of the host it lies beside
 
 
@@ -55,6 +59,8 @@ class Manifest:
         force: whether the host may have another CLIP than the encoder was tuned from.
         version: of the rtd-plugin that wrote it.
         rounds_weights: whether the host would round the tuned weights; see `rtd_plugin.contract.Adapter`.
+        not_copied: why the code that the patch needs is not in the patch folder, so that rtd-plugin and the adapter's
+            package have to be installed for the host's Python; None if it is.
     """
 
     folder: Path = field(compare=False)
@@ -69,6 +75,15 @@ class Manifest:
     force: bool
     version: str
     rounds_weights: bool = True
+    not_copied: str | None = None
+
+    @property
+    def packages(self) -> list[str]:
+        """The packages that have to be installed for the host's Python."""
+        if self.not_copied is None:
+            return []
+        references = [*(point.read for point in self.points), *(shim.repair for shim in self.shims)]
+        return sorted({"rtd_plugin", *(reference.split(".")[0].split(":")[0] for reference in references)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the folder, which is where the manifest lies."""

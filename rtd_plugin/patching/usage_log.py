@@ -4,14 +4,21 @@ Each process appends events to one file as they happen, so that a killed child i
 makes the file; without a launcher, the first process that records an event makes it, for its children too.
 """
 
+from __future__ import annotations
+
 import atexit
 import functools
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
+
+TYPE_CHECKING = False  # every Python under a patch imports this module, and need not wait for typing
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Event = tuple[str, int, int, str]  # the event, the process, a count, and a note
 
 VARIABLE = "RTD_PLUGIN_USAGE_LOG"
 
@@ -19,8 +26,6 @@ VARIABLE = "RTD_PLUGIN_USAGE_LOG"
 # point from training code, failed to compose, needed a shim; a shim found an error that the host hides.
 STARTED, IMPORTED, COMPOSED, KEPT = "started", "imported", "composed", "kept"
 FAILED, REPAIRED, HIDDEN = "failed", "repaired", "hidden"
-Event = tuple[str, int, int, str]
-"""The event, the process, a count, and a note."""
 
 
 class UsageLog:

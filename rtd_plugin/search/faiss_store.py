@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 from rtd_plugin.errors import RTDError, UsageError, require_extra
-from rtd_plugin.files import read_json, write_atomically, write_text
+from rtd_plugin.files import write_atomically, write_text
+from rtd_plugin.regular_files import read_json
 from rtd_plugin.search.gallery_store import GalleryStore, Match
 
 if TYPE_CHECKING:

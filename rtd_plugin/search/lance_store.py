@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 from rtd_plugin.errors import RTDError, UsageError, require_extra
 from rtd_plugin.search.gallery_store import GalleryStore, Match
 

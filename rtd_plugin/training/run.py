@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor, nn
 
-from rtd_plugin.checkpoint_files import hash_checkpoint
+from rtd_plugin.checkpoint_parts import hash_checkpoint
 from rtd_plugin.clip.artifact import TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
 from rtd_plugin.clip.tower import TextTower

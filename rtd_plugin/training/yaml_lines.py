@@ -113,7 +113,7 @@ def name_files(text: str, folder: Path) -> str:
     for location, node in _list_scalars(text).items():
         if node.tag == STRING and node.value and NAMES.isdisjoint(location):
             path = Path(os.path.join(folder.absolute(), node.value))
-            # A key may follow a file's name, see `rtd_plugin.checkpoint_files.split_key`.
+            # A key may follow a file's name, see `rtd_plugin.checkpoint_parts.split_key`.
             if path.exists() or ("#" in path.name and path.with_name(path.name.rpartition("#")[0] or "#").exists()):
                 paths[location] = str(path)
     return _replace_scalars(text, paths)

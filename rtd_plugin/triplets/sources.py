@@ -146,7 +146,7 @@ class ParquetSource(FileSource):
             RTDError: the file is not Parquet, lacks a column, or holds no triplets.
         """
         from rtd_plugin.cache import hash_key
-        from rtd_plugin.files import hash_file
+        from rtd_plugin.regular_files import hash_file
 
         with require_extra("train", "a Parquet file"):
             from rtd_plugin.triplets.arrow_triplets import ParquetTriplets

@@ -32,6 +32,7 @@ def test_patch_shows_the_host_the_changes_and_the_next_commands(rtd, finished_ru
         "         note: tuned for lincir, whose prompt may differ from searle's",
         "Changes  Composed queries use the tuned text encoder. Plain texts, images, the projection and training code",
         "         keep the weights that the host loads; no file of the host is changed.",
+        "Needs    Python 3.8 and torch 1.11 or newer; rtd-plugin need not be installed there",
         f"Wrote    {tmp_path}/code-rtd-patch",
         "",
         "Next:",

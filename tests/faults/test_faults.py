@@ -47,7 +47,7 @@ def test_a_command_on_a_failing_disk_leaves_nothing_half_written():
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_kills():
-    names = ("train-resume", "evaluate", "triplets-rules", "triplets-llm", "search")
+    names = ("train-resume", "evaluate", "triplets-rules", "triplets-llm", "search", "index-faiss")
     assert run_one(lambda trial: kill_everywhere(trial, every=25, second=1), *names) > 20
 
 
@@ -108,6 +108,14 @@ def test_errors_of_half_precision_are_bounded(name):
     errors = precision.measure(find_adapter(name), "tiny", 8, 0, dtypes)
     for dtype in dtypes:
         assert all(0 < error <= bound for error, bound in zip(errors[dtype], precision.BOUNDS[dtype], strict=True))
+
+
+@pytest.mark.slow
+def test_training_in_half_precision_reaches_the_recall_of_fp32():
+    recall = precision.compare_training(0, "steps=60", "triplets.0.count=4000")
+    assert recall["fp32"] != recall["bf16"]
+    for full, half in zip(recall["fp32"], recall["bf16"], strict=True):
+        assert abs(full - half) <= precision.RECALL_BOUND
 
 
 @pytest.mark.slow

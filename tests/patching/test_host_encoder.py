@@ -10,6 +10,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.contract.composition import Composition, compose
 from rtd_plugin.errors import RTDError
+from rtd_plugin.patching import host_encoder
 from rtd_plugin.patching.host_encoder import HostEncoder
 
 SIZES = (32, 16, 1, 64, 16, 77, 49408, 64, 1, 2)
@@ -232,3 +233,11 @@ def test_changed_weights_are_refused(make_encoder, files, model, pseudo_tokens, 
     save_file(files.base.state_dict(), tmp_path / "tuned.safetensors")
     with pytest.raises(RTDError, match="has changed since the host was patched: patch it again"):
         compose_inside(encoder, model, pseudo_tokens)
+    (tmp_path / "tuned.safetensors").unlink()
+    assert_close(compose_inside(encoder, model, pseudo_tokens), compose_exactly(files.tuned, pseudo_tokens))
+
+
+def test_an_older_torch_is_refused(make_encoder, monkeypatch):
+    monkeypatch.setattr(host_encoder, "VERSION", (1, 10))
+    with pytest.raises(RTDError, match=r"the patch needs torch 1\.11 or newer, but here it is"):
+        make_encoder()

@@ -22,7 +22,14 @@ def list_files(folder: Path) -> list[str]:
 
 def test_a_manifest_is_read_back(patch_host, files):
     manifest = patch_host("searle", blend=0.5, force=True)
-    assert list_files(manifest.folder) == ["activate", "activate.fish", "manifest.json", "site/sitecustomize.py"]
+    files_of_patch = [name for name in list_files(manifest.folder) if not name.startswith("code/")]
+    assert files_of_patch == [
+        "activate",
+        "activate.fish",
+        "manifest.json",
+        "site/sitecustomize.py",
+        "text_encoder.safetensors",
+    ]
     assert read_manifest(manifest.folder) == manifest
     (point,) = manifest.points
     assert point.signature == "(clip_model, text, pseudo_tokens, num_tokens=1)"
@@ -63,9 +70,12 @@ def test_a_blend_outside_0_to_1_is_refused(patch_host, blend):
 def test_removal_keeps_files_of_the_user(patch_host, tmp_path):
     folder = patch_host("searle").folder
     (folder / "site/__pycache__").mkdir()
+    (folder / "code/rtd_plugin/__pycache__").mkdir()
+    (folder / "code/rtd_plugin/__pycache__/errors.cpython-38.pyc").touch()
     (folder / "notes.txt").touch()
+    (folder / "code/rtd_plugin/notes.txt").touch()
     remove_patch(folder)
-    assert list_files(folder) == ["notes.txt"], "it belongs to the user"
+    assert list_files(folder) == ["code/rtd_plugin/notes.txt", "notes.txt"], "they belong to the user"
     with pytest.raises(RTDError, match="not a patch folder"):
         remove_patch(folder)
     folder = patch_host("searle", folder="other").folder
@@ -98,7 +108,7 @@ def test_an_interrupted_removal_can_be_repeated(patch_host, tmp_path, monkeypatc
     assert not manifest.folder.exists()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "site/notes.txt"])
+@pytest.mark.parametrize("name", ["notes.txt", "site/notes.txt", "code/rtd_plugin/notes.txt"])
 def test_a_patch_folder_with_files_of_the_user_is_not_replaced(patch_host, copy_host, name):
     root = copy_host("searle")
     folder = patch_host(root).folder
@@ -122,7 +132,7 @@ def test_a_host_stands_for_the_patch_beside_it(patch_host, copy_host, tmp_path):
         assert find_patch(given) == manifest
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "points": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 2, "points": 3}'])
 def test_a_broken_manifest_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(RTDError, match=r"manifest\.json: not a readable manifest of a patch: patch the host again"):
@@ -132,8 +142,8 @@ def test_a_broken_manifest_is_refused(tmp_path, text):
 def test_a_newer_manifest_is_refused(patch_host):
     folder = patch_host("searle").folder
     values = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**values, "format": 2, "version": "9.1", "more": 1}))
-    with pytest.raises(RTDError, match=r"written by rtd-plugin 9\.1 in format 2, but this version reads format 1"):
+    (folder / "manifest.json").write_text(json.dumps({**values, "format": 3, "version": "9.1", "more": 1}))
+    with pytest.raises(RTDError, match=r"written by rtd-plugin 9\.1 in format 3, but this version reads format 2"):
         read_manifest(folder)
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 import pytest
@@ -97,7 +96,7 @@ def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expecte
 
 
 def test_a_patch_imports_little_and_leaves_the_random_state(searle, rtd, write_program):
-    """The bootstrap imports the standard library alone, the first composed query torch, numpy and what reads weights.
+    """The bootstrap imports the standard library alone, the first composed query torch, which the host has imported.
 
     The host has modules named datasets, models and utils, which fail when they are imported.
     """
@@ -123,7 +122,7 @@ print(torch.equal(torch.get_rng_state(), state))
     *lines, same_state = done.stdout.splitlines()
     first, then = (set(line.split()) for line in lines)
     assert first <= {"rtd_plugin", "sitecustomize", "_virtualenv", "distutils-precedence"} | _list_startup_modules()
-    assert then <= {"filelock", "pluggy", "rtd_adapters", "safetensors"}
+    assert then <= {"pluggy", "rtd_adapters"}
     assert same_state == "True"
 
 
@@ -134,12 +133,10 @@ def test_a_python_that_does_not_import_the_host_imports_little(searle, run_comma
     assert "rtd_plugin.patching.bootstrap" in modules
     assert modules <= {
         "rtd_plugin",
-        "rtd_plugin.errors",
         "rtd_plugin.patching",
         "rtd_plugin.patching.bootstrap",
         "rtd_plugin.patching.import_hook",
         "rtd_plugin.patching.usage_log",
-        "rtd_plugin.printable",
     }
 
 
@@ -396,41 +393,14 @@ def test_without_a_launcher_a_process_counts_its_children(searle, run_command, w
     assert done.stderr == "rtd-plugin: 3 composed queries used the tuned text encoder in 2 processes\n"
 
 
-@pytest.fixture
-def other_python(tmp_path) -> str:
-    """A new Python, in which nothing is installed."""
-    venv.create(tmp_path / "venv", with_pip=False)
-    return str(tmp_path / "venv/bin/python")
-
-
-def test_a_python_without_the_package_is_refused(searle, rtd, run_command, other_python, tmp_path):
-    """By the launcher at once; without a launcher, when it imports the host."""
-    manifest, _ = searle
-    script = tmp_path / "script"
-    script.write_text(f"#!{other_python}\nprint(5)\n")
-    script.chmod(0o755)
-    for words in ([other_python, "-c", "print(5)"], [script]):
-        done = rtd("run", manifest.folder, "--", *words)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert f"{other_python} cannot use the patch (ModuleNotFoundError: No module named 'rtd_plugin')" in done.stderr
-        assert f"{other_python} -m pip install rtd-plugin" in done.stderr
-        assert f"or run the host with {sys.executable}" in done.stderr
-    path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
-    unrelated = run_command(other_python, "-c", "print(5)", PYTHONPATH=path)
-    assert (unrelated.returncode, unrelated.stdout, unrelated.stderr) == (0, "5\n", "")
-    done = run_command(other_python, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("rtd-plugin: this Python lacks rtd-plugin (No module named 'rtd_plugin')")
-
-
 def test_a_broken_patch_stops_only_programs_of_the_host(searle, run_command, tmp_path):
     """Rather than run them without the patch."""
     manifest, _ = searle
     text = (manifest.folder / "manifest.json").read_text()
-    (manifest.folder / "manifest.json").write_text(text.replace('"format": 1', '"format": 2'))
+    (manifest.folder / "manifest.json").write_text(text.replace('"format": 2', '"format": 3'))
     path = os.pathsep.join([str(manifest.folder / "site"), f"{manifest.host}/src"])
     (Path(manifest.host) / "src/encode_with_pseudo_tokens.py").write_text("")  # imports nothing, so the test is quick
     assert run_command(sys.executable, "-c", "", PYTHONPATH=path).stderr == ""
     done = run_command(sys.executable, "-c", "import encode_with_pseudo_tokens", PYTHONPATH=path)
     assert done.returncode == 1
-    assert "in format 2, but this version reads format 1" in done.stderr
+    assert "in format 3, but this version reads format 2" in done.stderr

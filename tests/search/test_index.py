@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -10,9 +11,9 @@ from PIL import Image
 import rtd_plugin
 from rtd_plugin.cli.main import main
 from rtd_plugin.contract import GalleryStore, hookimpl, plugins
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.search import indexing
+from rtd_plugin.search import faiss_store, indexing
 from rtd_plugin.workflows.index import build_index, measure_recall
 
 PACKAGES = {"lance": "lancedb", "faiss": "faiss"}
@@ -98,6 +99,27 @@ def test_a_stopped_build_continues(run, images, output, encoded, monkeypatch):
     assert build_index(images, output, weights=[run])["images"] == 12
     assert len(encoded) == 7
     assert len(search_all(run, output, images)) == 11
+
+
+def test_an_index_whose_creation_was_stopped_is_made_again(run, images, output, monkeypatch):
+    if output.suffix == ".lance":
+        (output / "images.lance/data").mkdir(parents=True)  # what a killed process leaves
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(faiss_store, "write_text", lambda *_: sys.exit())
+            with pytest.raises(SystemExit):
+                build_index(images, output, weights=[run])
+    assert build_index(images, output, weights=[run])["images"] == 12
+    assert len(search_all(run, output, images)) == 11
+
+
+def test_a_broken_file_of_an_index_is_an_error(run, images, tmp_path):
+    pytest.importorskip("faiss")
+    output = tmp_path / "gallery.faiss"
+    build_index(images, output, weights=[run])
+    (output / "000001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RTDError, match=r"000001\.parquet: a broken file of an index: build it again"):
+        search_all(run, output, images)
 
 
 def test_unreadable_images_are_left_out_and_named(run, images, output, caplog):

@@ -18,7 +18,7 @@ from token_triplets import tokenise_triplet
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.contract import plugins
-from rtd_plugin.contract.hookspecs import hookimpl
+from rtd_plugin.contract.markers import hookimpl
 from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark

@@ -1,7 +1,10 @@
 """Held-out triplets: ranked as composed queries among their captions, and never trained on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from rtd_adapters.lincir import LinCIR
 from token_triplets import read_store
 from torch.nn import functional as F
 
@@ -24,7 +27,7 @@ def run(make_run):
 
 
 @torch.no_grad()
-def rank_by_hand(run, tower):
+def rank_by_hand(run, tower, shares=(1,)):
     """The rank of each target, one triplet at a time: images at least as good count as better."""
     triplets, prompt = read_store(run.held_out), run.adapter.prompt
     captions = [*{tuple(text) for reference, _, target in triplets for text in (reference, target)}]
@@ -37,7 +40,8 @@ def rank_by_hand(run, tower):
         template = prompt.fill(None, condition=[-1])
         tokens = [token for each in template for token in (condition if each == -1 else [each])]
         pseudo_token = run.projection(run.tower.encode(pad([reference])))
-        scores = gallery @ F.normalize(tower.encode(pad([tokens]), pseudo_token, prompt.placeholder_id), dim=-1)[0]
+        queries = [tower.encode(pad([tokens]), share * pseudo_token, prompt.placeholder_id)[0] for share in shares]
+        scores = gallery @ F.normalize(sum(F.normalize(query, dim=-1) for query in queries), dim=-1)
         best = scores[captions.index(tuple(target))]
         ranks.append(int((scores >= best - 1e-6).sum()))
     return ranks
@@ -52,6 +56,21 @@ def test_recall_equals_that_by_hand(run, tower, randomise):
         assert measure(each).compute_metrics() == pytest.approx(
             {f"recall_at_{k}": 100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
         )
+
+
+class Average(LinCIR):
+    reads_queries = True
+
+    def project(self, projection, inputs):
+        pseudo_tokens = projection(inputs.features)
+        return pseudo_tokens, pseudo_tokens * 2 / 3
+
+
+def test_composed_queries_that_a_method_averages(run, tower, randomise):
+    run, tuned = replace(run, adapter=Average()), randomise(tower, seed=3)
+    ranks = rank_by_hand(run, tuned, shares=(1, 2 / 3))
+    metrics = HeldOutTriplets(run, run.held_out, CPU).measure(tuned).compute_metrics()
+    assert metrics["recall_at_5"] == pytest.approx(100 * sum(rank <= 5 for rank in ranks) / len(ranks))
 
 
 def test_training_never_sees_held_out_triplets(run, make_run):

@@ -10,7 +10,7 @@ def main_worker(args):
     if args.distributed:
         raise RuntimeError("no test is distributed")
     model = CLIP(32, 16, 1, 64, 16, 77, 49408, 64, 1, 2).eval()
-    model.load_state_dict(torch.load(args.checkpoint, weights_only=True))
+    model.load_state_dict(torch.load(args.checkpoint))
     if args.fail:
         raise RuntimeError("no such data")
     torch.save(evaluate_cirr(model), args.output)

@@ -15,7 +15,7 @@ PSEUDO_TOKENS = torch.linspace(-1, 1, 3 * 64).reshape(3, 64)
 
 def retrieve(checkpoint):
     """Composed queries, and plain texts with them."""
-    model = build_model(torch.load(checkpoint, weights_only=True)).float().eval()
+    model = build_model(torch.load(checkpoint)).float().eval()
     with torch.no_grad():
         composed = encode_with_pseudo_tokens(model, TEXTS, PSEUDO_TOKENS)
         return {"composed": composed, "plain": model.encode_text(TEXTS)}
