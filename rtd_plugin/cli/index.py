@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rtd_plugin.cli.console import announce_loading, print_lines, progress, show
-from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
+from rtd_plugin.cli.options import FILE, JSON, RAY, SKIP_UNREADABLE, model_options
 
 
 @click.command()
@@ -22,6 +22,7 @@ from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
 @click.option("--image-root", "image_roots", type=FILE, multiple=True, help="A folder that links in IMAGES point to.")
 @SKIP_UNREADABLE
 @model_options
+@RAY
 @JSON
 def command(as_json: bool, images: Path, output: str, **options: Any) -> None:
     """Build or update an index of the folder IMAGES, to search it faster.

@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "Run a command with an active patch.",
     "doctor": "Check a host in this environment.",
     "export": "Write a tuned text encoder in another library's layout.",
+    "push": "Upload a run to the Hugging Face Hub.",
     "triplets": "Build, check and describe text triplets.",
     "adapters": "List the adapters that are installed.",
     "recipes": "List the recipes that are installed, or show one.",

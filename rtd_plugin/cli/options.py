@@ -16,6 +16,11 @@ SKIP_UNREADABLE = click.option(
     show_default=True,
     help="Skip unreadable images, with a warning.",
 )
+RAY = click.option(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Work on the machines of a Ray cluster, which have to see the same files. The result does not depend on it.",
+)
 
 
 def _parse_columns(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -71,8 +76,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--weights",
             type=FILE,
             multiple=True,
-            help="A tuned text encoder: a run's folder, or a file in any layout. May be repeated. A run also names "
-            "its adapter, backbone and projection.",
+            help="A tuned text encoder: a run's folder, a file in any layout, or hf://USER/NAME[@REVISION]. May be "
+            "repeated. A run also names its adapter, backbone and projection.",
         ),
         click.option(
             "--preprocess",

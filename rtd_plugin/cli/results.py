@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 COLUMNS = 4  # metrics side by side: they fit into 80 columns
 GROUPS = 4  # groups of queries that have a section each; of more, only the gains are shown
-FAMILIES = {  # of metrics by how their names begin; if there are more metrics than columns, each is a table
+FAMILIES = {  # of metrics, by how their names begin; small ones share a table
     "recall": "recall",
     "subset_recall": "subset recall",
     "map": "mAP",
     "wrong": "wrong answers",
-    "spread": "recall and mAP over the wordings of a request,",
-    "worst": "recall and mAP over the wordings of a request,",
+    "spread": "spread over wordings",
+    "worst": "spread over wordings",
 }
 STYLES = {"better": "green", "worse": "red", "": ""}
 
 
 def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """Return a table for each family of metrics, with sections for all queries and for groups, largest losses first.
+    """Return tables of related metrics, with sections for all queries and for groups, largest losses first.
 
     Args:
         comparison: as `Comparison.to_dict` returns it.
@@ -33,19 +33,28 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     from rtd_plugin.workflows.evaluate import tabulate_comparison  # imports torch, which `--help` does not need
 
     sections = tabulate_comparison(comparison)
+    tables = _group_columns(sections[0].metrics if sections else ())
+    return [_draw_table(f"{comparison['title']}: {name} in percent", sections, columns) for name, columns in tables]
+
+
+def _group_columns(metrics: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Return the families of metrics that share a table: their names, and the columns."""
     families: dict[str, list[int]] = {}
-    for column, metric in enumerate(sections[0].metrics if sections else ()):
-        name, splits = _name_family(metric), len(sections[0].metrics) > COLUMNS
-        families.setdefault(name if splits else FAMILIES["recall"], []).append(column)
-    return [_draw_table(f"{comparison['title']}: {name}", sections, each) for name, each in families.items()]
-
-
-def _name_family(metric: str) -> str:
-    return next(name for prefix, name in FAMILIES.items() if metric.startswith(prefix))
+    for column, metric in enumerate(metrics):
+        name = next(name for prefix, name in FAMILIES.items() if metric.startswith(prefix))
+        families.setdefault(name, []).append(column)
+    tables: list[tuple[str, list[int]]] = []
+    for name, columns in families.items():
+        if tables and len(tables[-1][1]) + len(columns) <= COLUMNS:
+            before, some = tables.pop()
+            columns = some + columns
+            name = before if name.endswith(before) else f"{before}, {name}"  # subset recall is recall
+        tables.append((name, columns))
+    return tables
 
 
 def _draw_table(title: str, sections: Sequence[ComparisonTable], columns: Sequence[int]) -> Table:
-    table = Table("query", title=f"{title} in percent", title_justify="left")
+    table = Table("query", title=title, title_justify="left", min_width=len(title))
     for column in columns:
         table.add_column(sections[0].heads[column], justify="right")
 

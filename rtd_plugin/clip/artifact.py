@@ -16,6 +16,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import find_weights
 from rtd_plugin.errors import RTDError, locate_errors
 from rtd_plugin.files import write_atomically
+from rtd_plugin.hub import find_run
 from rtd_plugin.regular_files import check_regular
 
 FORMAT = 1
@@ -112,7 +113,7 @@ def load_text_encoder(
     """Load a tuned text encoder in eval mode, without gradients.
 
     Args:
-        run_or_file: a run folder or a `text_encoder.safetensors`.
+        run_or_file: a run folder, a `text_encoder.safetensors`, or `hf://USER/NAME[@REVISION]` on the Hub.
         device: None for the CPU.
         dtype: None for that of the file, fp32.
 
@@ -124,7 +125,7 @@ def load_text_encoder(
         >>> tower.encode(tokens, pseudo_tokens).shape  # doctest: +SKIP
         torch.Size([8, 768])
     """
-    path = find_weights(Path(run_or_file))
+    path = find_weights(find_run(run_or_file))
     info = read_info(path)
     with locate_errors(path):
         tower = TextTower.from_state_dict(load_file(path), activation=info.activation, heads=info.heads)

@@ -51,7 +51,7 @@ def _build_for_gpu(run: Run, accelerator: Accelerator, encoder: PackedTower) -> 
     engine = Engine(encoder.tower, encoder, frozen, batches)
     # A graph repeats the work of its capture, so it supports no gradient scale, no plugin's objective, and no φ that
     # reads prompts, which are on the CPU.
-    single = accelerator.num_processes == recipe.accumulation == 1 and accelerator.scaler is None
+    single = accelerator.num_processes == run.count_batches(1) == 1 and accelerator.scaler is None
     if single and is_published() and not run.adapter.reads_queries:
         engine = replace(engine, capture=lambda update: GraphedUpdate(update, device))
     return engine

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from rtd_plugin.cli.console import out, print_json, print_lines, progress
-from rtd_plugin.cli.options import FILE, JSON
+from rtd_plugin.cli.options import FILE, JSON, RAY
 from rtd_plugin.cli.shell import quote_path
 from rtd_plugin.printable import count_noun
 
@@ -46,6 +46,7 @@ def command() -> None:
     type=click.IntRange(1),
     help="Processes; they do not change the result. Default: one per processor.",
 )
+@RAY
 @click.option("--backbone", metavar="MODEL", help="Measure similarity in the text space of this open_clip model.")
 @click.option("--pretrained", metavar="TAG", help="The open_clip tag of its weights.")
 @click.option("--checkpoint", type=FILE, help="A local file with its weights, instead of --pretrained.")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from rtd_plugin.errors import UsageError, require_extra
 from rtd_plugin.progress import Progress, no_progress
+from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.triplets.parallel import count_processors
 from rtd_plugin.triplets.records import read_records
 from rtd_plugin.triplets.sources import load_triplets
@@ -21,6 +22,7 @@ def build_triplets(
     per_caption: int | None = None,
     seed: int = 0,
     workers: int | None = None,
+    ray: str | None = None,
     backbone: str | None = None,
     pretrained: str | None = None,
     checkpoint: str | Path | None = None,
@@ -44,6 +46,8 @@ def build_triplets(
         seed: of all random choices.
         workers: processes for rules (by default one per processor; the result does not depend on it), concurrent
             requests for a language model (by default 4).
+        ray: for rules, the address of a Ray cluster whose machines do the work, or "auto" for the one that this machine
+            belongs to; they have to see the output's folder. The result does not depend on it.
         backbone, pretrained, checkpoint: for rules, an open_clip model with the tag or file of its weights, in whose
             text space similarity is measured; by default the contexts of words in the captions are compared.
         endpoint, model: for a language model, the address of a server that speaks OpenAI's chat protocol, and the name
@@ -67,7 +71,7 @@ def build_triplets(
     """
     captions, output = Path(captions), Path(output)
     options: dict[str, dict[str, object]] = {
-        "rules": {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint},
+        "rules": {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint, "ray": ray},
         "llm": {"endpoint": endpoint, "model": model},
     }
     for name, value in options["llm" if method == "rules" else "rules"].items():
@@ -91,6 +95,7 @@ def build_triplets(
                 seed=seed,
                 workers=workers or count_processors(),
                 embed=embed,
+                cluster=RayTasks(ray) if ray is not None else None,
                 advance=advance,
             )
         return {"output": str(output), **by_rules.to_dict()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from pyarrow import csv, parquet
+from torch import Tensor
 from torch.nn import functional as F
 
 from rtd_plugin.errors import RTDError, UsageError
@@ -19,6 +21,10 @@ from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.regular_files import resolve_links
 from rtd_plugin.search.gallery_store import GalleryStore, check_tower
 from rtd_plugin.search.image_folder import ImageFolder
+
+EncodedBlock: TypeAlias = tuple[Tensor, Mapping[str, str]]
+EncodeBlocks: TypeAlias = Callable[[Sequence[Sequence[str]]], Iterable[EncodedBlock]]
+"""Encodes blocks of images, in order; see `encode_block`."""
 
 ROWS = 4096  # rows that are added or removed at a time: what a killed process loses
 BUILT_IN_COLUMNS = ("image", "stamp", "vector")
@@ -77,6 +83,7 @@ def update_index(
     images: ImageFeatures,
     size: int,
     columns: Path | None = None,
+    encode_blocks: EncodeBlocks | None = None,
     advance: Advance = ignore_progress,
 ) -> IndexChange:
     """Make an index equal to a folder: add new images, remove missing ones, and replace changed ones.
@@ -90,6 +97,7 @@ def update_index(
         images: encodes them.
         size: of a feature, D.
         columns: a CSV or Parquet file, see `read_columns`; None to have no columns.
+        encode_blocks: encodes elsewhere, such as on other machines; None for here.
         advance: called with how many of the images that need encoding are done.
 
     Raises:
@@ -140,28 +148,47 @@ def update_index(
         replaced = make_rows(previous["image"].to_pylist(), previous["vector"].combine_chunks())
         store.remove(block)
         store.add(replaced)
-    source = _Unkept.model_validate(folder.model_dump())
-    for start in range(0, len(new), ROWS):
-        block = new[start : start + ROWS]
-        try:
-            encoded, broken = images.encode_readable(
-                source, block, lambda done, _, note="", start=start: advance(start + done, len(new), note)
-            )
-        except UnreadableImages as error:
-            if not folder.skip_unreadable:
-                raise
-            unreadable |= {name: error.reasons.get(name, str(error)) for name in block}
-            continue
+    blocks = [new[start : start + ROWS] for start in range(0, len(new), ROWS)]
+    done = 0
+    if encode_blocks is None:
+        results: Iterable[EncodedBlock] = (
+            encode_block(images, folder, block, lambda count, _, note="": advance(done + count, len(new), note))
+            for block in blocks
+        )
+    else:
+        results = encode_blocks(blocks)
+    for block, (encoded, broken) in zip(blocks, results, strict=True):
         unreadable |= broken
-        block = [name for name in block if name not in broken]
-        flat = pa.array(F.normalize(encoded[:], dim=-1).reshape(-1).numpy())
-        store.add(make_rows(block, pa.FixedSizeListArray.from_arrays(flat, size)))
+        readable = [name for name in block if name not in broken]
+        if readable:
+            flat = pa.array(F.normalize(encoded, dim=-1).reshape(-1).numpy())
+            store.add(make_rows(readable, pa.FixedSizeListArray.from_arrays(flat, size)))
+        done += len(block)
+        advance(done, len(new))
     return IndexChange(
         images=len(names) - len(unreadable.keys() & files.keys()),
         added=len(changed) - len(unreadable.keys() & files.keys()),
         removed=len(gone) + len(set(changed) & set(before)),
         unreadable=unreadable,
     )
+
+
+def encode_block(
+    images: ImageFeatures, folder: ImageFolder, block: Sequence[str], advance: Advance = ignore_progress
+) -> EncodedBlock:
+    """Return features (N, D) of the images of a block that can be read, and what is wrong with the others, by name.
+
+    Raises:
+        UnreadableImages: the folder does not skip unreadable images.
+    """
+    source = _Unkept.model_validate(folder.model_dump())
+    try:
+        features, unreadable = images.encode_readable(source, block, advance)
+        return features[:], unreadable
+    except UnreadableImages as error:
+        if not folder.skip_unreadable:
+            raise
+        return torch.empty(0), {name: error.reasons.get(name, str(error)) for name in block}
 
 
 def check_index(store: GalleryStore, images: ImageFeatures, folder: ImageFolder, schema: pa.Schema) -> None:

@@ -121,7 +121,7 @@ def make_noise(shape: Sequence[int], scale: float, seed: int) -> Tensor:
 
 
 def order_batches(run: Run, accelerator: Accelerator) -> BatchOrder:
-    """Return which triplets a run's batches have on this process.
+    """Return which triplets a run's batches have on the processes that it began with.
 
     Raises:
         RTDError: there are too few triplets for one batch of all processes.
@@ -132,8 +132,7 @@ def order_batches(run: Run, accelerator: Accelerator) -> BatchOrder:
         recipe.batch_size,
         recipe.shuffle,
         stream_seed(recipe.seed, ORDER),
-        accelerator.process_index,
-        accelerator.num_processes,
+        run.began_with or accelerator.num_processes,
     )
 
 
@@ -142,7 +141,8 @@ class RunBatches:
 
     Args:
         run: the run with the triplets.
-        accelerator: index and number of processes.
+        accelerator: index and number of processes. A run that resumes with another number of them has the same batches
+            in each step.
         prepare: prepares texts for ψ.
         frozen: its φ determines the number of pseudo tokens for a feature.
 
@@ -151,7 +151,8 @@ class RunBatches:
     """
 
     def __init__(self, run: Run, accelerator: Accelerator, prepare: Prepare, frozen: PlainFrozen):
-        self._run, self._rank, self._prepare = run, accelerator.process_index, prepare
+        self._run, self._prepare = run, prepare
+        self._rank, self._processes = accelerator.process_index, accelerator.num_processes
         self._projected = run.recipe.objective.concatenation == "projected"
         self._queries, self._pseudo_tokens = 1, None  # of plain texts
         if self._projected:
@@ -160,11 +161,12 @@ class RunBatches:
 
     def __getitem__(self, index: int) -> Batch:
         run, settings = self._run, self._run.recipe.objective
-        rows = self._order.rows(index)
+        index, rank = divmod(index * self._processes + self._rank, self._order.processes)  # where the run began
+        rows = self._order.rows(index, rank)
         triplets = run.triplets.gather(rows)
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
         tokens, subjects = stack_composed(batch, settings.hard_negatives, self._queries)
-        seed = stream_seed(run.recipe.seed, NOISE, index, self._rank)
+        seed = stream_seed(run.recipe.seed, NOISE, index, rank)
         return replace(
             batch,
             rows=torch.from_numpy(rows),

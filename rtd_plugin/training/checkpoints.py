@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class RunProgress(BaseModel):
 
     Attributes:
         step: optimizer steps taken.
-        processes: how many processes ran, since the order of the data depends on it.
+        processes: how many processes the run began with, since the order of the data depends on it.
         base_digest, projection_digest, triplet_digests: of the files behind the recipe's names.
         best: the best validation so far, if any.
     """
@@ -83,6 +84,13 @@ class CheckpointStore:
         """Return the steps of the checkpoints on disk, ascending."""
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
         return sorted(int(name[1]) for name in names if name)
+
+    def find_processes(self) -> int | None:
+        """Return how many processes the run began with; None without a checkpoint that can be read."""
+        for step in self.list_steps()[::-1]:
+            with suppress(BrokenCheckpoint):
+                return self.read_progress(step).processes
+        return None
 
     def save(
         self,

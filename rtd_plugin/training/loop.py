@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,8 +92,9 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
             failed.
     """
     recipe, main, hook = run.recipe, accelerator.is_main_process, get_plugin_manager().hook
-    trainer = Trainer(run, accelerator, build)
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)
+    run = replace(run, began_with=store.find_processes())
+    trainer = Trainer(run, accelerator, build)
     saved = _resume(run, trainer, store)
     progress = saved or _describe_run(run, accelerator.num_processes)
     if main and saved is not None:
@@ -158,7 +160,7 @@ def _resume(run: Run, trainer: Trainer, store: CheckpointStore) -> RunProgress |
     for index, step in enumerate(steps, start=1):
         try:
             progress = store.read_progress(step)
-            _check_same_run(run, progress, trainer.accelerator.num_processes)
+            _check_same_run(run, progress)
             trainer.resume(store, step)
         except BrokenCheckpoint as error:
             if index == len(steps):
@@ -188,22 +190,17 @@ def _describe_run(run: Run, processes: int) -> RunProgress:
     )
 
 
-def _check_same_run(run: Run, saved: RunProgress, processes: int) -> None:
+def _check_same_run(run: Run, saved: RunProgress) -> None:
     """Check that a checkpoint is one of this run.
 
     Raises:
-        RTDError: files changed since, or there are more or fewer processes.
+        RTDError: files changed since.
     """
-    new = _describe_run(run, processes)
+    new = _describe_run(run, saved.processes)
     names = {"base_digest": "backbone", "projection_digest": "projection", "triplet_digests": "triplets"}
     for key, name in names.items():
         if getattr(saved, key) != getattr(new, key):
             raise RTDError(f"{run.folder}: cannot resume: the {name} files changed since the run began")
-    if saved.processes != processes:
-        raise RTDError(
-            f"{run.folder}: started with {saved.processes} process(es), so it cannot resume with {processes}: "
-            "each would see different triplets"
-        )
 
 
 def _describe_validation(recipe: Recipe) -> dict[str, Any] | None:

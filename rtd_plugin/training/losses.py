@@ -88,5 +88,5 @@ class PendingLosses:
         return interrupted > 0 or (self._accelerator.num_processes == 1 and self._is_interrupted())
 
     def _name_batches(self, step: int) -> str:
-        count = self._run.recipe.accumulation
+        count = self._trainer.batches
         return f"batch {step}" if count == 1 else f"batches {(step - 1) * count + 1} to {step * count}"

@@ -20,7 +20,7 @@ class BatchOrder:
         batch_size: triplets per batch and process.
         shuffle: False for the order of the file, in every epoch.
         seed: of the permutations.
-        rank, processes: this process and how many there are; each step they take batch_size × processes triplets.
+        processes: how many there are; with each index they take batch_size × processes triplets.
 
     Raises:
         RTDError: there are fewer triplets than one batch of all processes needs.
@@ -30,7 +30,6 @@ class BatchOrder:
     batch_size: int
     shuffle: bool
     seed: int
-    rank: int = 0
     processes: int = 1
 
     def __post_init__(self) -> None:
@@ -40,11 +39,11 @@ class BatchOrder:
                 "set batch_size lower"
             )
 
-    def rows(self, index: int) -> np.ndarray:
-        """Return a batch's triplets on this process as rows, (batch_size,) int64; `index` counts over all epochs."""
+    def rows(self, index: int, rank: int = 0) -> np.ndarray:
+        """Return a batch's triplets on one process as rows, (batch_size,) int64; `index` counts over all epochs."""
         size = self.batch_size * self.processes
         epoch, index = divmod(index, self.triplets // size)
-        start = index * size + self.rank * self.batch_size
+        start = index * size + rank * self.batch_size
         return self.rows_at(np.arange(start, start + self.batch_size), epoch)
 
     def rows_at(self, positions: np.ndarray, epoch: int = 0) -> np.ndarray:

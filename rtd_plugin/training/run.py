@@ -16,7 +16,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import Adapter, load_projection
-from rtd_plugin.errors import UsageError
+from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
@@ -58,6 +58,8 @@ class Run:
         base_digest, base_probe: fingerprints of ψ₀.
         projection_digest: SHA-256 of φ's file; of several, that of their names and SHA-256s.
         triplet_digests: one per source.
+        began_with: number of processes that the run started with, which the order of the data depends on; None for a
+            new run.
     """
 
     recipe: Recipe
@@ -72,6 +74,25 @@ class Run:
     projection_digest: str
     triplet_digests: list[str]
     held_out: TokenStore | None = None
+    began_with: int | None = None
+
+    def count_batches(self, processes: int) -> int:
+        """Return how many batches each of some processes takes in a step: the same step as that of `began_with`.
+
+        Raises:
+            RTDError: the batches of a step cannot be shared equally among them.
+        """
+        began_with = self.began_with or processes
+        batches = self.recipe.accumulation * began_with
+        if began_with != processes and (batches % processes or self.recipe.objective.negatives == "gathered"):
+            counts = [count for count in range(1, batches + 1) if batches % count == 0]
+            if self.recipe.objective.negatives == "gathered":
+                counts = [began_with]  # whose batches are each other's negatives
+            raise RTDError(
+                f"{self.folder}: started with {began_with} process(es), so it cannot resume with {processes}: "
+                f"start {' or '.join(map(str, counts))}"
+            )
+        return batches // processes
 
     @property
     def text_encoder(self) -> Path:

@@ -31,6 +31,7 @@ class Trainer:
         build: builds the engine.
 
     Attributes:
+        batches: how many this process takes in a step.
         tower: ψ, with fp32 weights.
         optimizer: AdamW over all of them.
     """
@@ -38,6 +39,7 @@ class Trainer:
     def __init__(self, run: Run, accelerator: Accelerator, build: BuildEngine):
         self.run, self.accelerator = run, accelerator
         recipe, device = run.recipe, accelerator.device
+        self.batches = run.count_batches(accelerator.num_processes)
         self._engine = engine = build(run, accelerator)
         self.tower = engine.tower
         on_gpu = device.type == "cuda"
@@ -69,8 +71,7 @@ class Trainer:
     @property
     def triplets(self) -> int:
         """Number of triplets that a step takes, on all processes together."""
-        recipe = self.run.recipe
-        return recipe.accumulation * recipe.batch_size * self.accelerator.num_processes
+        return self.batches * self.run.recipe.batch_size * self.accelerator.num_processes
 
     def take_step(self, step: int, rate: float) -> Tensor:
         """Take a step, counted from 0, with a learning rate.
@@ -80,20 +81,19 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate.fill_(rate) if isinstance(self._rate, Tensor) else rate
-        accumulation = self.run.recipe.accumulation
-        first = step * accumulation
+        first = step * self.batches
         loss = torch.zeros((), device=self.accelerator.device)
-        for index in range(first, first + accumulation - 1):
+        for index in range(first, first + self.batches - 1):
             with self.accelerator.no_sync(self._model):
                 loss += self._add_gradients(self._move(self._engine.batches[index]))
-        return loss + self._update(self._engine.batches[first + accumulation - 1])
+        return loss + self._update(self._engine.batches[first + self.batches - 1])
 
     def _move(self, batch: Batch) -> Batch:
         device = self.accelerator.device
         return map_device_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
     def _add_gradients(self, batch: Batch) -> Tensor:
-        loss = self._compute_loss(batch) / self.run.recipe.accumulation
+        loss = self._compute_loss(batch) / self.batches
         self.accelerator.backward(loss)
         return loss.detach()
 

@@ -12,6 +12,7 @@ from rtd_plugin.clip.layouts import write_state_dict
 from rtd_plugin.clip.weight_files import find_weights
 from rtd_plugin.errors import UsageError
 from rtd_plugin.files import write_atomically, write_text
+from rtd_plugin.hub import find_run
 from rtd_plugin.regular_files import resolve_links
 
 
@@ -31,6 +32,7 @@ def export_text_encoder(run: Path, layout: str, file: Path) -> None:
     """
     if layout == "rtd" and file.suffix == ".safetensors":
         raise UsageError(f"{file}: the authors' code reads files of torch.save only: end the name in .pt")
+    run = find_run(run)
     if resolve_links(file) == resolve_links(find_weights(run)):
         raise UsageError(f"{file}: is the run's own text encoder: export to another file")
     tower = load_text_encoder(run)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +16,18 @@ import numpy as np
 
 from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError, require_extra
-from rtd_plugin.evaluation.image_features import name_images
+from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.paths import CommandLineText
 from rtd_plugin.progress import Progress, no_progress
+from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.search.gallery_store import GalleryStore
 from rtd_plugin.search.image_folder import ImageFolder
 from rtd_plugin.workflows.loading import ModelOptions, load_models
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from rtd_plugin.search.indexing import EncodedBlock
 
 QUERIES, DEPTH = 100, 10  # for recall@10 of the approximate search
 
@@ -35,6 +42,7 @@ def build_index(
     approximate: bool | None = None,
     image_roots: Sequence[str | Path] = (),
     skip_unreadable: bool = True,
+    ray: str | None = None,
     progress: Progress = no_progress,
     **model_options: Unpack[ModelOptions],
 ) -> dict[str, Any]:
@@ -47,6 +55,8 @@ def build_index(
         approximate: whether searching may miss images; None: if there are more than a million.
         image_roots: folders that links in `images` may lead to.
         skip_unreadable: whether images that cannot be read are left out, instead of being an error.
+        ray: the address of a Ray cluster whose machines encode images, or "auto" for the one that this machine belongs
+            to; they have to see the same files.
         progress: shows the progress, see `rtd_plugin.progress`.
         **model_options: as of `evaluate`; of tuned text encoders the first names the backbone.
 
@@ -66,11 +76,12 @@ def build_index(
     values = {"data": CommandLineText(images), "image_roots": roots, "skip_unreadable": skip_unreadable}
     folder = ImageFolder.model_validate(values)
     folder.gallery()  # a wrong folder is found before models are loaded
+    cluster = RayTasks(ray) if ray is not None else None
     models = load_models(**model_options)
+    table = Path(columns) if columns else None
+    encode_blocks = partial(_encode_on_cluster, cluster, folder, model_options) if cluster else None
     with progress("Encoding images") as advance:
-        change = update_index(
-            store, folder, models.images, models.tower.features, Path(columns) if columns else None, advance
-        )
+        change = update_index(store, folder, models.images, models.tower.features, table, encode_blocks, advance)
     if change.unreadable:
         name, reason = next(iter(change.unreadable.items()))
         left_out = f"{len(change.unreadable)} images cannot be read and are left out"
@@ -86,6 +97,27 @@ def build_index(
         "recall_at_10": measure_recall(store) if store.is_approximate else None,
         "seconds": round(time.monotonic() - start, 1),
     }
+
+
+def _encode_on_cluster(
+    cluster: RayTasks, folder: ImageFolder, model_options: ModelOptions, blocks: Sequence[Sequence[str]]
+) -> Iterable[EncodedBlock]:
+    options = json.dumps(model_options, default=str)
+    return cluster.map(_encode_elsewhere, blocks, (os.getcwd(), options, folder), gpus=True)
+
+
+def _encode_elsewhere(shared: tuple[str, str, ImageFolder], block: Sequence[str]) -> EncodedBlock:
+    from rtd_plugin.search.indexing import encode_block
+
+    current, options, folder = shared
+    os.chdir(current)  # what paths in options are relative to
+    return encode_block(_load_images(options), folder, block)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_images(options: str) -> ImageFeatures:
+    """Load the image tower once for all blocks that this process encodes."""
+    return load_models(**json.loads(options)).images
 
 
 def measure_recall(store: GalleryStore) -> float:

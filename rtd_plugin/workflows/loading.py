@@ -23,6 +23,7 @@ from rtd_plugin.contract.recipe_files import RecipeFile
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.image_features import ImageFeatures, Preprocessing
 from rtd_plugin.evaluation.precision import Precision
+from rtd_plugin.hub import find_run
 from rtd_plugin.paths import CommandLineText, ProjectionFiles
 from rtd_plugin.training.run import RECIPE_FILE
 from rtd_plugin.training.yaml_lines import read_values
@@ -68,7 +69,8 @@ class ModelOptions(BackboneOptions, total=False):
     """Options of `load_models`, also of `evaluate` and `search`.
 
     Attributes:
-        weights: tuned text encoders: a run's folder, or a file in any layout. A run also determines the other options.
+        weights: tuned text encoders: a run's folder, a file in any layout, or `hf://USER/NAME[@REVISION]` on the Hub. A
+            run also determines the other options.
     """
 
     weights: Sequence[str | Path]
@@ -130,7 +132,7 @@ def load_models(*, miniature: bool = False, **options: "Unpack[ModelOptions]") -
         UsageError: an option is missing or wrong.
     """
     weights = options.get("weights", ())
-    files = [Path(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
+    files = [find_run(path) for path in ([weights] if isinstance(weights, str | Path) else weights)]
     recipe_file = _find_recipe_file(options.get("recipe"), files)
     keys = ("adapter", "projection", "model", "pretrained", "checkpoint")
     texts = {key: _mark(value) for key, value in options.items() if key in keys and value is not None}

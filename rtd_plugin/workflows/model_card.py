@@ -70,15 +70,21 @@ def _list_metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     if "metrics" not in before:
         return []
     name = evaluation["benchmark"]
-    figures = {
-        metric: (value, after["metrics"][name][metric])
-        for metric, value in before["metrics"][name].items()
-        if not isinstance(value, Mapping)
-    }
-    return [
-        {"name": metric, "before": f"{pre_trained:.1f}", "after": f"{tuned:.1f}", "gain": f"{tuned - pre_trained:+.1f}"}
-        for metric, (pre_trained, tuned) in figures.items()
-    ]
+    rows = []
+    for metric, value in before["metrics"][name].items():
+        if isinstance(value, Mapping):
+            continue
+        gain = after["gain"][name][metric]
+        rows.append(
+            {
+                "name": metric,
+                "before": f"{value:.1f}",
+                "after": f"{after['metrics'][name][metric]:.1f}",
+                "gain": f"{gain['difference']:+.1f}",
+                "interval": f"{gain['low']:+.1f} to {gain['high']:+.1f}",
+            }
+        )
+    return rows
 
 
 def _escape_line(text: str) -> str:

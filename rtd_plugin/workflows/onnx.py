@@ -14,6 +14,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import load_projection
 from rtd_plugin.errors import RTDError, UsageError, require_extra
 from rtd_plugin.files import write_atomically
+from rtd_plugin.hub import find_run
 from rtd_plugin.workflows.loading import find_sources
 
 COMPOSED_QUERY, PROJECTION = "composed_query.onnx", "projection.onnx"
@@ -48,6 +49,7 @@ def export_onnx(run: Path, folder: Path) -> None:
         RTDError: the run has no text encoder or recipe, its projection reads more than features, the packages of the
             extra `onnx` are missing, or a graph gives other values than torch.
     """
+    run = find_run(run)
     sources = find_sources(run)
     adapter = plugins.find_adapter(sources.adapter)
     if adapter.reads_queries:

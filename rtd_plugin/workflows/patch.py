@@ -39,12 +39,13 @@ def patch(
         UsageError: the host, the weights or the patch folder have to be named.
     """
     from rtd_plugin.clip.tuned_encoder import find_newest_run, read_weights  # imports torch
+    from rtd_plugin.hub import find_run
     from rtd_plugin.workflows.runs import RUNS
 
     recognised = recognise(host, adapter)
     if recognised.root.parent == recognised.root:
         raise UsageError(f"{recognised.root}: the root of the file system has no folder beside it: pass --output")
-    tuned = read_weights(weights if weights is not None else find_newest_run(RUNS))
+    tuned = read_weights(find_run(weights) if weights is not None else find_newest_run(RUNS))
     named = resolve_links(host)  # the host may be a folder in it: its patch does not belong into the checkout
     folder = output or default_folder(named if recognised.root.is_relative_to(named) else recognised.root)
     manifest = write_patch(folder, recognised, tuned, blend=blend, force=force, without_shims=without_shims)

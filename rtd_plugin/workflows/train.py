@@ -27,6 +27,7 @@ from rtd_plugin.files import write_text
 from rtd_plugin.printable import count_noun
 from rtd_plugin.progress import Advance, Progress, no_progress
 from rtd_plugin.training import loop
+from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.held_out import HeldOutTriplets
 from rtd_plugin.training.losses import StepReport
 from rtd_plugin.training.metrics import flatten, select_metric
@@ -190,7 +191,8 @@ def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: 
     with progress("Tokenising triplets") as advance:
         run = load_run(recipe, folder, advance)
     # Refuse a wrong batch size before a run that cannot be resumed is on disk.
-    BatchOrder(len(run.triplets), recipe.batch_size, recipe.shuffle, 0, processes=accelerator.num_processes)
+    began_with = CheckpointStore(folder, recipe.checkpoints.keep).find_processes()
+    BatchOrder(len(run.triplets), recipe.batch_size, recipe.shuffle, 0, began_with or accelerator.num_processes)
     return run
 
 

@@ -600,6 +600,6 @@ def test_tables_of_wordings_and_wrong_answers(rtd, setup, write_dataset, tmp_pat
         "pinpoint: recall in percent",
         "pinpoint: mAP in percent",
         "pinpoint: wrong answers in percent",
-        "pinpoint: recall and mAP over the wordings of a request, in percent",
+        "pinpoint: spread over wordings in percent",
     ]
     assert "the 1 queries of two images are left out" in done.stderr

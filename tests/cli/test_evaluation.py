@@ -362,3 +362,20 @@ town: recall in percent
 │     95 % interval  │ -12.0…+3.0 │ -2.0…+13.0 │  +8.0…+23.0 │ +18.0…+33.0 │
 └────────────────────┴────────────┴────────────┴─────────────┴─────────────┘
 """
+
+
+def test_families_of_metrics_share_a_table_if_they_fit():
+    def titles(*metrics):
+        row = {"query": "composed", "label": "", "weights": None}
+        values = {"metrics": {"town": dict.fromkeys(metrics, 1.0)}}
+        intervals = {"intervals": {"town": {key: {"low": 0.0, "high": 2.0} for key in metrics}}}
+        comparison = {"benchmark": "town", "title": "town", "results": [row | values | intervals], "baselines": []}
+        return [table.title.removeprefix("town: ") for table in comparison_tables(comparison)]
+
+    recall, wordings = [f"recall_at_{k}" for k in (1, 5, 10)], ["spread_of_recall_at_1", "worst_recall_at_1"]
+    assert titles(*recall, "subset_recall_at_1") == ["recall in percent"]
+    assert titles(*recall, "map_at_5") == ["recall, mAP in percent"]
+    assert titles(*recall, "subset_recall_at_1", "wrong_at_10", *wordings) == [
+        "recall in percent",
+        "wrong answers, spread over wordings in percent",
+    ]

@@ -5,6 +5,8 @@ import gc
 import math
 import re
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from accelerate import Accelerator
 from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training import batches
+from rtd_plugin.training.batches import RunBatches
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.order import BatchOrder
@@ -122,7 +125,7 @@ def test_accumulation_averages_the_gradients_of_its_batches(train_run, metrics, 
     override = ("shuffle=false", "objective.noise_scale=0", "steps=3")
     one, _ = train_run("one", *override)
     rows = BatchOrder.rows
-    monkeypatch.setattr(BatchOrder, "rows", lambda self, index: rows(self, index // 2))
+    monkeypatch.setattr(BatchOrder, "rows", lambda self, index, rank: rows(self, index // 2, rank))
     two, _ = train_run("two", *override, "accumulation=2")
     for name, weight in one.items():
         if not name.endswith("in_proj_bias"):  # of a key's bias there is no gradient but rounding error
@@ -136,6 +139,7 @@ def test_each_batch_of_each_process_has_different_noise(train_run, monkeypatch):
     seeds = []
     make_noise = batches.make_noise
     monkeypatch.setattr(batches, "make_noise", lambda *given: seeds.append(given[-1]) or make_noise(*given))
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
     for rank in (0, 1):
         monkeypatch.setattr(Accelerator, "process_index", property(lambda _, rank=rank: rank))
         train_run(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2")
@@ -146,7 +150,7 @@ def test_each_batch_of_each_process_has_different_noise(train_run, monkeypatch):
 def test_accumulation_takes_the_next_batches(make_run, monkeypatch):
     indices = []
     rows = BatchOrder.rows
-    monkeypatch.setattr(BatchOrder, "rows", lambda self, index: indices.append(index) or rows(self, index))
+    monkeypatch.setattr(BatchOrder, "rows", lambda self, index, rank: indices.append(index) or rows(self, index, rank))
     run = make_run("run", "accumulation=3", "steps=2")
     train(run, make_accelerator(run.recipe), build_engine)
     assert indices == [0, 1, 2, 3, 4, 5]
@@ -285,11 +289,52 @@ def test_resuming_with_other_files_under_the_same_names(train_run, recipe_file, 
 
 
 def test_resuming_with_another_number_of_processes(train_run, tmp_path):
-    train_run("run", "steps=2")
+    """A run of four takes four batches a step when it goes on alone; negatives that they shared cannot be had so."""
+    train_run("run", "steps=2", "batch_size=2")
     path = tmp_path / "run" / "checkpoints" / "step-000002" / "progress.json"
     path.write_text(path.read_text().replace('"processes":1', '"processes":4'))
-    with pytest.raises(RTDError, match=re.escape("started with 4 process(es), so it cannot resume with 1")):
-        train_run()
+    reports = []
+    train_run("run", "steps=3", "batch_size=2", report=reports.append)
+    assert '"processes":4' in (tmp_path / "run" / "checkpoints" / "step-000003" / "progress.json").read_text()
+    with pytest.raises(RTDError, match=re.escape("started with 4 process(es), so it cannot resume with 1: start 4")):
+        train_run("run", "steps=4", "batch_size=2", "objective.negatives=gathered")
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "began_with", "processes", "batches"),
+    [(1, None, 4, 1), (3, None, 2, 3), (1, 4, 4, 1), (1, 4, 2, 2), (1, 4, 1, 4), (2, 4, 8, 1), (3, 2, 6, 1)],
+)
+def test_a_step_has_the_same_batches_on_any_number_of_processes(make_run, accumulation, began_with, processes, batches):
+    run = replace(make_run("run", f"accumulation={accumulation}"), began_with=began_with)
+    assert run.count_batches(processes) == batches
+
+
+def test_batches_that_cannot_be_shared_equally_are_named(make_run):
+    run = replace(make_run("run", "accumulation=2"), began_with=2)
+    with pytest.raises(RTDError, match=re.escape("cannot resume with 3: start 1 or 2 or 4")):
+        run.count_batches(3)
+
+
+def test_each_step_reads_the_same_triplets_with_the_same_noise(make_run):
+    """Of four processes, of two and of one, over several epochs."""
+    run = make_run("run", "batch_size=2", "accumulation=3")
+
+    def list_batches(processes, began_with, step):
+        shared = replace(run, began_with=began_with)
+        count, found = shared.count_batches(processes), []
+        for rank in range(processes):
+            accelerator = SimpleNamespace(process_index=rank, num_processes=processes)
+            batches = RunBatches(
+                shared, accelerator, lambda *args: None, SimpleNamespace(count_pseudo_tokens=lambda: (1, 1))
+            )
+            found += [batches[index] for index in range(step * count, (step + 1) * count)]
+        return sorted((batch.rows.tolist(), batch.noise.tolist()) for batch in found)
+
+    for step in (0, 1, 7):
+        expected = list_batches(4, None, step)
+        assert len(expected) == 12
+        for processes in (1, 2, 3, 6, 12):
+            assert list_batches(processes, 4, step) == expected
 
 
 def test_tensorboard(train_run, metrics, tmp_path):

@@ -18,13 +18,13 @@ from rtd_plugin.training.order import BatchOrder, permute, stream_seed
 )
 def test_ranks_are_disjoint_and_an_epoch_visits_each_triplet_once(batch, processes, more, seed, epoch, shuffle):
     count = batch * processes + more
-    orders = [BatchOrder(count, batch, shuffle, seed, rank, processes) for rank in range(processes)]
+    order = BatchOrder(count, batch, shuffle, seed, processes)
     batches = count // (batch * processes)
     seen = [
         index
         for step in range(epoch * batches, (epoch + 1) * batches)
-        for order in orders
-        for index in order.rows(step).tolist()
+        for rank in range(processes)
+        for index in order.rows(step, rank).tolist()
     ]
     assert len(seen) == len(set(seen)) == batches * batch * processes  # the incomplete last batch is left out
     assert set(seen) <= set(range(count))

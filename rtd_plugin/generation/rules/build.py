@@ -23,6 +23,7 @@ from rtd_plugin.generation.rules.edits import Candidate, make_candidates
 from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
 from rtd_plugin.progress import Advance, ignore_progress
+from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.regular_files import read_bytes, read_text
 from rtd_plugin.triplets.checks import hash_triplet
 from rtd_plugin.triplets.parallel import map_in_order
@@ -95,6 +96,7 @@ def build(
     seed: int = 0,
     workers: int = 1,
     embed: "Embedding | None" = None,
+    cluster: RayTasks | None = None,
     advance: Advance = ignore_progress,
 ) -> RuleBuild:
     """Build triplets from captions by rules, and write them as JSON lines that the source `json` reads.
@@ -109,6 +111,7 @@ def build(
         per_caption: triplets of one caption, at most.
         seed: of all random choices.
         workers: number of processes.
+        cluster: whose machines do the work instead; they have to see the output's folder.
         embed: maps words to vectors whose cosine is their similarity; None compares the contexts of words.
         advance: called with the chunks done and their total, 0 while captions are parsed.
 
@@ -119,7 +122,7 @@ def build(
     load_parser()  # fail early: before any file is written
     folder = output.with_name(f"{output.name}.parts")
     result = RuleBuild()
-    with _Workers(workers) as pool:
+    with _Workers(workers) if cluster is None else _RayWorkers(cluster) as pool:
         usable = _skip_faults(read_captions(captions, column), result)
         keys: list[str] = []
         counts = Counts()
@@ -212,6 +215,27 @@ class _Workers(ExitStack):
                 "a worker process was killed, probably because memory ran out: use fewer --workers; "
                 "finished chunks are kept"
             ) from error
+
+
+class _RayWorkers(_Workers):
+    """The machines of a Ray cluster."""
+
+    def __init__(self, cluster: RayTasks) -> None:
+        super().__init__(1)
+        self._cluster = cluster
+        self._lexicon: Lexicon | None = None
+
+    def share(self, lexicon: Lexicon) -> None:
+        self._lexicon = lexicon
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        yield from self._cluster.map(_run_on_cluster, jobs, (function, self._lexicon))
+
+
+def _run_on_cluster(shared: tuple[Callable[[Job], Result], Lexicon | None], job: Job) -> Result:
+    function, lexicon = shared
+    _set_up_worker(lexicon)
+    return function(job)
 
 
 _lexicon: Lexicon | None = None
