@@ -237,15 +237,16 @@ class Trials:
         program = self.folder / "program.py"
         program.write_text(HOSTILE_CODE[name.rpartition(", ")[2]])
         words = [sys.executable, "-m", "rtd_plugin", "run", str(host), "--", "timeout", "30", sys.executable, program]
-        ended = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
-        )
-        alone = subprocess.run(
-            ["timeout", "30", *words[8:]], stdin=subprocess.DEVNULL, capture_output=True, check=False
-        )
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": False}
+        # A file, not a pipe, which a child that outlives the program would keep open.
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:
+            ended = subprocess.run(words, stderr=errors, timeout=300, **quiet)
+            errors.seek(0)
+            said = errors.read()
+        alone = subprocess.run(["timeout", "30", *words[8:]], stderr=subprocess.DEVNULL, **quiet)
         code = alone.returncode if alone.returncode >= 0 else 128 - alone.returncode
-        if ended.returncode not in (code, alone.returncode) or "unexpected" in ended.stderr:
-            self._report(name, f"ended with {ended.returncode}, not {code}: {ended.stderr[-200:]!r}")
+        if ended.returncode not in (code, alone.returncode) or "unexpected" in said:
+            self._report(name, f"ended with {ended.returncode}, not {code}: {said[-200:]!r}")
 
     def _invoke(self, *words: str) -> Result:
         signal.signal(signal.SIGPROF, _exceed)
