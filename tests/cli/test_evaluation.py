@@ -13,6 +13,7 @@ from rtd_plugin import hookimpl
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
+from rtd_plugin.miniature.triplets import MiniatureTriplets
 from rtd_plugin.workflows.train import find_loss
 
 WORDS = [
@@ -184,10 +185,13 @@ def test_validation_on_held_out_triplets(rtd, recipe, tmp_path):
     assert (validation["before"], validation["after"]) == (values[0], values[result["step"]])
     assert validation["difference"] == pytest.approx(validation["after"] - validation["before"])
     assert validation["low"] <= validation["difference"] <= validation["high"]
-    assert validation["helps"] == (validation["low"] > 0)
+    control = validation["control"]
+    assert validation["helps"] == (validation["low"] > 0 and control["low"] > 0)
+    assert control["difference"] == pytest.approx(validation["after"] - control["after"])
     assert validation["queries"] + result["triplets"] == 48
     card = (tmp_path / "run/README.md").read_text()
     assert f"on held-out triplets: recall\\_at\\_5 {values[0]:.1f} before" in card
+    assert f"With the conditions of other triplets, the tuned encoder has {control['after']:.1f}." in card
 
 
 def test_without_a_gain_there_is_a_warning_and_no_next_step(rtd, recipe):
@@ -222,6 +226,29 @@ def test_with_a_gain_there_is_a_next_step(rtd):
     assert done.exit_code == 0, done.stderr
     assert "Tuning" not in done.stderr
     assert "rtd-plugin patch" in done.stdout
+
+
+@pytest.mark.slow  # 100 steps on the miniature
+def test_shuffled_conditions_are_a_warning(rtd, tmp_path):
+    """Tuning finds more targets, as it learns what captions have in common, but not by the condition."""
+    triplets = list(MiniatureTriplets(count=16000).load().triplets)
+    with (tmp_path / "shuffled.jsonl").open("w", encoding="utf-8") as file:
+        for row, triplet in enumerate(triplets):
+            condition = triplets[(row * 7919 + 1) % len(triplets)].condition
+            json.dump({"caption": triplet.reference, "edit": condition, "output": triplet.target}, file)
+            file.write("\n")
+    source = "triplets=[{source: json, path: shuffled.jsonl}]"
+    done = train_on_held_out(
+        rtd,
+        "lincir-miniature",
+        source,
+        "steps=100",
+        "optimizer.learning_rate=3e-4",
+        "validation={triplets: 0.1, every: 50}",
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "The conditions do not say what changes between the captions" in done.stderr
+    assert "rtd-plugin patch" not in done.stdout
 
 
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
