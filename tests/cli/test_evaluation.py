@@ -285,6 +285,7 @@ def test_a_table_fits_the_console():
     comparison = {
         "benchmark": "town",
         "title": "town",
+        "queries": 100,
         "results": [frozen, tuned | {"gain": {"town": gain}}],
         "baselines": [image],
     }
@@ -321,7 +322,7 @@ def test_many_metrics_and_groups_make_several_tables():
     ]
     for row in rows[1:]:
         row["gain"] = {"town": gains["0"] | gains}
-    lines = print_lines({"benchmark": "town", "title": "city", "results": rows, "baselines": []})
+    lines = print_lines({"benchmark": "town", "title": "city", "results": rows, "baselines": [], "queries": 100})
     assert [line for line in lines if line.startswith("city")] == ["city: recall in percent", "city: mAP in percent"]
     labels = [line.split("│")[1].rstrip() for line in lines if line.startswith("│")]
     by_group = [f"   {name} queries" for name in "31420"]
@@ -341,7 +342,7 @@ def test_many_metrics_and_groups_make_several_tables():
         ]
     )
     assert "mAP@3" in lines[lines.index("city: mAP in percent") + 2]
-    alone = print_lines({"benchmark": "town", "title": "city", "results": rows[:1], "baselines": []})
+    alone = print_lines({"benchmark": "town", "title": "city", "results": rows[:1], "baselines": [], "queries": 100})
     assert sum("queries" in line and "all" not in line for line in alone) == 10
 
 
@@ -359,14 +360,19 @@ def test_gains_are_green_losses_red_and_the_rest_plain():
     ]
     rows = [row | {"intervals": {"town": intervals}} for row in rows]
     rows[1]["gain"] = {"town": gain}
-    (table,) = comparison_tables({"benchmark": "town", "title": "town", "results": rows, "baselines": []})
+    (table,) = comparison_tables(
+        {"benchmark": "town", "title": "town", "results": rows, "baselines": [], "queries": 100}
+    )
     for row in (-2, -1):
         assert [list(column.cells)[row].style for column in table.columns[1:]] == ["green", "red", ""]
 
 
 def test_secret_targets_have_no_table():
     row = {"query": "composed", "name": "pre-trained", "weights": None}
-    assert comparison_tables({"benchmark": "town", "title": "town", "results": [row], "baselines": []}) == []
+    assert (
+        comparison_tables({"benchmark": "town", "title": "town", "results": [row], "baselines": [], "queries": 100})
+        == []
+    )
 
 
 TABLE = """\
@@ -396,7 +402,13 @@ def test_families_of_metrics_share_a_table_if_they_fit():
         row = {"query": "composed", "label": "", "weights": None}
         values = {"metrics": {"town": dict.fromkeys(metrics, 1.0)}}
         intervals = {"intervals": {"town": {key: {"low": 0.0, "high": 2.0} for key in metrics}}}
-        comparison = {"benchmark": "town", "title": "town", "results": [row | values | intervals], "baselines": []}
+        comparison = {
+            "benchmark": "town",
+            "title": "town",
+            "results": [row | values | intervals],
+            "baselines": [],
+            "queries": 100,
+        }
         return [table.title.removeprefix("town: ") for table in comparison_tables(comparison)]
 
     recall, wordings = [f"recall_at_{k}" for k in (1, 5, 10)], ["spread_of_recall_at_1", "worst_recall_at_1"]
