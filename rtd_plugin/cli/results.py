@@ -39,7 +39,7 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     tables = _group_columns(sections[0].metrics if sections else ())
     drawn = [_draw_table(f"{comparison['title']}: {name} in percent", sections, columns) for name, columns in tables]
     if drawn and (queries := comparison["queries"]) < FEW:
-        drawn[-1].caption = f"Of {count_noun(queries, 'query')} only: differences of several points may be chance."
+        drawn[-1].caption = f"{count_noun(queries, 'query')} only: rough figures"
         drawn[-1].caption_justify = "left"
     return drawn
 
