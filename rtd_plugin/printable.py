@@ -89,7 +89,8 @@ def make_message(text: str) -> str:
 
 def count_noun(count: int, noun: str) -> str:
     """Return a number with its noun: `1 call`, `2 calls`, `1,000 calls`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def dump_json(value: object, ascii_only: bool = False) -> str:

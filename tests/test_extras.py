@@ -104,6 +104,7 @@ MESSAGES = {  # the extras that a command needs beside it, the command, and what
     "faiss": ((), [*INDEX, "out.faiss"], needs("an index in faiss", "(faiss|pyarrow)", "faiss")),
     "onnx": ((), ["export", "run", "--layout", "onnx", "out"], needs("writing ONNX", "onnx(runtime|script)", "onnx")),
     "serve": ((), ["serve", "--port", "0"], needs("the service", "(fastapi|prometheus_client|uvicorn)", "serve")),
+    "ray": (("triplets",), [*RULES, "--ray", "auto"], needs("--ray", "ray", "ray")),
     "test": (
         ("train",),
         [*TRAIN, "--set", "tracker=tensorboard"],
@@ -113,7 +114,8 @@ MESSAGES = {  # the extras that a command needs beside it, the command, and what
 
 
 def test_every_extra_is_tried():
-    assert {*MESSAGES, "docs"} == {*EXTRAS}  # docs has mkdocs, which no command uses
+    # No command uses mkdocs, of docs; open_clip needs huggingface_hub, of hub.
+    assert {*MESSAGES, "docs", "hub"} == {*EXTRAS}
 
 
 @pytest.mark.slow

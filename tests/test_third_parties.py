@@ -254,8 +254,12 @@ def test_a_recipe_and_its_run_carry_several_files(installed, recipe, pictures, m
         ),
         ("atlas", {"checkpoint": "a.pt"}, r"needs several files, .* not checkpoint: .*a\.pt"),
         ("palette", {"checkpoint": "a.pt"}, r"the projection of palette needs one file, not checkpoint: .*a\.pt"),
-        ("palette", {"checkpoint": 3}, r"projection: needs a file, or for some adapters names with a file each, found"),
-        ("palette", [], r"projection: needs a file, or for some adapters names with a file each, found \[\]"),
+        (
+            "palette",
+            {"checkpoint": 3},
+            r"projection: expected a file, or for some adapters a mapping of names to files, found",
+        ),
+        ("palette", [], r"projection: expected a file, or for some adapters a mapping of names to files, found \[\]"),
     ],
 )
 def test_projections_of_other_files_are_refused(installed, recipe, tmp_path, name, projection, message):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from rtd_plugin.printable import count_noun
+
 if TYPE_CHECKING:
     from rtd_plugin.evaluation.comparison_table import Cell, ComparisonTable, TableRow
 
@@ -21,6 +23,7 @@ FAMILIES = {  # of metrics, by how their names begin; small ones share a table
     "spread": "spread over wordings",
     "worst": "spread over wordings",
 }
+FEW = 100  # queries
 STYLES = {"better": "green", "worse": "red", "": ""}
 
 
@@ -34,7 +37,11 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
 
     sections = tabulate_comparison(comparison)
     tables = _group_columns(sections[0].metrics if sections else ())
-    return [_draw_table(f"{comparison['title']}: {name} in percent", sections, columns) for name, columns in tables]
+    drawn = [_draw_table(f"{comparison['title']}: {name} in percent", sections, columns) for name, columns in tables]
+    if drawn and (queries := comparison["queries"]) < FEW:
+        drawn[-1].caption = f"{count_noun(queries, 'query')} only: rough figures"
+        drawn[-1].caption_justify = "left"
+    return drawn
 
 
 def _group_columns(metrics: Sequence[str]) -> list[tuple[str, list[int]]]:

@@ -40,13 +40,13 @@ def check_projection(adapter: Adapter) -> None:
         )
         require(pseudo_tokens.isfinite().all(), "pseudo tokens are not all finite")
         again = _stack_pseudo_tokens(adapter, projection, inputs)
-        require(torch.equal(pseudo_tokens, again), "the same features give other pseudo tokens next time")
+        require(torch.equal(pseudo_tokens, again), "the same features give different pseudo tokens on a second call")
         first, second = pseudo_tokens[:, 0], pseudo_tokens[:, 1]
         require((first - second).abs().max() > 1e-3, "different features give one pseudo token")
         for row in range(rows):
             alone = slice(row, row + 1)
             single = replace(inputs, features=inputs.features[alone], prompts=inputs.prompts[alone])
-            problem = "a row of features gives other pseudo tokens in a batch than alone"
+            problem = "a row of features gives different pseudo tokens in a batch and alone"
             require_near(_stack_pseudo_tokens(adapter, projection, single), pseudo_tokens[:, alone], problem)
 
 
@@ -80,7 +80,7 @@ def check_checkpoints(adapter: Adapter) -> None:
                     save(contents[name], path)
                 source = files if adapter.projection_files else files["projection"]
                 loaded = load_projection(adapter, source, size, width)
-            problem = f"a checkpoint in {form} gives other pseudo tokens"
+            problem = f"a checkpoint in {form} gives different pseudo tokens"
             expected = _stack_pseudo_tokens(adapter, projection, inputs)
             require_near(_stack_pseudo_tokens(adapter, loaded, inputs), expected, problem)
             require(not loaded.training, "a loaded projection is in training mode")

@@ -146,14 +146,14 @@ def train(
         if run.skipped:
             records = count_noun(run.skipped + len(run.triplets), "record")
             log.warning(f"Left out {run.skipped:,} broken of {records}.")
-        measure, evaluation = _prepare_measures(run, accelerator, progress)
+        measure, control, evaluation = _prepare_measures(run, accelerator, progress)
         write_recipe(run.recipe, folder)
         accelerator.wait_for_everyone()
         with progress("Training") as advance:
             watchers = [TrainingProgress(advance), *([Validation(measure)] if measure else [])]
             tower, step = _tune(run, accelerator, watchers)
         run.save(tower, step)
-        validation = measure_gain(run, measure, tower) if measure else None
+        validation = measure_gain(run, measure, tower, control) if measure else None
         comparison = None
         if evaluation is not None:
             with progress("Evaluating") as advance:
@@ -207,8 +207,10 @@ def _tune(run: Run, accelerator: Accelerator, watchers: Sequence[object]) -> tup
 
 def _prepare_measures(
     run: Run, accelerator: Accelerator, progress: Progress
-) -> tuple[Measure | None, Retrieval | None]:
+) -> tuple[Measure | None, Measure | None, Retrieval | None]:
     """Encode what the recipe's validation and evaluation need, and compute a metric of each to see that it works.
+
+    The second measure is the control of held-out triplets: with swapped conditions.
 
     Raises:
         RTDError: an image is missing, targets are not known, or validation selects by a metric that does not exist.
@@ -221,19 +223,20 @@ def _prepare_measures(
         with progress("Encoding images") as advance:
             return Retrieval(benchmark, run.adapter, images, run.projection, run.tower, advance)
 
-    settings, measure, retrieval = run.recipe.validation, None, None
+    settings, measure, control, retrieval = run.recipe.validation, None, None, None
     if run.held_out is not None:
         measure = HeldOutTriplets(run, run.held_out, accelerator.device).measure
+        control = partial(measure, swapped=True)
     elif settings is not None and settings.benchmark is not None:
         retrieval = encode(settings.benchmark)
         select_metric(retrieval.rank_by_image().compute_metrics(), settings.select)
         measure = partial(_measure_retrieval, retrieval)
     if run.recipe.evaluation is None:
-        return measure, None
+        return measure, control, None
     if settings is None or run.recipe.evaluation != settings.benchmark:
         retrieval = encode(run.recipe.evaluation)
         retrieval.rank_by_image().compute_metrics()
-    return measure, retrieval
+    return measure, control, retrieval
 
 
 def _measure_retrieval(retrieval: Retrieval, tower: TextTower) -> PerQueryMetrics:
@@ -242,18 +245,19 @@ def _measure_retrieval(retrieval: Retrieval, tower: TextTower) -> PerQueryMetric
     return per_query
 
 
-def measure_gain(run: Run, measure: Measure, tower: TextTower) -> dict[str, Any] | None:
+def measure_gain(run: Run, measure: Measure, tower: TextTower, control: Measure | None = None) -> dict[str, Any] | None:
     """Return what tuning gains on the recipe's validation, by the metric that selects.
 
     Args:
         run: the run.
         measure: of the recipe's validation.
         tower: the tuned text tower.
+        control: the same with swapped conditions, of held-out triplets.
 
     Returns:
         What was measured, `metric`, `before` and `after` in percent, `difference` with the ends of its 95 % interval
-        (`low` and `high`) in points, and whether tuning `helps`: the whole interval is a gain. None for the metric of a
-        plugin.
+        (`low` and `high`) in points, `control` (None without one) with the metric `after` tuning and the gain over it,
+        and whether tuning `helps`: the whole intervals of both gains are gains. None for the metric of a plugin.
     """
     assert run.recipe.validation is not None
     metric, benchmark = run.recipe.validation.select, run.recipe.validation.benchmark
@@ -261,8 +265,12 @@ def measure_gain(run: Run, measure: Measure, tower: TextTower) -> dict[str, Any]
     metrics = [dict(flatten(each.compute_metrics())) for each in (before, after)]
     if metric not in metrics[0]:
         return None
-    gains = dict(flatten(after.compute_gain(before)))
-    gain = {key: gains[f"{metric}.{key}"] for key in ("difference", "low", "high")}
+    gain, over_control = _select_gain(after, before, metric), None
+    helps = gain["high"] < 0 if is_lower_better(metric) else gain["low"] > 0
+    if control is not None:
+        swapped = control(tower)
+        over_control = {"after": swapped.compute_metrics()[metric], **_select_gain(after, swapped, metric)}
+        helps = helps and over_control["low"] > 0
     return {
         "measured": "held-out triplets" if benchmark is None else benchmark.title(),
         "queries": len(before.groups),
@@ -270,8 +278,14 @@ def measure_gain(run: Run, measure: Measure, tower: TextTower) -> dict[str, Any]
         "before": metrics[0][metric],
         "after": metrics[1][metric],
         **gain,
-        "helps": gain["high"] < 0 if is_lower_better(metric) else gain["low"] > 0,
+        "control": over_control,
+        "helps": helps,
     }
+
+
+def _select_gain(after: PerQueryMetrics, before: PerQueryMetrics, metric: str) -> dict[str, float]:
+    gains = dict(flatten(after.compute_gain(before)))
+    return {key: gains[f"{metric}.{key}"] for key in ("difference", "low", "high")}
 
 
 def find_loss(validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None) -> str | None:
@@ -294,12 +308,19 @@ def find_loss(validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any
 
 
 def _describe_gain(figures: Mapping[str, Any]) -> str:
-    low, high = figures["low"], figures["high"]
-    return (
-        f"Tuning {'is not shown to help' if low <= 0 <= high else 'does harm'}: {shorten_metric(figures['metric'])} of "
-        f"{figures['measured']} {figures['before']:.1f} → {figures['after']:.1f} "
-        f"(95 % interval of the gain {low:+.1f}…{high:+.1f})"
+    low, high, control = figures["low"], figures["high"], figures.get("control")
+    change = (
+        f"{shorten_metric(figures['metric'])} of {figures['measured']} {figures['before']:.1f} → {figures['after']:.1f}"
     )
+    if control is not None and low > 0:
+        return (
+            f"Tuning is not shown to help: {change}, but {control['after']:.1f} with the conditions of other triplets "
+            f"(95 % interval of the difference {control['low']:+.1f}…{control['high']:+.1f}). The conditions do not "
+            "say what changes between the captions: see that each triplet has its own, then run `rtd-plugin triplets "
+            "check FILE`"
+        )
+    verdict = "is not shown to help" if low <= 0 <= high else "does harm"
+    return f"Tuning {verdict}: {change} (95 % interval of the gain {low:+.1f}…{high:+.1f})"
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ def describe(row: Mapping[str, Any]) -> str:
     """Return a line on a setting and its gains."""
     gains = (
         ", ".join(f"{row[measured][metric]['difference']:+.1f}" for metric in METRICS)
-        for measured in ("held_out", "images")
+        for measured in ("held_out", "images", "control")
     )
     return "rate {rate:.0e}, {steps} steps, {triplets} triplets, {shuffled:.0%} shuffled: ".format_map(row) + (
-        "R@1, 5, 10 of held-out triplets {}; of images {}".format(*gains)
+        "R@1, 5, 10 of held-out triplets {}; of images {}; over other triplets' conditions {}".format(*gains)
     )
 
 
@@ -79,7 +79,7 @@ def print_correlations(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{held_out} of held-out triplets and {images} of images: {correlation:.2f}")
     for helps, gains_images in itertools.product((True, False), (True, False)):
         settings = sum(
-            helps == (row["held_out"]["recall_at_1"]["low"] > 0)
+            helps == all(row[measured]["recall_at_1"]["low"] > 0 for measured in ("held_out", "control"))
             and gains_images == (row["images"]["recall_at_1"]["difference"] > 0)
             for row in rows
         )
@@ -125,6 +125,7 @@ def main() -> None:
                 for each in (run.tower, tower)
             )
             gains = {measured: after[measured].compute_gain(before[measured]) for measured in after}
+            gains["control"] = after["held_out"].compute_gain(held_out.measure(tower, swapped=True))
             rows.append({"rate": rate, "steps": steps, "triplets": count, "shuffled": shuffled, **gains})
             if args.output:
                 with args.output.open("a", encoding="utf-8") as log:

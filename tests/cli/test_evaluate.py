@@ -234,6 +234,7 @@ def test_tables_and_files_are_printed(rtd, setup, write_dataset, finished_run, t
         "cirr: subset recall in percent",
     ]
     assert sum("gain of tuning" in line for line in lines) == 2
+    assert done.stdout.count("6 queries only: rough figures") == 1
     assert lines[-1] == "Wrote evaluations/cirr-val/report.html."
     assert all(len(line) <= 80 for line in lines)
     again = rtd("evaluate", *setup, "--benchmark", "cirr", "--data", "cirr", "--weights", finished_run)

@@ -13,6 +13,7 @@ from rtd_plugin import hookimpl
 from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
+from rtd_plugin.miniature.triplets import MiniatureTriplets
 from rtd_plugin.workflows.train import find_loss
 
 WORDS = [
@@ -184,10 +185,13 @@ def test_validation_on_held_out_triplets(rtd, recipe, tmp_path):
     assert (validation["before"], validation["after"]) == (values[0], values[result["step"]])
     assert validation["difference"] == pytest.approx(validation["after"] - validation["before"])
     assert validation["low"] <= validation["difference"] <= validation["high"]
-    assert validation["helps"] == (validation["low"] > 0)
+    control = validation["control"]
+    assert validation["helps"] == (validation["low"] > 0 and control["low"] > 0)
+    assert control["difference"] == pytest.approx(validation["after"] - control["after"])
     assert validation["queries"] + result["triplets"] == 48
     card = (tmp_path / "run/README.md").read_text()
     assert f"on held-out triplets: recall\\_at\\_5 {values[0]:.1f} before" in card
+    assert f"With the conditions of other triplets, the tuned encoder has {control['after']:.1f}." in card
 
 
 def test_without_a_gain_there_is_a_warning_and_no_next_step(rtd, recipe):
@@ -224,6 +228,29 @@ def test_with_a_gain_there_is_a_next_step(rtd):
     assert "rtd-plugin patch" in done.stdout
 
 
+@pytest.mark.slow  # 100 steps on the miniature
+def test_shuffled_conditions_are_a_warning(rtd, tmp_path):
+    """Tuning finds more targets, as it learns what captions have in common, but not by the condition."""
+    triplets = list(MiniatureTriplets(count=16000).load().triplets)
+    with (tmp_path / "shuffled.jsonl").open("w", encoding="utf-8") as file:
+        for row, triplet in enumerate(triplets):
+            condition = triplets[(row * 7919 + 1) % len(triplets)].condition
+            json.dump({"caption": triplet.reference, "edit": condition, "output": triplet.target}, file)
+            file.write("\n")
+    source = "triplets=[{source: json, path: shuffled.jsonl}]"
+    done = train_on_held_out(
+        rtd,
+        "lincir-miniature",
+        source,
+        "steps=100",
+        "optimizer.learning_rate=3e-4",
+        "validation={triplets: 0.1, every: 50}",
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "The conditions do not say what changes between the captions" in done.stderr
+    assert "rtd-plugin patch" not in done.stdout
+
+
 METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "subset_recall_at_1")
 
 
@@ -258,6 +285,7 @@ def test_a_table_fits_the_console():
     comparison = {
         "benchmark": "town",
         "title": "town",
+        "queries": 100,
         "results": [frozen, tuned | {"gain": {"town": gain}}],
         "baselines": [image],
     }
@@ -294,7 +322,7 @@ def test_many_metrics_and_groups_make_several_tables():
     ]
     for row in rows[1:]:
         row["gain"] = {"town": gains["0"] | gains}
-    lines = print_lines({"benchmark": "town", "title": "city", "results": rows, "baselines": []})
+    lines = print_lines({"benchmark": "town", "title": "city", "results": rows, "baselines": [], "queries": 100})
     assert [line for line in lines if line.startswith("city")] == ["city: recall in percent", "city: mAP in percent"]
     labels = [line.split("│")[1].rstrip() for line in lines if line.startswith("│")]
     by_group = [f"   {name} queries" for name in "31420"]
@@ -314,7 +342,7 @@ def test_many_metrics_and_groups_make_several_tables():
         ]
     )
     assert "mAP@3" in lines[lines.index("city: mAP in percent") + 2]
-    alone = print_lines({"benchmark": "town", "title": "city", "results": rows[:1], "baselines": []})
+    alone = print_lines({"benchmark": "town", "title": "city", "results": rows[:1], "baselines": [], "queries": 100})
     assert sum("queries" in line and "all" not in line for line in alone) == 10
 
 
@@ -332,14 +360,19 @@ def test_gains_are_green_losses_red_and_the_rest_plain():
     ]
     rows = [row | {"intervals": {"town": intervals}} for row in rows]
     rows[1]["gain"] = {"town": gain}
-    (table,) = comparison_tables({"benchmark": "town", "title": "town", "results": rows, "baselines": []})
+    (table,) = comparison_tables(
+        {"benchmark": "town", "title": "town", "results": rows, "baselines": [], "queries": 100}
+    )
     for row in (-2, -1):
         assert [list(column.cells)[row].style for column in table.columns[1:]] == ["green", "red", ""]
 
 
 def test_secret_targets_have_no_table():
     row = {"query": "composed", "name": "pre-trained", "weights": None}
-    assert comparison_tables({"benchmark": "town", "title": "town", "results": [row], "baselines": []}) == []
+    assert (
+        comparison_tables({"benchmark": "town", "title": "town", "results": [row], "baselines": [], "queries": 100})
+        == []
+    )
 
 
 TABLE = """\
@@ -369,7 +402,13 @@ def test_families_of_metrics_share_a_table_if_they_fit():
         row = {"query": "composed", "label": "", "weights": None}
         values = {"metrics": {"town": dict.fromkeys(metrics, 1.0)}}
         intervals = {"intervals": {"town": {key: {"low": 0.0, "high": 2.0} for key in metrics}}}
-        comparison = {"benchmark": "town", "title": "town", "results": [row | values | intervals], "baselines": []}
+        comparison = {
+            "benchmark": "town",
+            "title": "town",
+            "results": [row | values | intervals],
+            "baselines": [],
+            "queries": 100,
+        }
         return [table.title.removeprefix("town: ") for table in comparison_tables(comparison)]
 
     recall, wordings = [f"recall_at_{k}" for k in (1, 5, 10)], ["spread_of_recall_at_1", "worst_recall_at_1"]

@@ -94,6 +94,7 @@ def test_every_command_prints_an_evil_argument_with_visible_escapes(run, command
         "index": (EVIL, "--weights", EVIL, "--output", EVIL),
         "triplets": ("check", EVIL),
         "run": (EVIL, "--", "true"),
+        "push": (EVIL, "me/mine"),
         "adapters": (EVIL,),
     }
     assert r"\x1b" in run(command, *options.get(command, (EVIL,)))

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from rtd_plugin.clip.tokens import pad
 from rtd_plugin.errors import RTDError
+from rtd_plugin.evaluation.metrics import PerQueryMetrics
 from rtd_plugin.training.held_out import HeldOutTriplets
 from rtd_plugin.training.run import resume_recipe, write_recipe
+from rtd_plugin.workflows.train import find_loss, measure_gain
 
 CPU = torch.device("cpu")
 
@@ -27,7 +29,7 @@ def run(make_run):
 
 
 @torch.no_grad()
-def rank_by_hand(run, tower, shares=(1,)):
+def rank_by_hand(run, tower, shares=(1,), others=None):
     """The rank of each target, one triplet at a time: images at least as good count as better."""
     triplets, prompt = read_store(run.held_out), run.adapter.prompt
     captions = [*{tuple(text) for reference, _, target in triplets for text in (reference, target)}]
@@ -36,7 +38,8 @@ def rank_by_hand(run, tower, shares=(1,)):
         return F.normalize(run.tower.encode(pad([text])), dim=-1)[0]
 
     gallery, ranks = torch.stack([*map(encode, captions)]), []
-    for reference, condition, target in triplets:
+    for row, (reference, condition, target) in enumerate(triplets):
+        condition = condition if others is None else triplets[others[row]][1]
         template = prompt.fill(None, condition=[-1])
         tokens = [token for each in template for token in (condition if each == -1 else [each])]
         pseudo_token = run.projection(run.tower.encode(pad([reference])))
@@ -56,6 +59,52 @@ def test_recall_equals_that_by_hand(run, tower, randomise):
         assert measure(each).compute_metrics() == pytest.approx(
             {f"recall_at_{k}": 100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
         )
+
+
+def test_swapped_queries_have_the_conditions_of_other_triplets(run, tower, randomise):
+    tuned, count = randomise(tower, seed=3), len(run.held_out)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    others = {row: order[position - 1] for position, row in enumerate(order)}
+    assert len({*others.values()}) == count
+    assert all(row != other for row, other in others.items())
+    held_out = HeldOutTriplets(run, run.held_out, CPU)
+    ranks = rank_by_hand(run, tuned, others=others)
+    assert ranks != rank_by_hand(run, tuned)
+    assert held_out.measure(tuned, swapped=True).compute_metrics() == pytest.approx(
+        {f"recall_at_{k}": 100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
+    )
+
+
+def recall(*found):
+    """Recall of 100 queries of which some ranges are found."""
+    hits = torch.tensor([float(any(row in rows for rows in found)) for row in range(100)], dtype=torch.float64)
+    return PerQueryMetrics({"recall_at_1": hits}, [()] * 100)
+
+
+@pytest.mark.parametrize(
+    ("control", "warning"),
+    [
+        (range(5), None),
+        (range(40), None),
+        (
+            range(20, 80),
+            "R@1 of held-out triplets 10.0 → 60.0, but 60.0 with the conditions of other triplets (95 % in",
+        ),
+        (
+            range(2, 60),
+            "The conditions do not say what changes between the captions: see that each triplet has its own",
+        ),
+    ],
+)
+def test_a_gain_without_regard_to_conditions_is_no_help(run, tower, control, warning):
+    """Tuning recalls 60 % after 10 %; the control is the recall with other triplets' conditions."""
+    measure = {id(run.tower): recall(range(10)), id(tower): recall(range(60))}
+    gain = measure_gain(run, lambda tower: measure[id(tower)], tower, lambda _: recall(control))
+    assert gain["low"] > 0
+    assert gain["control"]["after"] == pytest.approx(len(control))
+    assert gain["control"]["difference"] == pytest.approx(60 - len(control))
+    assert gain["helps"] == (warning is None)
+    assert (warning or "") in (find_loss(gain, None) or "")
 
 
 class Average(LinCIR):
