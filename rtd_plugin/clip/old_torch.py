@@ -27,7 +27,9 @@ VERSION = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
 
 def is_compiling() -> bool:
     """Whether torch records a graph, which cannot depend on data."""
-    return VERSION >= (2, 1) and torch.compiler.is_compiling()
+    if VERSION < (2, 1) or not hasattr(torch.compiler, "is_compiling"):  # 2.1 and 2.2 have the module without it
+        return False
+    return torch.compiler.is_compiling()
 
 
 def select_attention_kernels() -> AbstractContextManager[Any]:

@@ -37,3 +37,11 @@ def test_no_kernels_are_selected_where_torch_cannot(monkeypatch):
     monkeypatch.setattr(old_torch, "sdpa_kernel", None)
     with old_torch.select_attention_kernels():
         assert not old_torch.is_compiling()
+
+
+def test_queries_are_encoded_where_torch_cannot_say_whether_it_compiles(monkeypatch, randomise):
+    tower = randomise(TextTower(width=64, layers=2))
+    tokens = torch.tensor([[49406, 320, 259, 49407] + [0] * 73])
+    expected = tower.encode(tokens)
+    monkeypatch.delattr(torch.compiler, "is_compiling")  # as in 2.1 and 2.2
+    torch.testing.assert_close(tower.encode(tokens), expected)
