@@ -1,17 +1,18 @@
 """The short form of each program of this folder."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import precision
 import pytest
 import soak
 import torch
 from accelerate import Accelerator
-from full_disk import fail_everywhere
-from fuzz import fuzz_all
 from hostile_hosts import Trials
 from injection import is_supported
-from kills import kill_everywhere
 from safetensors.torch import save_file
-from trials import Check, run_trials
 
 from rtd_plugin.cache import read_record
 from rtd_plugin.clip.artifact import read_info
@@ -26,36 +27,47 @@ from rtd_plugin.training.metrics import MetricsLog
 needs_injection = pytest.mark.skipif(not is_supported(), reason="injects faults on Linux on x86-64 with gcc only")
 
 
-def run_one(check: Check, *names: str) -> int:
-    """Run a few trials of scenarios; return how many calls were disturbed."""
-    reports = run_trials(check, names, jobs=1)
-    assert [problem for report in reports for problem in report.problems] == []
-    assert all(report.calls > 2 and report.outcomes.total() for report in reports)
-    return sum(report.outcomes.total() for report in reports)
+def run_program(name: str, *options: str) -> str:
+    """Return the last line of a program of this folder, which has to end well.
+
+    In a process of its own: what has computed gradients, as other tests have, cannot be forked to compute more.
+    """
+    program = Path(__file__).with_name(name)
+    done = subprocess.run([sys.executable, str(program), *options, "--jobs", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def count_faults(name: str, scenarios: str, *options: str) -> int:
+    """Run a few trials of scenarios; return the number of faults."""
+    summary = run_program(name, "--scenarios", scenarios, *options)
+    return int(re.match(r"([\d,]+) faults, 0 problems", summary)[1].replace(",", ""))
 
 
 @needs_injection
+@pytest.mark.slow
 def test_a_command_that_was_killed_can_be_repeated():
-    assert run_one(lambda trial: kill_everywhere(trial, every=9, second=2), "patch-again", "export-openai") > 9
+    assert count_faults("kills.py", "patch-again,export-openai", "--every", "9", "--second", "2") > 9
 
 
 @needs_injection
+@pytest.mark.slow
 def test_a_command_on_a_failing_disk_leaves_nothing_half_written():
-    assert run_one(lambda trial: fail_everywhere(trial, every=9), "patch-again", "export-openai") > 9
+    assert count_faults("full_disk.py", "patch-again,export-openai", "--every", "9") > 9
 
 
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_kills():
-    names = ("train-resume", "evaluate", "triplets-rules", "triplets-llm", "search", "index-faiss")
-    assert run_one(lambda trial: kill_everywhere(trial, every=25, second=1), *names) > 20
+    names = "train-resume,evaluate,triplets-rules,triplets-llm,search,index-faiss"
+    assert count_faults("kills.py", names, "--every", "25", "--second", "1") > 20
 
 
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_a_failing_disk():
-    names = ("train-resume", "evaluate", "triplets-rules", "search")
-    assert run_one(lambda trial: fail_everywhere(trial, every=40), *names) > 20
+    names = "train-resume,evaluate,triplets-rules,search"
+    assert count_faults("full_disk.py", names, "--every", "40") > 20
 
 
 @pytest.mark.parametrize(
@@ -87,10 +99,10 @@ def test_metadata_of_deep_json_is_an_error(tmp_path):
 
 
 @needs_injection
+@pytest.mark.slow
 def test_mutated_files_are_read_or_refused():
-    findings = fuzz_all(["recipe", "manifest", "triplets-lines", "picture-a.png"], examples=15, number=0, jobs=1)
-    assert [each.failures for each in findings] == [{}, {}, {}, {}]
-    assert all(each.examples == 15 for each in findings)
+    readers = "recipe,manifest,triplets-lines,picture-a.png"
+    assert run_program("fuzz.py", "--readers", readers, "--examples", "15") == "60 inputs, 0 failures"
 
 
 def test_patch_runs_no_code_of_a_hostile_host(tmp_path):
