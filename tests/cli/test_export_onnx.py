@@ -55,7 +55,8 @@ def test_graphs_give_torchs_values_without_torch(rtd, finished_run, files, tmp_p
     assert "'prompt': 'a photo of $ that {condition}'" in done.stdout
     assert "'placeholder_id': '259'" in done.stdout
     assert "'context_length': '77'" in done.stdout
-    outputs = np.load(tmp_path / "outputs.npz")
+    with np.load(tmp_path / "outputs.npz") as file:
+        outputs = dict(file)
     assert set(outputs) == expected.keys()
     for name, values in expected.items():
         torch.testing.assert_close(torch.from_numpy(outputs[name]), values, atol=1e-5, rtol=1e-5)
