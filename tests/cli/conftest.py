@@ -145,3 +145,28 @@ def _run(
     if signal_at is not None:
         _signal_at(*signal_at)
     main(args)
+
+
+@pytest.fixture(scope="session")
+def setup(files):
+    """The options that name the tiny CLIP and its projection."""
+    return (
+        *("--adapter", "lincir", "--model", files / "model.json"),
+        *("--checkpoint", files / "clip.pt", "--projection", files / "phi.pt"),
+    )
+
+
+@pytest.fixture
+def evaluate(rtd, setup, write_dataset, tmp_path):
+    """Runs the command on a small benchmark; returns what it printed as JSON."""
+
+    def evaluate(name, *options, fails=False):
+        if not (tmp_path / name).exists():
+            write_dataset(name, tmp_path / name)
+        done = rtd("evaluate", *setup, "--benchmark", name, "--data", name, "--cache", "cache", "--json", *options)
+        if fails:
+            return done
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return evaluate
