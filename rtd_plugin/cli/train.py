@@ -56,9 +56,9 @@ def _show(result: Mapping[str, Any]) -> None:
     if result["warning"] is not None:
         print_lines(
             "No gain is shown: keep the pre-trained text encoder for now. What may help:",
+            "  triplets without faults: rtd-plugin triplets check FILE",
             "  another learning rate, a tenth of it or ten times as much: --set optimizer.learning_rate=…",
             "  more triplets, or more steps: --set steps=…",
-            "  triplets without faults: rtd-plugin triplets check FILE",
         )
         return
     in_python = f"import rtd_plugin; rtd_plugin.load_text_encoder({json.dumps(run, ensure_ascii=False)})"

@@ -1,13 +1,12 @@
 """The recipes in a folder: a YAML file each, or with a table of backbones several for each file."""
 
-import json
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtd_plugin.errors import RTDError
-from rtd_plugin.regular_files import read_text
+from rtd_plugin.regular_files import read_json
 
 BACKBONES_FILE = "backbones.json"  # {"vit-l-14": {"model": "ViT-L-14", "pretrained": "openai"}, …}
 
@@ -50,12 +49,7 @@ def list_recipe_files(folder: Path) -> Iterator[RecipeFile]:
 
 def _read_backbones(path: Path) -> dict[str, dict[str, str]]:
     # Checked without pydantic, which takes longer to import than recipes take to list.
-    try:
-        backbones = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RTDError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(backbones, dict):
-        raise RTDError(f"{path}: not a JSON object")
+    backbones = read_json(path)
     for name, backbone in backbones.items():
         has_keys = isinstance(backbone, dict) and backbone.keys() <= {"model", "pretrained"}
         if not has_keys or not all(isinstance(value, str) for value in backbone.values()):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rtd_plugin.errors import RTDError, require_extra
+from rtd_plugin.printable import count_noun
 from rtd_plugin.regular_files import open_regular
 
 MAX_LINE_BYTES = 1 << 20  # a longer line counts as a broken record
@@ -138,7 +139,7 @@ def name_cells(row: Sequence[str] | Fault, names: Sequence[str]) -> object:
     """Return a row as a record, a Fault if it has more or fewer cells than there are names."""
     if isinstance(row, Fault) or len(row) == len(names):
         return row if isinstance(row, Fault) else dict(zip(names, row, strict=True))
-    return Fault(f"{len(row)} fields where the first row has {len(names)}")
+    return Fault(f"{count_noun(len(row), 'field')} where the first row has {len(names)}")
 
 
 def read_parquet(path: Path, names: Sequence[str] | None) -> Iterator[Record]:

@@ -18,6 +18,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.errors import UsageError, require_extra
 from rtd_plugin.evaluation.image_features import ImageFeatures, name_images
 from rtd_plugin.paths import CommandLineText
+from rtd_plugin.printable import count_noun
 from rtd_plugin.progress import Progress, no_progress
 from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.search.gallery_store import GalleryStore
@@ -84,7 +85,7 @@ def build_index(
         change = update_index(store, folder, models.images, models.tower.features, table, encode_blocks, advance)
     if change.unreadable:
         name, reason = next(iter(change.unreadable.items()))
-        left_out = f"{len(change.unreadable)} images cannot be read and are left out"
+        left_out = f"{count_noun(len(change.unreadable), 'unreadable image')} left out"
         _log.warning("%s: %s (%s: %s).", left_out, name_images(change.unreadable), name, reason)
     with progress("Preparing the index"):
         store.finish(change.images > APPROXIMATE_FROM if approximate is None else approximate)

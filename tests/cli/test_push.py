@@ -87,14 +87,14 @@ def test_the_cache_serves_without_the_hub(call, hub, finished_run):
 def test_revisions(call, hub, finished_run, tmp_path):
     first = json.loads(call("push", finished_run, "me/tuned", "--json"))
     changed = shutil.copytree(finished_run, tmp_path / "changed")
-    (changed / "README.md").write_text("---\nlicense: apache-2.0\n---\nA card of one's own.\n")
+    (changed / "README.md").write_text("---\nlicense: apache-2.0\n---\nAn edited card.\n")
     shown = call("push", changed, "me/tuned", "--revision", "licensed")
     assert "The model card states no license" not in shown
     repository = hub.repositories["me/tuned"]
     assert repository.branches["main"] == first["commit"] != repository.branches["licensed"]
     find = "import sys; from rtd_plugin.hub import find_run; print((find_run(sys.argv[1]) / 'README.md').read_text())"
-    assert "A card of one's own." in call("-c", find, "hf://me/tuned@licensed")
-    assert "A card of one's own." not in call("-c", find, f"hf://me/tuned@{first['commit']}")
+    assert "An edited card." in call("-c", find, "hf://me/tuned@licensed")
+    assert "An edited card." not in call("-c", find, f"hf://me/tuned@{first['commit']}")
     export = ("export", "hf://me/tuned@nowhere", "--layout", "rtd", "a.pt")
     assert "hf://me/tuned: no such revision" in call(*export, code=1)
 

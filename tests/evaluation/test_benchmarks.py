@@ -102,7 +102,7 @@ def test_pinpoint(make, tmp_path):
     )
     assert not benchmark.excludes_reference
     assert benchmark.remarks() == [
-        "pinpoint: the 1 queries of two images are left out",
+        "pinpoint: 1 query of two images left out",
         "pinpoint of one image has 5 queries and 12 images here, but 6629 queries and 109600 images as published: "
         "results are not comparable with published ones",
     ]

@@ -142,7 +142,7 @@ def test_captions_that_cannot_be_used_are_faults(tmp_path):
         "line 2: the caption is not UTF-8",
         "line 3: the caption is empty",
         "line 4: the caption is not text (a NUL character)",
-        "line 5: 1 fields where the first row has 2",
+        "line 5: 1 field where the first row has 2",
         "line 6: the caption is a URL",
     ]
 

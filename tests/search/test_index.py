@@ -126,7 +126,7 @@ def test_unreadable_images_are_left_out_and_named(run, images, output, caplog):
     (images / "broken.png").write_bytes(b"no picture")
     result = build_index(images, output, weights=[run])
     assert (result["images"], list(result["unreadable"])) == (12, ["broken.png"])
-    assert "1 images cannot be read and are left out: broken.png" in caplog.text
+    assert "1 unreadable image left out: broken.png" in caplog.text
 
 
 def test_columns_filter_and_come_with_matches(run, images, tmp_path, encoded):

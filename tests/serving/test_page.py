@@ -114,7 +114,7 @@ def test_a_result_leads_on_and_the_address_leads_back(open_page, own_picture):
     page.wait_for_function("() => text.value === 'is larger'")
     wait_for_results(page)
     assert (page.url, read_names(page, 1)) == (second, names)
-    page.reload()  # the picture of one's own is still there
+    page.reload()  # the user's picture is still shown
     wait_for_results(page)
     assert read_names(page, 1) == names
     page.wait_for_selector("#trail img")

@@ -12,6 +12,7 @@ from rtd_plugin.errors import RTDError, require_extra
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record, find_file
 from rtd_plugin.paths import RecipePath
+from rtd_plugin.printable import count_noun
 from rtd_plugin.regular_files import read_bytes
 from rtd_plugin.validation import describe_error
 
@@ -103,7 +104,7 @@ class PinPoint(FileBenchmark):
 
     def remarks(self) -> Sequence[str]:
         two = len(self._queries) - len(self.queries())
-        left_out = f"pinpoint: the {two} queries of two images are left out" if two else ""
+        left_out = f"pinpoint: {count_noun(two, 'query')} of two images left out" if two else ""
         return list(filter(None, (left_out, *super().remarks())))
 
     def _read_file(self, name: str) -> bytes:
