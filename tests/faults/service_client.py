@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from rtd_plugin.serving import server
 
 ANSWER = re.compile(r"^answer to .*$", re.MULTILINE)
-"""A line that the client prints, with the digest of an answer; refusals are printed with their sentence instead."""
+"""A line that the client prints of an answer. A server that says that it cannot answer gave none."""
 Run = Callable[[ASGIApp, socket.socket, float], None]
 
 
@@ -32,8 +32,8 @@ def install() -> None:
 def _add_client(run: Run) -> Run:
     def run_with_client(app: ASGIApp, listening: socket.socket, seconds: float) -> None:
         client = threading.Thread(target=_ask_and_interrupt, args=(listening.getsockname(),))
-        # Large uploads are temporary files: below the work folder, where faults reach them.
-        before, tempfile.tempdir = tempfile.tempdir, str(Path.cwd() / "cache")
+        # Large uploads are temporary files: in the work folder, where faults reach them.
+        before, tempfile.tempdir = tempfile.tempdir, str(Path.cwd())
         client.start()
         try:
             run(app, listening, seconds)
@@ -55,10 +55,9 @@ def _ask_and_interrupt(address: tuple[str, int]) -> None:
                 content = answer.read()
             finally:
                 connection.close()
-            if answer.status == 200:
-                print(f"answer to {method} {path}: {hashlib.sha256(content).hexdigest()}")
-            else:
-                print(f"refused {method} {path}: {answer.status} {content.decode()}")
+            if answer.status < 500 or b"unexpected" in content:
+                digest = hashlib.sha256(content).hexdigest() if answer.status == 200 else content.decode()
+                print(f"answer to {method} {path}: {answer.status} {digest}")
     finally:
         os.kill(os.getpid(), signal.SIGINT)
 
