@@ -86,6 +86,10 @@ def _is_evaluated(work: Path) -> bool:
     return (work / "out/results.json").exists()
 
 
+def _is_removed(work: Path) -> bool:
+    return not (work / "patch").exists()
+
+
 SCENARIOS = (
     Scenario("train", TRAIN, RESUME, kept=RUN_FILES),
     Scenario("train-resume", RESUME, RESUME, ((*TRAIN, "--set", "steps=3"),), kept=RUN_FILES),
@@ -96,7 +100,7 @@ SCENARIOS = (
     Scenario("triplets-stats", ("triplets", "stats", "../inputs/triplets.jsonl", "--page", "page.html")),
     Scenario("patch", PATCH),
     Scenario("patch-again", PATCH, prepare=((*PATCH, "--blend", "0.5"),)),
-    Scenario("patch-remove", ("patch", "patch", "--remove"), prepare=(PATCH,), kept=r"patch/.*"),
+    Scenario("patch-remove", ("patch", "patch", "--remove"), (), (PATCH,), _is_removed, kept=r"patch/.*"),
     Scenario("export-openai", ("export", RUN, "--layout", "openai", "encoder.pt")),
     Scenario("export-folder", ("export", RUN, "--layout", "huggingface", "encoder"), kept=r"encoder/.*"),
     Scenario("export-rtd", ("export", RUN, "--layout", "rtd", "encoder.pt")),
