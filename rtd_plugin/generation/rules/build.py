@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CHUNK = 2000  # captions parsed, and edited, at once
 CANDIDATES = 3  # made for each triplet of a caption; the balance of kinds of edit chooses
-FORMAT = 2  # of the chunks that a stopped build leaves; increase it when the rules change
+FORMAT = 3  # of the chunks that a stopped build leaves; increase it when the rules change
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
