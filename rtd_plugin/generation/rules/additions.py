@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rtd_plugin.generation.rules.exchanges import describe_attribute, describe_place
 from rtd_plugin.generation.rules.phrases import NounPhrase, find_attributes, find_place, find_subject
-from rtd_plugin.generation.rules.scene import LOCATIVE, NEEDS_PLACE, Edit, Scene, describe_role, token_span
+from rtd_plugin.generation.rules.scene import LOCATIVE, NEEDS_PLACE, Edit, Scene, describe_subject, token_span
 from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, FIXED, PEOPLE
 
 if TYPE_CHECKING:
@@ -31,11 +31,10 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
             "the_thing": f"the {phrase.core}",
             "a_thing": scene.to_indefinite(phrase),
             "is": "are" if phrase.plural else "is",
-            "the_subject": f"the {owner.head.lower_}",
             "subject_is": "are" if owner.plural else "is",
             "subject_has": "have" if owner.plural else "has",
             link: "",
-            **describe_role(scene, owner),
+            **describe_subject(scene, owner),
         }
         if link in ("wearing", "holding", "carrying"):
             fields["verb"], fields["using"] = link, ""
