@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rtd_plugin.generation.rules.activities import find_activity
+from rtd_plugin.generation.rules.fragments import is_title
 from rtd_plugin.generation.rules.phrases import NounPhrase
 from rtd_plugin.generation.rules.scene import Edit, Scene, choose_some, describe_subject, to_participle
 from rtd_plugin.generation.rules.word_classes import FIXED, may_be_same_action
@@ -14,7 +15,7 @@ _LINKS = frozenset(["in", "on", "at", "near", "with", "through", "over", "by", "
 def exchange_activities(scene: Scene) -> Iterator[Edit]:
     """Yield edits that exchange the whole activity of the subject for one that another caption has."""
     found = find_activity(scene.doc)
-    if found is None:
+    if found is None or is_title(scene.doc.text):
         return
     subject, activity = scene.find_phrase(found[0]), found[1]
     if subject is None or subject.start != 0 or subject.noun in FIXED or not scene.is_unique(subject):

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 FINDERS: tuple[Callable[[Scene], Iterator[Edit]], ...] = (
     exchanges.exchange_nouns,
+    exchanges.exchange_kinds,
     exchanges.exchange_attributes,
     exchanges.exchange_numbers,
     exchanges.change_between_one_and_several,
     exchanges.exchange_places,
     exchanges.exchange_actions,
     additions.remove_or_add_things,
+    additions.deny_or_affirm,
     additions.add_attributes,
+    additions.describe_parts,
     additions.add_places,
     activity_exchange.exchange_activities,
     views.change_views,

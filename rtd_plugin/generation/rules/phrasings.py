@@ -6,7 +6,7 @@ subject of the caption, {colour} to colours, {wearing} to clothes, {using} to th
 """
 
 from rtd_plugin.generation.rules.phrasings_of_additions import ADD, REMOVE
-from rtd_plugin.generation.rules.phrasings_of_pictures import ACTIVITY, POSE, VIEW
+from rtd_plugin.generation.rules.phrasings_of_views import ACTIVITY, POSE, VIEW
 
 NOUN = (
     "replace {the_old} with {a_new}",

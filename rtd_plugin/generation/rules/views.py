@@ -1,11 +1,12 @@
-"""Edits of the picture rather than of its content: camera, background, light, and the pose of its subject."""
+"""Edits of the image rather than of its content: camera, background, light, and the pose of its subject."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rtd_plugin.generation.rules.fragments import DETAIL, is_title
 from rtd_plugin.generation.rules.phrases import NounPhrase
 from rtd_plugin.generation.rules.scene import Change, Edit, Scene, describe_subject, token_span
-from rtd_plugin.generation.rules.word_classes import ANIMALS, FIXED, PEOPLE
+from rtd_plugin.generation.rules.word_classes import ANIMALS, FIXED, NUMBERS, PEOPLE
 
 
 class View(NamedTuple):
@@ -26,6 +27,7 @@ class View(NamedTuple):
 
 
 _PLACED = "in on at through into near by over under across along behind beside outside inside around down up"
+DETERMINERS = ("a", "the", *NUMBERS)
 SHARES = {"view": 0.35, "facing": 0.3, "posture": 0.2}  # of captions, so that these kinds do not crowd out the others
 
 
@@ -111,7 +113,7 @@ _BUSY = frozenset([
 
 
 def change_views(scene: Scene) -> Iterator[Edit]:
-    """Yield edits that exchange or add a camera view, a background, a light or the kind of picture."""
+    """Yield edits that exchange or add a camera view, a background, a light, or a photo for a drawing."""
     subject = _find_subject(scene)
     if subject is None or scene.rng.random() > SHARES["view"]:
         return
@@ -156,9 +158,13 @@ def change_poses(scene: Scene) -> Iterator[Edit]:
 
 
 def _find_subject(scene: Scene) -> NounPhrase | None:
-    """Return the noun phrase that begins a caption and that the caption is about."""
+    """Return the noun phrase that begins a caption and that the caption is about; None in titles and fragments."""
+    if any(token.dep_ == DETAIL for token in scene.doc) or is_title(scene.doc.text):
+        return None
     subject = next((phrase for phrase in scene.phrases if phrase.start == 0), None)
-    if subject is None or not scene.is_main(subject) or not scene.is_unique(subject) or subject.noun in FIXED:
+    if subject is None or (subject.determiner not in DETERMINERS and not subject.plural):
+        return None
+    if not scene.is_main(subject) or not scene.is_unique(subject) or subject.noun in FIXED:
         return None
     return subject
 
