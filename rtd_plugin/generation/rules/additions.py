@@ -155,7 +155,10 @@ def deny_or_affirm(scene: Scene) -> Iterator[Edit]:
             "is": "are" if phrase.plural else "is",
         }
         if phrase.is_negated and phrase.determiner == "no":
-            thing = phrase.core if phrase.plural or scene.lexicon.is_mass(phrase.term) else add_article(phrase.core)
+            is_mass = phrase.plural or scene.lexicon.is_mass(phrase.term)
+            if not is_mass and not scene.lexicon.may_take_article(phrase.term):
+                continue
+            thing = phrase.core if is_mass else add_article(phrase.core)
             change = ((phrase.start, phrase.end, thing),)
         elif not phrase.is_negated and phrase.determiner in ("a", "") and scene.lexicon.is_denied(phrase.term):
             thing = scene.to_indefinite(phrase)

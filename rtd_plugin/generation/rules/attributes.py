@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rtd_plugin.generation.rules.fragments import find_value, list_details, lower_title
+from rtd_plugin.generation.rules.fragments import find_value, is_title, list_details, lower_title
 from rtd_plugin.generation.rules.measures import Measure, find_measure, list_measures
 from rtd_plugin.generation.rules.phrases import LONGEST, SUBJECT, NounPhrase
 from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, OF_COMPOUNDS
@@ -58,6 +58,8 @@ def _find_before(phrase: NounPhrase) -> Iterator[Attribute]:
             position = end
             continue
         end = _find_listed(phrase, position) or position + 1
+        if end == position + 1 and _names_colour(phrase, position):
+            end = position + 2
         if end > position + 1 or _is_attribute(phrase, doc[position]):
             yield _make(phrase, position, end)
         position = end
@@ -83,6 +85,14 @@ def _is_modifier(word: "Token", tone: "Token") -> bool:
     """Return whether a word is a part of the tone that follows it: in "light blue" and "medium light"."""
     is_part = word.lower_ in TONE_MODIFIERS or word.lower_.endswith("ish")  # "reddish brown"
     return is_part and tone.lower_ in TONES and not list(word.children)
+
+
+def _names_colour(phrase: NounPhrase, start: int) -> bool:
+    """Return whether a noun is a part of the colour after it: in "chocolate brown"."""
+    word, tone = phrase.head.doc[start], phrase.head.doc[start + 1]
+    is_colour = any(kind == "colour" for kind, _ in ATTRIBUTES.get(tone.lower_, ()))
+    is_name = word.tag_ == "NN" and word.dep_ == "compound" and word.lower_ not in ATTRIBUTES
+    return is_name and is_colour and tone.i < phrase.head.i and not is_title(phrase.head.doc.text)
 
 
 def _is_attribute(phrase: NounPhrase, token: "Token") -> bool:

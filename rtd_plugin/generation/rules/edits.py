@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rtd_plugin.generation.rules import activity_exchange, additions, exchanges, views
 from rtd_plugin.generation.rules.conditions import write_condition
+from rtd_plugin.generation.rules.fragments import lower_title
 from rtd_plugin.generation.rules.lexicon import Lexicon
 from rtd_plugin.generation.rules.phrases import find_noun_phrases
 from rtd_plugin.generation.rules.registers import REGISTERS, Register
@@ -68,7 +69,11 @@ def find_edits(
     """Return the edits that a caption allows, one or a few of each kind; count nouns as `Scene.partners` does."""
     if not is_sound(doc):
         return []
-    phrases = [phrase for phrase in find_noun_phrases(doc) if lexicon.is_sure(phrase.head.lower_, "noun")]
+    phrases = [
+        phrase
+        for phrase in find_noun_phrases(doc)
+        if lexicon.is_sure(phrase.head.lower_, "noun") and not lexicon.is_part_of_names(lower_title(phrase.head.text))
+    ]
     scene = Scene(doc, phrases, lexicon, rng, Counter() if partners is None else partners)
     return [edit for find in FINDERS for edit in find(scene)]
 

@@ -215,8 +215,9 @@ def describe_attribute(
     if not kind:  # "work" of "work boots" is no value by itself
         for name in ("old_value", "new_value", "a_new_one"):
             del fields[name]
-    if kind in ("side", "position") and phrase.determiner == "the":
+    if kind in ("side", "position", "view") and phrase.determiner == "the":
         fields |= {"a_new": f"the {new} {noun}", "a_old": f"the {old} {noun}"}
+        del fields["a_new_one"]
     if kind == "colour":
         fields["colour"] = ""
     if new in COMPARATIVES and kind in ("size", "height", "age", "length", "brightness", "fit"):
@@ -252,6 +253,8 @@ def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
             continue
         if any(token.lemma_.lower() in OWN for token in (head.head, *head.rights)) or find_followers(head):
             continue
+        if head.head.lower_ == "in" and (head.head.head.lemma_.lower() in PEOPLE or head.head.head.lower_ == "dressed"):
+            continue  # several coats are not worn
         verbs = _make_verbs_plural(head)
         plural = to_plural(head.lower_)
         if verbs is None or not scene.lexicon.is_sure(plural, "noun") or not scene.lexicon.is_countable(phrase.term):
@@ -330,7 +333,7 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
             for preposition, text in scene.lexicon.find_places(token.head.lemma_.lower(), place.noun)
             if text.split()[-1] not in taken
             and not set(text.split()) & UNCLEAR
-            and (text.split()[0] in STATIC or _count_places(token.head) == 1)
+            and (text.split()[0] == token.lower_ or _count_places(token.head) == 1)
         ]
         for text in choose_some(places, scene.rng, 2):
             old = scene.doc[token.i : place.end].text.lower()

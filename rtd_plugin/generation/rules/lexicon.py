@@ -70,6 +70,7 @@ PLACES = frozenset((*RELATIONS, "in", "at", "through", "across", "along", "over"
 NEAREST = 20  # similar words that may replace one, at least
 LARGE = 100  # words of a vocabulary in which some pairs count as names of one thing:
 SAME = 0.9998  # those with a cosine above this quantile
+PART = 0.25  # a smaller share of a noun's occurrences as the noun of a phrase makes it a part of names
 LIFT = 4.0  # nouns that replace each other in captions of one image this much more often than by chance are one thing
 
 
@@ -216,16 +217,23 @@ class Lexicon:
             for text, count in texts.items():
                 if count >= min(3, self._common) and not POSSESSIVES & set(text.split()):
                     self._places_of[verb].append((preposition, noun, text))
+        self._attributed: Counter[str] = Counter()
+        for (_, noun), count in counts.attributes.items():
+            self._attributed[noun] += count
         self._attributes_of: dict[str, list[str]] = defaultdict(list)
         self._attributes_of_any: set[str] = set()
         for (words, noun), count in counts.attributes.items():
-            if count >= min(2, self._common):
+            if count >= min(2, self._common) and count > RARE * self._attributed[noun]:
                 self._attributes_of[noun].append(words)
                 self._attributes_of_any.add(words)
         self._relations: Counter[tuple[str, str]] = Counter()
         for (_, preposition, noun), texts in counts.places.items():
             self._relations[preposition, noun] += sum(texts.values())
         self._activities: dict[tuple[str, str], list[str]] = {}
+        self._heads: Counter[str] = Counter()  # occurrences of a form as the noun of a phrase
+        for cores in counts.phrases.values():
+            for core, count in cores.items():
+                self._heads[core.split()[-1]] += count
         self._uses: Counter[str] = Counter()
         for (word, _), count in counts.tags.items():
             self._uses[word] += count
@@ -247,6 +255,10 @@ class Lexicon:
     def is_sure(self, form: str, word_class: str) -> bool:
         """Return whether nearly all occurrences of a form are of a class: "noun", "verb" or "adjective"."""
         return self._uses[form] >= self._common and self.counts.tags[form, word_class] >= SURE * self._uses[form]
+
+    def is_part_of_names(self, form: str) -> bool:
+        """Return whether a noun mostly stands before another one, such as "life" in "life vest"."""
+        return self._heads[form] < PART * self.counts.tags[form, "noun"]
 
     def find_substitutes(self, phrase: "NounPhrase", contexts: Sequence[str]) -> list[str]:
         """Return cores of other nouns for a noun phrase.
@@ -330,6 +342,10 @@ class Lexicon:
         """Return whether captions say that there is "no" such thing."""
         return any(self.counts.phrases.get((term, plural, "no")) for plural in (False, True))
 
+    def may_take_article(self, term: str) -> bool:
+        """Return whether the captions have a singular noun after "a"; few captions may lack it."""
+        return self._common < COMMON or bool(self.counts.phrases.get((term, False, "a")))
+
     def is_countable(self, term: str) -> bool:
         """Return whether the captions have a noun after a number."""
         return any(self.counts.phrases.get((term, True, word)) for word in NUMBERS[1:4])
@@ -352,7 +368,7 @@ class Lexicon:
     def find_values(self, attribute: Attribute, noun: str) -> dict[str, str]:
         """Return other values of an attribute that the captions give to a noun, each with the attribute's kind.
 
-        A compound has the kind and the value of its last word. If the captions give a noun no other value, those of
+        A compound has the kind and the value of its last word. If few captions give a noun no other value, those of
         any noun count for kinds that suit most things. Measures of one kind may replace each other if they are near.
         """
         if attribute.measure:
@@ -360,7 +376,7 @@ class Lexicon:
             return {lower_title(measure.text): "measure" for measure in sorted(near)}
         kinds = find_other_values(find_value(attribute.words))
         words = [words for words in self._attributes_of[noun] if find_value(words) in kinds]
-        if not words and list_kinds(attribute) & GENERAL:
+        if not words and self._common < COMMON and list_kinds(attribute) & GENERAL:
             words = [words for words in self._attributes_of_any if kinds.get(find_value(words)) in GENERAL]
         return {word: kinds[find_value(word)] for word in sorted(words)}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rtd_plugin.generation.rules.fragments import DETAIL, is_title, list_details, lower_title
 from rtd_plugin.generation.rules.measures import find_measure
-from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, FIXED, OF_COMPOUNDS, make_set
+from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, FIXED, OF_COMPOUNDS, PEOPLE, make_set
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -215,10 +215,25 @@ def find_contexts(head: "Token") -> list[str]:
 
 
 def find_subject(verb: "Token") -> "Token | None":
-    """Return the noun that is the subject of a verb."""
+    """Return the noun that is the subject of a verb.
+
+    What somebody wears or has does not act: in "a man in jeans standing", the jeans do not.
+    """
     if verb.dep_ == "acl":
-        return verb.head if verb.head.tag_ in NOUNS else None
+        noun = verb.head
+        return noun if noun.tag_ in NOUNS and (noun.lemma_.lower() in PEOPLE or not _is_had(noun)) else None
     return next((token for token in verb.lefts if token.dep_ in SUBJECT and token.tag_ in NOUNS), None)
+
+
+def _is_had(noun: "Token") -> bool:
+    """Return whether a noun is what another one is "in" or "with", or stands bare beside a person."""
+    first = noun
+    while first.dep_ in ("conj", "appos") and first.head.tag_ in NOUNS:
+        first = first.head
+    if first.dep_ == "pobj":
+        return first.head.lower_ in ("in", "with") and first.head.head.tag_ in NOUNS
+    is_bare = not any(token.dep_ in ("det", "nummod", "poss") for token in noun.lefts)
+    return noun.dep_ == "conj" and is_bare and first.lemma_.lower() in PEOPLE
 
 
 def find_place(preposition: "Token") -> NounPhrase | None:

@@ -144,18 +144,27 @@ def repair_phrases(words: list[Word]) -> None:
     """Give each article the noun that it belongs to.
 
     The parser attaches it beyond an "and" in "a yellow crown and black wings", and takes "back" in "a grey back" for an
-    adverb, and "showing" in "chest radiograph showing consolidation" for a noun.
+    adverb, "showing" in "chest radiograph showing consolidation" for a noun, and "wedding" in "lace wedding dress" for
+    a verb.
     """
     for index, word in enumerate(words[1:-1], 1):
         if word.text in _SHOWING and word.tag in _NOUNS and words[index - 1].tag in _NOUNS and word.head > index:
             _repair_verb(words, index)
         elif word.text in _SHOWING and word.dep in ("acl", "pcomp") and word.tag == "VBG":
             _raise_verb(words, index)
+    for index, word in enumerate(words[1:-1], 1):
+        if (
+            word.tag == "VBG"
+            and word.dep == "acl"
+            and _is_material(words[index - 1])
+            and words[index + 1].head == index
+        ):
+            _join_noun(words, index)
     for start, word in enumerate(words):
         is_first = start == 0 or words[start - 1].tag not in _DETERMINERS
         if is_first and word.tag in _DETERMINERS and word.dep in ("det", "poss", "nummod"):
             end = start + 1
-            while end < len(words) and words[end].tag in _MODIFIERS:
+            while end < len(words) and (words[end].tag in _MODIFIERS or words[end].dep in ("amod", "compound")):
                 end += 1
             _repair_back(words, start, end)
             if end > start + 1 and words[end - 1].tag in _NOUNS:
@@ -163,6 +172,25 @@ def repair_phrases(words: list[Word]) -> None:
                     word.head = end - 1
                 elif word.head > end:
                     _repair_range(words, start, end)
+
+
+def _is_material(word: Word) -> bool:
+    return any(kind == "material" for kind, _ in ATTRIBUTES.get(word.text.lower(), ()))
+
+
+def _join_noun(words: list[Word], verb: int) -> None:
+    """Make a word that describes the noun after it no verb: in "lace wedding dress", lace does not wed."""
+    material, noun = verb - 1, verb + 1
+    if words[noun].tag not in _NOUNS:
+        return
+    dep, head = words[material].dep, words[material].head
+    for index, word in enumerate(words):
+        if word.head in (material, verb) and index != noun:
+            word.head = noun
+    _attach(words, noun, noun if dep == "ROOT" else head, dep)
+    _attach(words, material, noun, "compound")
+    _attach(words, verb, noun, "compound")
+    words[verb].tag = "NN"
 
 
 def _repair_back(words: list[Word], start: int, end: int) -> None:
