@@ -51,7 +51,12 @@ class Trainer:
         self._rate = rate
         self._model, self.optimizer = accelerator.prepare(engine.encoder, optimizer)
         self._compute_loss = choose_objective(
-            self._model, engine.frozen, recipe.objective, run.adapter.prompt.placeholder_id, engine.encoder.prepare
+            self._model,
+            engine.frozen,
+            recipe.objective,
+            run.adapter.prompt.placeholder_id,
+            engine.encoder.prepare,
+            engine.contrast,
         )
         self._update = engine.capture(self._update_on)
 
@@ -93,7 +98,9 @@ class Trainer:
         return map_device_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
     def _add_gradients(self, batch: Batch) -> Tensor:
-        loss = self._compute_loss(batch) / self.batches
+        loss = self._compute_loss(batch)
+        if self.batches > 1:
+            loss = loss / self.batches
         self.accelerator.backward(loss)
         return loss.detach()
 
