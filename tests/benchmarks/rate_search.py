@@ -30,6 +30,7 @@ from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import load_run
 
 PUBLISHED = 1e-5
+GRID = sorted({*AUTO, *HIGHER} - {PUBLISHED}, reverse=True)
 
 
 class Images:
@@ -116,7 +117,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             images, triplets = Images(recipe, Path(folder) / "images"), Path(folder) / "triplets.jsonl"
             write_triplets(triplets, args.triplets, 1.0 if args.shuffled else 0.0)
-            rates = ["auto"] if args.shuffled else [PUBLISHED, "auto", *(r for r in (*AUTO, *HIGHER) if r != PUBLISHED)]
+            rates = ["auto"] if args.shuffled else [PUBLISHED, "auto", *GRID]
             for rate in rates:
                 for seed in range(args.seeds):
                     run_folder = Path(folder) / f"{rate}-{seed}"
