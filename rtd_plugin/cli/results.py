@@ -48,7 +48,7 @@ def search_table(search: Mapping[str, Any]) -> Table:
     """Return a table of a search for a learning rate: the metric that selects by learning rate and steps.
 
     Args:
-        search: as `rtd_plugin.training.rate_trials.describe_search` returns it.
+        search: as `rtd_plugin.training.rate_search.describe_search` returns it.
     """
     from rtd_plugin.workflows.run_report import list_search_steps, shorten_metric, tabulate_search  # imports torch
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
@@ -23,7 +24,7 @@ from rtd_plugin.regular_files import read_text
 from rtd_plugin.training import loop
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.losses import StepReport
-from rtd_plugin.training.metrics import METRICS_FILE
+from rtd_plugin.training.metrics import METRICS_FILE, read_validation
 from rtd_plugin.training.plain import BuildEngine
 from rtd_plugin.training.rate_trials import (
     SEARCH_FILE,
@@ -64,6 +65,25 @@ def search_rate(run: Run, build: BuildEngine, advance: Advance = ignore_progress
     except BaseException:
         search.accelerator.end_training()
         raise
+
+
+def describe_search(folder: Path) -> dict[str, Any] | None:
+    """Return a finished search in a run's folder as plain values, None if the run has none.
+
+    Returns:
+        The `metric` that selects, `before` with the pre-trained text encoder, the chosen `learning_rate`, and `trials`:
+        `learning_rate`, `steps`, the best `value` so far, which is None if losses were not finite, and its `step`.
+    """
+    search = read_search(folder)
+    if search is None or search.learning_rate is None:
+        return None
+    log = trial_folder(folder, search.learning_rate) / METRICS_FILE
+    return {
+        "metric": search.metric,
+        "before": dict(read_validation(log, search.metric))[0],
+        "learning_rate": search.learning_rate,
+        "trials": [trial.model_dump() for trial in search.trials],
+    }
 
 
 class _Search:

@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.regular_files import read_bytes
-from rtd_plugin.training.metrics import METRICS_FILE, read_validation
 from rtd_plugin.training.recipe import Recipe
 
 SEARCH_FOLDER, SEARCH_FILE = "search", "search.json"
@@ -129,25 +128,6 @@ def read_search(folder: Path) -> RateSearch | None:
         return RateSearch.model_validate_json(read_bytes(path)) if path.exists() else None
     except (OSError, ValidationError) as error:
         raise RTDError(f"{path}: broken: start a new run with another --output") from error
-
-
-def describe_search(folder: Path) -> dict[str, Any] | None:
-    """Return a finished search in a run's folder as plain values, None if the run has none.
-
-    Returns:
-        The `metric` that selects, `before` with the pre-trained text encoder, the chosen `learning_rate`, and `trials`:
-        `learning_rate`, `steps`, the best `value` so far, which is None if losses were not finite, and its `step`.
-    """
-    search = read_search(folder)
-    if search is None or search.learning_rate is None:
-        return None
-    log = trial_folder(folder, search.learning_rate) / METRICS_FILE
-    return {
-        "metric": search.metric,
-        "before": dict(read_validation(log, search.metric))[0],
-        "learning_rate": search.learning_rate,
-        "trials": [trial.model_dump() for trial in search.trials],
-    }
 
 
 def set_rate(recipe: Recipe, rate: float, every: int) -> Recipe:

@@ -31,7 +31,7 @@ def write_model_card(
         step: optimizer steps that the text encoder has taken.
         validation: as `rtd_plugin.workflows.verdict.measure_gain` gives it.
         evaluation: as `Comparison.to_dict` gives it, None if the recipe has none.
-        search: as `rtd_plugin.training.rate_trials.describe_search` gives it.
+        search: as `rtd_plugin.training.rate_search.describe_search` gives it.
 
     Raises:
         RTDError: the card cannot be written.

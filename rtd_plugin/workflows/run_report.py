@@ -57,7 +57,7 @@ def tabulate_search(search: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each learning rate of a search, ascending: its `rate`, whether it was `chosen`, and its `cells`.
 
     Args:
-        search: as `rtd_plugin.training.rate_trials.describe_search` gives it.
+        search: as `rtd_plugin.training.rate_search.describe_search` gives it.
     """
     values = {(trial["learning_rate"], trial["steps"]): trial["value"] for trial in search["trials"]}
 

@@ -33,8 +33,7 @@ from rtd_plugin.training.losses import StepReport
 from rtd_plugin.training.metrics import select_metric
 from rtd_plugin.training.order import BatchOrder
 from rtd_plugin.training.plain import BuildEngine, build_plain
-from rtd_plugin.training.rate_search import search_rate
-from rtd_plugin.training.rate_trials import describe_search
+from rtd_plugin.training.rate_search import describe_search, search_rate
 from rtd_plugin.training.recipe import Recipe
 from rtd_plugin.training.run import Run, load_run, write_recipe
 from rtd_plugin.workflows.folders import lock_folder, make_folder
@@ -63,7 +62,7 @@ class TrainingResult:
         validation: before and after by the metric that selects, on the recipe's validation, as `measure_gain` gives it;
             None without one, or if a plugin computes that metric.
         evaluation: before and after on the recipe's `evaluation` as `rtd_plugin.evaluate` gives it, None without one.
-        search: of the learning rate, as `rtd_plugin.training.rate_trials.describe_search` gives it; None without one.
+        search: of the learning rate, as `rtd_plugin.training.rate_search.describe_search` gives it; None without one.
         verdict: a sentence on whether tuning helps, by validation or else by evaluation; None without both.
         warning: the verdict, if validation does not show that tuning helps, or evaluation shows that it does harm.
         remarks: sentences on choices that were the best at the end of what was tried.

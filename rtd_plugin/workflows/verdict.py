@@ -84,7 +84,7 @@ def find_remarks(recipe: Recipe, step: int, search: Mapping[str, Any] | None) ->
     Args:
         recipe: of the run, with the learning rate that was chosen.
         step: optimizer steps that the text encoder has taken.
-        search: as `rtd_plugin.training.rate_trials.describe_search` gives it.
+        search: as `rtd_plugin.training.rate_search.describe_search` gives it.
     """
     remarks = []
     if search is not None:

@@ -11,8 +11,8 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.training import rate_search, rate_trials
 from rtd_plugin.training.loop import make_accelerator, train
 from rtd_plugin.training.plain import build_plain
-from rtd_plugin.training.rate_search import search_rate
-from rtd_plugin.training.rate_trials import describe_search, plan_search, read_search, trial_folder
+from rtd_plugin.training.rate_search import describe_search, search_rate
+from rtd_plugin.training.rate_trials import plan_search, read_search, trial_folder
 from rtd_plugin.training.recipe import Optimizer, read_recipe
 from rtd_plugin.training.run import resume_recipe, write_recipe
 from rtd_plugin.training.trainer import Diverged
