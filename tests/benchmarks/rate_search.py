@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/rate_search.py [ADAPTER …] [--seeds 2] [--output FILE.jsonl]
 
 Trains each adapter's miniature at a constant learning rate: the published one (1e-5), the one that the search chooses,
-and each that it may choose, which shows what a whole grid finds. Recall is that of pictures of the test split, which
+and each that it may choose, which shows what a whole grid finds. Recall is that of images of the test split, which
 the search does not see; processor time includes validation, not evaluation. With `--triplets` and `--shuffled`, on
 fewer triplets, or on triplets with all conditions shuffled. Ten seconds a run on one idle core.
 """
@@ -34,7 +34,7 @@ GRID = sorted({*AUTO, *HIGHER} - {PUBLISHED}, reverse=True)
 
 
 class Images:
-    """The test split's pictures as an adapter searches them."""
+    """The test split's images as an adapter searches them."""
 
     def __init__(self, recipe: str, folder: Path):
         run = load_run(read_recipe(plugins.find_recipe(recipe), ["triplets.0.count=1000"]), folder)
@@ -87,7 +87,7 @@ def sum_steps(trials: Sequence[Mapping[str, Any]]) -> int:
 
 
 def print_table(recipe: str, frozen: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print means over the seeds: R@1 of pictures, of held-out triplets, and processor time."""
+    """Print means over the seeds: R@1 of images, of held-out triplets, and processor time."""
     print(f"\n{recipe}: frozen R@1 {frozen['all']:.1f}, unseen phrasings {frozen['unseen']:.1f}")
     print("| learning rate | R@1 | unseen phrasings | held-out triplets | steps | processor seconds |")
     print("|---|---|---|---|---|---|")
