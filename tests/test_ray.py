@@ -124,7 +124,7 @@ def test_an_index_is_that_of_one_machine(cluster, tmp_path, monkeypatch):
     folder.mkdir()
     for index in range(10):
         Image.new("RGB", (40 + index, 30), (25 * index, 100, 50)).save(folder / f"{index}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     options = {"adapter": "lincir", "recipe": "lincir-miniature", "device": "cpu"}
     here = build_index("images", "here.lance", **options)
     command = "index images --output there.lance --recipe lincir-miniature --device cpu --json --ray auto"

@@ -269,7 +269,7 @@ def test_projections_of_other_files_are_refused(installed, recipe, tmp_path, nam
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of pictures with queries of one condition; and the same with two."""
+    """A folder of images with queries of one condition; and the same with two."""
     for folder, conditions in (("one", "is red"), ("two", ["is red", "has legs"])):
         (tmp_path / folder).mkdir()
         for index in range(6):
@@ -319,7 +319,7 @@ def test_evaluation_and_search_project_each_query_with_its_text(installed, backb
             for name in ("2.png", "3.png")
         ]
     torch.testing.assert_close(composed, F.normalize(torch.stack(expected), dim=-1), rtol=1e-4, atol=1e-4)
-    with pytest.raises(UsageError, match="atlas reads patch tokens: pass pictures instead of features"):
+    with pytest.raises(UsageError, match="atlas reads patch tokens: pass images instead of features"):
         searcher.compose(torch.ones(64) * 3, "is red")
 
 

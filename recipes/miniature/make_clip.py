@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rtd_plugin.miniature.language import noisy_caption
-from rtd_plugin.miniature.rendering import picture
+from rtd_plugin.miniature.rendering import render
 from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import Scene
 
@@ -65,8 +65,8 @@ def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
 
 
 def image_batch(scenes: list[Scene]) -> Tensor:
-    """Return pictures as a batch, equal to the result of open_clip's transform: (B, 3, SIDE, SIDE)."""
-    pixels = torch.from_numpy(np.stack([np.asarray(picture(scene)) for scene in scenes]))
+    """Return images as a batch, equal to the result of open_clip's transform: (B, 3, SIDE, SIDE)."""
+    pixels = torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes]))
     mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
     return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)  # a view: channels stay last in memory
 

@@ -23,8 +23,8 @@ def backbone(folder: Path) -> Backbone:
 
 
 @torch.no_grad()
-def picture_features(clip: Backbone, scenes: Sequence[Scene]) -> Tensor:
-    """Return image features of the scenes' pictures: (N, D), not normalised."""
+def encode_images(clip: Backbone, scenes: Sequence[Scene]) -> Tensor:
+    """Return image features of the scenes' images: (N, D), not normalised."""
     encoder = clip.load_image_encoder()
     chunks = (scenes[start : start + CHUNK] for start in range(0, len(scenes), CHUNK))
     return torch.cat([encoder(image_batch(chunk)) for chunk in chunks])

@@ -30,7 +30,7 @@ from rtd_plugin.cli.results import comparison_tables
 def command(as_json: bool, **options: Any) -> None:
     """Measure retrieval before and after: the pre-trained text encoder, and each of --weights.
 
-    Writes results.json, a report with pictures, and the rank of each query's target (ranks.jsonl) or, for a split with
+    Writes results.json, a report with images, and the rank of each query's target (ranks.jsonl) or, for a split with
     secret targets, the files for its server.
 
     \b

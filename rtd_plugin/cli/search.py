@@ -21,7 +21,7 @@ from rtd_plugin.cli.options import FILE, JSON, SKIP_UNREADABLE, model_options
 @SKIP_UNREADABLE
 @model_options
 @click.option("--top", type=click.IntRange(1, 50), default=10, show_default=True, help="How many images to show.")
-@click.option("--page", type=FILE, help="Write a page with pictures to this file.")
+@click.option("--page", type=FILE, help="Write a page with images to this file.")
 @JSON
 def command(as_json: bool, image: Path, condition: str, **options: Any) -> None:
     """Find the images of a folder or index that look like IMAGE, changed as CONDITION says.

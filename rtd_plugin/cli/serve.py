@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any that is free.")
 @click.option("--allow-host", "allow_hosts", multiple=True, help="A name of this machine that browsers may use.")
 @click.option("--allow-origin", "allow_origins", multiple=True, help="A site whose pages may ask, as https://a.org.")
-@click.option("--megabytes", type=click.FloatRange(0.001), default=10, show_default=True, help="Largest picture.")
-@click.option("--megapixels", type=click.FloatRange(0.001, 89), default=40, show_default=True, help="Largest picture.")
+@click.option("--megabytes", type=click.FloatRange(0.001), default=10, show_default=True, help="Largest image.")
+@click.option("--megapixels", type=click.FloatRange(0.001, 89), default=40, show_default=True, help="Largest image.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=30, show_default=True, help="Longest request.")
 @click.option("--waiting", type=click.IntRange(1), default=128, show_default=True, help="Queries that may wait.")
 def command(
@@ -39,7 +39,7 @@ def command(
     waiting: int,
     **options: Any,
 ) -> None:
-    """Search a folder or an index in a browser: a picture and a condition, before and after tuning, side by side.
+    """Search a folder or an index in a browser: an image and a condition, before and after tuning, side by side.
 
     With no folder and no index, on the miniature. Programs ask over HTTP: http://localhost:8000/docs describes it.
 

@@ -46,7 +46,7 @@ class ImageEncoder:
 
     Attributes:
         visual: the tower.
-        preprocess: turns a picture into (3, H, W).
+        preprocess: turns an image into (3, H, W).
         source: the checkpoint that its weights were read from, as `read_checkpoint` takes it; None for no file.
     """
 

@@ -19,7 +19,7 @@ from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.feature_cache import FeatureCache, StoredVectors, hash_text
-from rtd_plugin.evaluation.pictures import check_size, decode_smaller
+from rtd_plugin.evaluation.image_files import check_size, decode_smaller
 from rtd_plugin.evaluation.precision import Precision, choose_precision, compute_in
 from rtd_plugin.evaluation.tower_digest import hash_tower
 from rtd_plugin.progress import Advance, ignore_progress

@@ -1,4 +1,4 @@
-"""The report: one page with tables, charts and pictures, which needs no other file."""
+"""The report: one page with tables, charts and images, which needs no other file."""
 
 import base64
 import random
@@ -69,7 +69,7 @@ def render(template: str, context: Mapping[str, Any], package: str = "rtd_plugin
 
 
 def make_thumbnail(image: Image.Image, name: str) -> dict[str, str]:
-    """Return a picture as the page holds it: its `name`, and a small copy of it as the `data` URL."""
+    """Return an image as the page holds it: its `name`, and a small copy of it as the `data` URL."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = BytesIO()
@@ -145,7 +145,9 @@ def _show_query(comparison: Comparison, index: int, rows: Sequence[ComparisonRow
     def show_ranking(row: ComparisonRow) -> dict[str, Any]:
         top = row.result.rankings.top[index].tolist()[:SHOWN]
         names = [comparison.retrieval.names[column] for column in top if column >= 0]
-        images = [{"picture": make_thumbnail(benchmark.image(name), name), "mark": mark_image(name)} for name in names]
+        images = [
+            {"thumbnail": make_thumbnail(benchmark.image(name), name), "mark": mark_image(name)} for name in names
+        ]
         return {"label": row.label, "rank": int(row.result.target_ranks[index]), "images": images}
 
     return {**_show_images(comparison, query), "rankings": [show_ranking(row) for row in rows]}

@@ -1,1 +1,1 @@
-"""The miniature: a small world of pictures, captions and edits on which a whole run takes minutes on a CPU."""
+"""The miniature: a small world of images, captions and edits on which a whole run takes minutes on a CPU."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.miniature.language import caption, condition
-from rtd_plugin.miniature.rendering import picture
+from rtd_plugin.miniature.rendering import render
 from rtd_plugin.miniature.splits import Task, split
 from rtd_plugin.miniature.world import Scene
 
@@ -49,8 +49,8 @@ class MiniatureBenchmark(Benchmark):
         return [str(scene) for scene in split(self.split).gallery]
 
     def image(self, name: str) -> Image.Image:
-        """Return the picture of the scene of that name."""
-        return picture(Scene.parse(name))
+        """Return the image of the scene of that name."""
+        return render(Scene.parse(name))
 
 
 def _make_query(task: Task, rng: random.Random) -> Query:

@@ -39,7 +39,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def noisy_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a caption like those on the web: often incomplete, with words that do not describe the picture."""
+    """Return a caption like those on the web: often incomplete, with words that do not describe the image."""
     words = caption(scene, rng).split()
     if rng.random() < 0.25:
         words = [word for word in words if word not in DETAILS or rng.random() < 0.6]

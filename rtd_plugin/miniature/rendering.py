@@ -1,4 +1,4 @@
-"""Pictures of scenes: the same pixels for the same scene, drawn with numpy."""
+"""Images of scenes: the same pixels for the same scene, drawn with numpy."""
 
 from functools import cache
 
@@ -24,8 +24,8 @@ GROUND = {
 DARK = ("black", "brown", "green")
 
 
-def picture(scene: Scene) -> Image.Image:
-    """Return the picture of a scene, `SIDE` x `SIDE`, RGB."""
+def render(scene: Scene) -> Image.Image:
+    """Return the image of a scene, `SIDE` x `SIDE`, RGB."""
     pixels = np.empty((SIDE, SIDE, 3))
     pixels[:] = GROUND[scene.background]
     for thing in scene.things:

@@ -50,7 +50,7 @@ class Scene:
 
     @classmethod
     def of(cls, background: str, things: Iterable[Thing]) -> "Scene":
-        """Return a scene with its things in order, so that equal pictures are equal scenes."""
+        """Return a scene with its things in order, so that equal images are equal scenes."""
         return cls(background, tuple(sorted(things, key=lambda thing: PLACES.index(thing.place))))
 
     @classmethod

@@ -1,1 +1,1 @@
-"""Search with composed queries: one picture and a text to the best images of a gallery."""
+"""Search with composed queries: one image and a text to the best images of a gallery."""

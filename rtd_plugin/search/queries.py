@@ -1,4 +1,4 @@
-"""Images that a caller may pass: paths, pictures, arrays of pixels, or features; one or many."""
+"""Images that a caller may pass: paths, PIL images, arrays of pixels, or features; one or many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
-from rtd_plugin.evaluation.pictures import check_size, open_image, reduce_depth, turn_upright
+from rtd_plugin.evaluation.image_files import check_size, open_image, reduce_depth, turn_upright
 
 OneImage: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
@@ -23,25 +23,25 @@ _FORMS = "a path, a PIL image, an array of pixels (H, W, 3) uint8, or a feature 
 _NORMALISED = 1e-3  # a feature whose length is this close to 1 is normalised, perhaps in float16
 
 
-class Pictures(Benchmark):
-    """Pictures of a caller, which `ImageFeatures` encodes; not kept on disk."""
+class CallerImages(Benchmark):
+    """Images of a caller, which `ImageFeatures` encodes; not kept on disk."""
 
     name: ClassVar[str] = "search"
 
-    pictures: dict[str, Any]
+    images: dict[str, Any]
 
     def queries(self) -> Sequence[Query]:
         return []
 
     def gallery(self) -> Sequence[str]:
-        return list(self.pictures)
+        return list(self.images)
 
     def image(self, name: str) -> Image.Image:
-        picture = self.pictures[name]
-        if isinstance(picture, Image.Image):
-            check_size(name, picture.size)
-            return turn_upright(reduce_depth(name, picture))
-        return turn_upright(open_image(Path(picture)))
+        image = self.images[name]
+        if isinstance(image, Image.Image):
+            check_size(name, image.size)
+            return turn_upright(reduce_depth(name, image))
+        return turn_upright(open_image(Path(image)))
 
 
 def list_images(images: Any) -> tuple[list[Any], bool]:

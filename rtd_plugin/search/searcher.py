@@ -1,4 +1,4 @@
-"""Composed queries from Python: a picture and a text to a feature, or to the best images of a gallery."""
+"""Composed queries from Python: an image and a text to a feature, or to the best images of a gallery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rtd_plugin.evaluation.encoding import check_text, compose, make_project
 from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.search.galleries import SearchedGallery
 from rtd_plugin.search.gallery_store import Match
-from rtd_plugin.search.queries import Images, Pictures, check_references, list_images
+from rtd_plugin.search.queries import CallerImages, Images, check_references, list_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +173,9 @@ class Searcher:
     def _encode_patches(self, listed: Sequence[Any]) -> Tensor:
         """Return patch tokens (N, 1 + P, V) of images."""
         if any(isinstance(each, Tensor) for each in listed):
-            raise UsageError(f"image: {self.adapter.name} reads patch tokens: pass pictures instead of features")
+            raise UsageError(f"image: {self.adapter.name} reads patch tokens: pass images instead of features")
         names = [f"<image {index}>" for index in range(len(listed))]
-        benchmark = Pictures(pictures=dict(zip(names, listed, strict=True)))
+        benchmark = CallerImages(images=dict(zip(names, listed, strict=True)))
         return self.images.encode_patches(benchmark, names)
 
     def _encode(self, listed: Sequence[Any]) -> Tensor:
@@ -192,7 +192,7 @@ class Searcher:
             check_references(torch.stack(given), self.tower.features)
         if not names:
             return torch.stack(given)
-        pictures = [each for each in listed if not isinstance(each, Tensor)]
-        benchmark = Pictures(pictures=dict(zip(names, pictures, strict=True)))
+        images = [each for each in listed if not isinstance(each, Tensor)]
+        benchmark = CallerImages(images=dict(zip(names, images, strict=True)))
         encoded = iter(self.images.encode(benchmark, names))
         return torch.stack([each if isinstance(each, Tensor) else next(encoded) for each in listed])

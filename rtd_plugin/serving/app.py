@@ -1,4 +1,4 @@
-"""The service's routes: the page, the pictures, and the HTTP interface."""
+"""The service's routes: the page, the images, and the HTTP interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Scope
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.encoding import check_text
-from rtd_plugin.evaluation.pictures import FORMATS, OversizedImage
+from rtd_plugin.evaluation.image_files import FORMATS, OversizedImage
 from rtd_plugin.serving.batching import Batcher
 from rtd_plugin.serving.guards import Guards
 from rtd_plugin.serving.interface import describe_interface
@@ -36,9 +36,9 @@ STATIC = {"": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-Picture = Annotated[UploadFile | None, File(description="The reference picture.")]
+ReferenceImage = Annotated[UploadFile | None, File(description="The reference image.")]
 Name = Annotated[
-    str | None, Form(max_length=4000, description="Instead of a picture: the name of an image of the gallery.")
+    str | None, Form(max_length=4000, description="Instead of an image: the name of an image of the gallery.")
 ]
 Text = Annotated[str, Form(min_length=1, max_length=2000, description="The condition: what should be different.")]
 Count = Annotated[int, Form(ge=1, le=MOST, description="How many images to find.")]
@@ -99,11 +99,11 @@ def make_app(
         limits: what one client may ask for.
         hosts: names of this machine that requests may address, beside `localhost` and its addresses.
         origins: other sites whose pages may ask (CORS).
-        readers: threads that read pictures.
+        readers: threads that read images.
     """
     metrics = Metrics()
     metrics.images.set(service.size)
-    pool = ThreadPoolExecutor(readers, "pictures")
+    pool = ThreadPoolExecutor(readers, "images")
     batcher: Batcher[ComposedQuery, Answer] = Batcher(service.answer, metrics.batches.observe)
 
     @asynccontextmanager
@@ -114,7 +114,7 @@ def make_app(
 
     app = FastAPI(
         title="rtd-plugin",
-        description="Finds images by a reference picture and a condition.",
+        description="Finds images by a reference image and a condition.",
         version=version("rtd-plugin"),
         docs_url=None,
         redoc_url=None,
@@ -129,7 +129,7 @@ def make_app(
     async def answer(image: UploadFile | None, name: str | None, text: str, **options: Any) -> Answer:
         check_text(text)
         if (image is None) == (name is None):
-            raise RTDError("pass a picture as `image`, or the name of an image of the gallery as `name`")
+            raise RTDError("pass an image as `image`, or the name of an image of the gallery as `name`")
         if image is not None:
             pixels = await read(partial(service.read_upload, image.file, limits))
         else:
@@ -138,7 +138,7 @@ def make_app(
 
     @app.post("/search", summary="Find the best images")
     async def search(
-        text: Text, image: Picture = None, name: Name = None, k: Count = 10, where: Where = None
+        text: Text, image: ReferenceImage = None, name: Name = None, k: Count = 10, where: Where = None
     ) -> SearchResult:
         found = await answer(image, name, text, k=k, where=where)
         return SearchResult(
@@ -154,7 +154,7 @@ def make_app(
         )
 
     @app.post("/compose", summary="Encode a composed query")
-    async def compose(text: Text, image: Picture = None, name: Name = None) -> ComposeResult:
+    async def compose(text: Text, image: ReferenceImage = None, name: Name = None) -> ComposeResult:
         features = (await answer(image, name, text)).features.tolist()
         return ComposeResult(
             features=[

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rtd_plugin.serving.metrics import Metrics
 from rtd_plugin.serving.service import Limits
 
-FIELDS = 2**16  # bytes of a form beside its picture
+FIELDS = 2**16  # bytes of a form beside its image
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
@@ -147,7 +147,7 @@ class Guards:
         return count
 
     def _describe_bytes(self) -> str:
-        return f"The picture has more than {self._limits.bytes / 1e6:g} MB: send a smaller copy."
+        return f"The image has more than {self._limits.bytes / 1e6:g} MB: send a smaller copy."
 
 
 def _say(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What the service does, apart from HTTP: reads pictures, answers queries, shows images of the gallery."""
+"""What the service does, apart from HTTP: reads images, answers queries, shows images of the gallery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
-from rtd_plugin.evaluation.pictures import MAX_PIXELS, decode_image, turn_upright
+from rtd_plugin.evaluation.image_files import MAX_PIXELS, decode_image, turn_upright
 from rtd_plugin.search.galleries import SearchedGallery
 from rtd_plugin.search.gallery_store import Match
 from rtd_plugin.search.searcher import Searcher
@@ -29,8 +29,8 @@ class Limits:
     """What one client may ask for.
 
     Attributes:
-        bytes: of a picture.
-        pixels: of a picture.
+        bytes: of an image.
+        pixels: of an image.
         seconds: from a request's first byte to its answer.
         waiting: queries that are in work or wait; more are refused.
     """
@@ -66,7 +66,7 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class ComposedQuery:
-    """A query whose picture has been read.
+    """A query whose image has been read.
 
     Attributes:
         pixels: (3, H, W) of the reference image, prepared for the image tower.
@@ -131,14 +131,14 @@ class Service:
         self.show_thumbnail = lru_cache(KEPT_THUMBNAILS)(lambda name: self.show_image(name, THUMBNAIL))
 
     def read_upload(self, file: BinaryIO, limits: Limits) -> Tensor:
-        """Return the prepared pixels of a picture that a client sent.
+        """Return the prepared pixels of an image that a client sent.
 
         Raises:
             OversizedImage: it has too many pixels.
             RTDError: it is broken, or of another format.
         """
         max_pixels = min(limits.pixels, MAX_PIXELS)
-        return self.searcher.images.prepare(lambda: turn_upright(decode_image("the picture", file, max_pixels)))
+        return self.searcher.images.prepare(lambda: turn_upright(decode_image("the image", file, max_pixels)))
 
     def read_image(self, name: str) -> Tensor:
         """Return the prepared pixels of an image of the gallery.

@@ -11,7 +11,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import UsageError
 from rtd_plugin.evaluation.comparison import list_encoders
 from rtd_plugin.evaluation.encoding import check_text
-from rtd_plugin.evaluation.pictures import open_image, turn_upright
+from rtd_plugin.evaluation.image_files import open_image, turn_upright
 from rtd_plugin.evaluation.report import make_thumbnail, render
 from rtd_plugin.files import write_text
 from rtd_plugin.paths import CommandLineText, name_projection
@@ -96,7 +96,7 @@ def search(
         image_roots: folders that links in `images` may lead to.
         skip_unreadable: whether images that cannot be read are left out, instead of being an error.
         top: how many images to return, 1 to 50.
-        page: file to write a page with pictures to.
+        page: file to write a page with images to.
         progress: shows the progress, see `rtd_plugin.progress`.
         **model_options: as of `evaluate`.
 
@@ -195,7 +195,7 @@ def _write_page(page: Path, gallery: SearchedGallery, results: dict[str, Any]) -
         {
             "label": row["label"],
             "images": [
-                {"picture": make_thumbnail(gallery.image(match["image"]), match["image"]), "score": match["score"]}
+                {"thumbnail": make_thumbnail(gallery.image(match["image"]), match["image"]), "score": match["score"]}
                 for match in row["images"]
             ],
         }

@@ -1,7 +1,7 @@
-"""The training step of RTD's authors, from their modules, for `speed.py --authors`.
+"""The training step of RTD's authors, from their modules, for `speed.py --authors` and `exactness.py --authors`.
 
-`speed.py` runs this program in a Python with the authors' requirements (torch, transformers 4.44, clip) and writes the
-index of each step to stdin. The program imports nothing of rtd-plugin.
+These run this program in a Python with the authors' requirements (torch, transformers 4.44, clip) and write the index
+of each step to stdin. At its end, it writes the trained weights to FOLDER/authors.pt. It imports nothing of rtd-plugin.
 
     python authors_step.py REPOSITORY FOLDER THREADS
 """
@@ -66,3 +66,4 @@ for line in sys.stdin:
     answer = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "loss": loss}
     answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(answer), file=answers, flush=True)
+torch.save(trained.state_dict(), Path(folder) / "authors.pt")

@@ -1,9 +1,9 @@
-"""A warm query from Python against what it is made of: encoding one picture and one text.
+"""A warm query from Python against what it is made of: encoding one image and one text.
 
     python tests/benchmarks/search.py [--model ViT-B-32] [--images 216] [--repeat 30] [--threads 2]
 
 Weights are random and pictures noise of 600 × 450 pixels: the time does not depend on them. Both sides alternate in one
-process, after three of each; encoding alone opens and prepares the picture, and runs both towers and the projection.
+process, after three of each; encoding alone opens and prepares the image, and runs both towers and the projection.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rtd_adapters.phi import Phi
 from rtd_plugin.clip.backbones import ImageEncoder
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.evaluation.pictures import open_image
+from rtd_plugin.evaluation.image_files import open_image
 from rtd_plugin.search.galleries import MemoryGallery
 from rtd_plugin.search.image_folder import ImageFolder
 from rtd_plugin.search.searcher import Searcher
@@ -78,7 +78,7 @@ def main() -> None:
     print(f"{options.model}, {options.images} images, {options.threads} threads, medians of {options.repeat}:")
     for index, name in enumerate(("wall-clock", "processor")):
         encoding, query = (median(each[index] for each in times[3:]) for times in (encodings, queries))
-        print(f"  {name} time: encoding one picture and one text {encoding:.1f} ms, a query {query:.1f} ms", end="")
+        print(f"  {name} time: encoding one image and one text {encoding:.1f} ms, a query {query:.1f} ms", end="")
         print(f" ({query - encoding:+.1f})")
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/serving.py [--clients 100] [--requests 4000] [--images FOLDER --weights RUN]
 
-Each query sends a picture of 600 × 450 pixels; without --images the miniature is searched. First queries are sent one
+Each query sends an image of 600 × 450 pixels; without --images the miniature is searched. First queries are sent one
 by one: their processor time in the server is the unit in which waiting times under load are stated. With C clients and
 one core for queries, C units are what a server without batches would need.
 """
@@ -27,7 +27,7 @@ CONDITIONS = ("is red instead", "has a black background", "has two of them", "is
 
 
 def make_body(index: int) -> tuple[bytes, str]:
-    """Return a form with a picture and a condition, and its content type."""
+    """Return a form with an image and a condition, and its content type."""
     rng = np.random.default_rng(index)
     pixels = rng.integers(256, size=(12, 16, 3), dtype=np.uint8)
     file = io.BytesIO()

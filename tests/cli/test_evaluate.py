@@ -331,7 +331,7 @@ def test_an_incomplete_published_benchmark_has_another_name(evaluate, rtd, setup
 
 
 def test_ranks_without_unreadable_images_equal_those_of_a_smaller_folder(evaluate, tmp_path):
-    """In a user's folder they are left out unless switched off, here a picture of no query and a further target."""
+    """In a user's folder they are left out unless switched off, here an image of no query and a further target."""
     whole = evaluate("folder")
     (tmp_path / "folder/5.png").unlink()
     (tmp_path / "folder/more/1.jpg").unlink()

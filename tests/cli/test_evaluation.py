@@ -14,7 +14,7 @@ from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.miniature.triplets import MiniatureTriplets
-from rtd_plugin.workflows.train import find_loss
+from rtd_plugin.workflows.verdict import find_loss
 
 WORDS = [
     "kettle",
@@ -33,7 +33,7 @@ WORDS = [
 
 
 class Swatches(Benchmark):
-    """Blurred pictures of four random colours each."""
+    """Blurred images of four random colours each."""
 
     name = "swatches"
     excludes_reference = True
@@ -172,7 +172,7 @@ def train_on_held_out(rtd, recipe, *overrides):
 
 
 def test_validation_on_held_out_triplets(rtd, recipe, tmp_path):
-    """Before and after by the metric that selects; no picture is read."""
+    """Before and after by the metric that selects; no image is read."""
     done = train_on_held_out(rtd, recipe, "validation.select=recall_at_5")
     assert done.exit_code == 0, done.stderr
     assert "Encoding" not in done.stderr

@@ -54,7 +54,7 @@ def check_page(text):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_report_is_one_valid_page(evaluate, finished_run, name):
-    """Every element is closed, every picture is in it, nothing is fetched, and its figures are those of the JSON."""
+    """Every element is closed, every image is in it, nothing is fetched, and its figures are those of the JSON."""
     result = evaluate(name, "--weights", finished_run)
     text = (Path(result["output"]) / "report.html").read_text()
     page = check_page(text)
@@ -97,7 +97,7 @@ def test_texts_in_the_report_are_escaped(evaluate, write_dataset, tmp_path):
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_report_opens_without_errors(evaluate, finished_run, tmp_path, width):
-    """Laid out by a real browser: nothing on its console, every picture decoded, no wider than the window."""
+    """Laid out by a real browser: nothing on its console, every image decoded, no wider than the window."""
     page = Path(evaluate("circo", "--weights", finished_run)["output"]) / "report.html"
     probe = (
         "<script>onload=()=>{document.title=JSON.stringify({wide:document.documentElement.scrollWidth,"

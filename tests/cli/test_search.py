@@ -86,7 +86,7 @@ def test_unreadable_pictures_are_left_out_and_reported(search, tmp_path):
     assert len(result["results"][0]["images"]) == 10
     assert sorted(result["unreadable"]) == ["0.png", "3.png"]
     said = "2 of 13 images cannot be read and are left out: 3.png, 0.png"
-    turned = "1 picture turned as the EXIF orientation says: phone.jpg"
+    turned = "1 image turned as the EXIF orientation says: phone.jpg"
     page = (tmp_path / "found.html").read_text()
     for remark in (said, turned):
         assert remark in done.stderr

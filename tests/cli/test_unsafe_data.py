@@ -42,7 +42,7 @@ def run(rtd, files):
 
 @pytest.fixture
 def vacate(write_dataset, tmp_path):
-    """Writes a command's data without the picture of PICTURES; returns the picture's path."""
+    """Writes a command's data without the image of PICTURES; returns the image's path."""
 
     def vacate(name):
         data = "genecis" if "genecis" in name else "folder"
@@ -73,7 +73,7 @@ def test_a_picture_starts_no_program(run, vacate, tmp_path, monkeypatch, name):
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     path = vacate(name)
     path.write_bytes(EPS)
-    check_refused(run(name), path, "not a picture in one of the formats JPEG, PNG")
+    check_refused(run(name), path, "not an image in one of the formats JPEG, PNG")
     assert not mark.exists()
 
 

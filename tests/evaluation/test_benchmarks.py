@@ -176,7 +176,7 @@ def test_genecis_from_other_folders(make, tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
 def test_a_crop_equals_one_by_hand(mode):
-    """A box of 10 × 20 at (30, 10): 7 more on its left and 14 above, of which the picture has 10; 17 × 34 in all."""
+    """A box of 10 × 20 at (30, 10): 7 more on its left and 14 above, of which the image has 10; 17 × 34 in all."""
     image = Image.new("RGB", (100, 60), "white")
     image.paste("red", (23, 0, 40, 34))
     crop = _crop_around(image.convert(mode), (30, 10, 10, 20))
@@ -475,7 +475,7 @@ def test_boxes_of_no_size_are_refused(make, tmp_path, box, says):
 
 
 def test_a_box_outside_its_picture_is_named():
-    with pytest.raises(RTDError, match=r"a box \(90, 0, 4, 4\) .* outside a picture of 40 x 30"):
+    with pytest.raises(RTDError, match=r"a box \(90, 0, 4, 4\) .* outside an image of 40 x 30"):
         _crop_around(Image.new("RGB", (40, 30)), (90, 0, 4, 4))
 
 

@@ -1,4 +1,4 @@
-"""Pictures outside a benchmark's folder, which annotations or links name, are refused unless their folder is named."""
+"""Images outside a benchmark's folder, which annotations or links name, are refused unless their folder is named."""
 
 import json
 import os

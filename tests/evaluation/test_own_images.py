@@ -28,7 +28,7 @@ def make_search(folder, **options):
 
 
 def turn(path, orientation):
-    """Store a picture so that a viewer turns it as the EXIF orientation says."""
+    """Store an image so that a viewer turns it as the EXIF orientation says."""
     image = Image.new("RGB", (30, 20), "white")
     image.paste("red", (0, 0, 10, 10))  # a red corner at the top left
     exif = Image.Exif()
@@ -40,18 +40,18 @@ def turn(path, orientation):
     ("orientation", "corner"), [(1, (3, 3)), (3, (27, 17)), (6, (17, 3)), (8, (3, 27)), (0, (3, 3))]
 )
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
-def test_pictures_are_turned_as_their_exif_orientation_says(folder, orientation, corner, suffix):
+def test_image_files_are_turned_as_their_exif_orientation_says(folder, orientation, corner, suffix):
     turn(folder / f"phone{suffix}", orientation)
     search = make_search(folder)
     assert search.remarks() == []
     red, green, _ = search.image(f"phone{suffix}").getpixel(corner)
     assert red > 200 > 100 > green
-    said = [f"1 picture turned as the EXIF orientation says: phone{suffix}"]
+    said = [f"1 image turned as the EXIF orientation says: phone{suffix}"]
     assert search.remarks() == (said if orientation in (3, 6, 8) and suffix != ".tiff" else [])  # Pillow turns TIFF
 
 
 def test_benchmarks_do_not_turn_pictures(tmp_path, write_dataset):
-    """Like the hosts; and their features are not mistaken for those of turned pictures."""
+    """Like the hosts; and their features are not mistaken for those of turned images."""
     write_dataset("cirr", tmp_path / "cirr")
     turn(tmp_path / "cirr/dev/dev-0-0-img0.png", 6)
     cirr = plugins.find_benchmark("cirr")(data=str(tmp_path / "cirr"))
@@ -94,7 +94,7 @@ def test_linked_subfolders_that_lead_out_are_refused(folder, tmp_path):
 
 
 def test_folders_with_a_pictures_suffix_and_other_formats(folder):
-    """A folder is not a picture; pictures in formats that are not read are counted."""
+    """A folder is not an image; images in formats that are not read are counted."""
     (folder / "shoes.jpg").mkdir()
     Image.new("RGB", (20, 20)).save(folder / "shoes.jpg/a.JPEG")
     for name in ("phone.heic", "b.AVIF", "c.avif", "features.h5", "notes.txt"):
@@ -105,7 +105,7 @@ def test_folders_with_a_pictures_suffix_and_other_formats(folder):
 
 
 def test_links_to_subfolders_that_are_gone_are_named(folder, tmp_path):
-    """A link to a missing picture is an unreadable picture."""
+    """A link to a missing image is an unreadable image."""
     for name in ("more/archive", "2024", "shoe.jpg"):
         (folder / name).symlink_to(tmp_path / "unmounted" / name)
     search = make_search(folder)

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from rtd_plugin.errors import UsageError
-from rtd_plugin.evaluation.pictures import decode_smaller, open_image
+from rtd_plugin.evaluation.image_files import decode_smaller, open_image
 from rtd_plugin.evaluation.precision import choose_precision, compute_in
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

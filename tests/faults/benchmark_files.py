@@ -16,7 +16,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def draw(path: Path) -> None:
-    """Write a picture whose pixels depend on its name alone."""
+    """Write an image whose pixels depend on its name alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(zlib.crc32(path.name.encode()))
     pixels = torch.randint(256, (3, 3, 3), generator=generator).byte().numpy()
@@ -78,7 +78,7 @@ def write_fashioniq(folder: Path, captions: str = "captions", suffix: str = ".jp
 
 
 def write_genecis(folder: Path) -> None:
-    """Write GeneCIS: three queries in each task; the images of attribute tasks are boxes of pictures."""
+    """Write GeneCIS: three queries in each task; the images of attribute tasks are boxes of images."""
 
     def write_whole(image: int) -> dict[str, Any]:
         draw(folder / "val2017" / f"{image:012d}.jpg")

@@ -26,7 +26,7 @@ from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.tuned_encoder import read_weights
 from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import load_projection
-from rtd_plugin.evaluation.pictures import open_image
+from rtd_plugin.evaluation.image_files import open_image
 from rtd_plugin.generation.captions import read_captions
 from rtd_plugin.generation.llm.answers import AnswerFile
 from rtd_plugin.generation.llm.prompt import parse_answer

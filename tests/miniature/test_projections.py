@@ -52,7 +52,7 @@ def test_a_few_steps_give_a_projection_of_the_method(make, method, tower):
 
 @pytest.mark.parametrize("method", PROGRAMS)
 def test_training_uses_no_reserved_scene(make, monkeypatch, method):
-    """Pictures and captions show only training scenes: no program makes scenes in another way."""
+    """Images and captions show only training scenes: no program makes scenes in another way."""
     shown = []
 
     def record_scenes(rng):
@@ -94,7 +94,7 @@ def test_sentences_are_about_their_concepts(tower, monkeypatch):
 def test_nearest_concepts_are_those_that_a_picture_shows(tower):
     scenes = splits.draw_training_scenes(random.Random(0))
     scenes = [scene for scene, _ in zip(scenes, range(100), strict=False) if len(scene.things) == 1]
-    pictures = projections.picture_features(projections.backbone(FOLDER), scenes)
+    pictures = projections.encode_images(projections.backbone(FOLDER), scenes)
     nearest = make_searle.Sentences(tower, random.Random(0)).find_nearest(pictures)
     shown = [make_searle.CONCEPTS.index(f"{s.things[0].colour} {s.things[0].shape}") for s in scenes]
     assert (nearest == torch.tensor(shown).unsqueeze(1)).any(dim=1).float().mean() > 0.9
@@ -104,7 +104,7 @@ def test_inversion_reduces_the_distance_to_the_pictures(tower, monkeypatch):
     monkeypatch.setattr(make_searle, "REGULARISER", 0)
     sentences = make_searle.Sentences(tower, random.Random(0))
     scenes = splits.draw_training_scenes(random.Random(0))
-    pictures = projections.picture_features(projections.backbone(FOLDER), [next(scenes) for _ in range(16)])
+    pictures = projections.encode_images(projections.backbone(FOLDER), [next(scenes) for _ in range(16)])
     prompt = pad([Prompt("a photo of $").encode()]).expand(16, -1)
     distances = []
     for steps in (1, 40):

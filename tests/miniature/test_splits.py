@@ -6,7 +6,7 @@ from dataclasses import astuple
 import pytest
 
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
-from rtd_plugin.miniature.rendering import picture
+from rtd_plugin.miniature.rendering import render
 from rtd_plugin.miniature.splits import draw_training_scenes, list_reserved, split
 from rtd_plugin.miniature.triplets import MiniatureTriplets
 from rtd_plugin.miniature.world import HELD_OUT, KINDS, Scene
@@ -79,7 +79,7 @@ def test_no_two_pictures_of_the_gallery_are_equal(benchmark):
 
 def test_an_image_is_the_picture_of_its_name(benchmark):
     name = benchmark.queries()[0].reference
-    assert benchmark.image(name).tobytes() == picture(Scene.parse(name)).tobytes()
+    assert benchmark.image(name).tobytes() == render(Scene.parse(name)).tobytes()
 
 
 def test_queries_include_held_out_pairs():

@@ -18,7 +18,7 @@ from rtd_plugin.contract import plugins
 from rtd_plugin.contract.adapter import load_projection
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
 from rtd_plugin.miniature.language import noisy_caption
-from rtd_plugin.miniature.rendering import picture
+from rtd_plugin.miniature.rendering import render
 from rtd_plugin.miniature.splits import draw_training_scenes
 from rtd_plugin.miniature.world import random_scene
 
@@ -101,7 +101,7 @@ def test_pretraining_batches_equal_the_transforms(clip):
     _, preprocess = clip
     rng = random.Random(0)
     scenes = [random_scene(rng) for _ in range(8)]
-    expected = torch.stack([preprocess(picture(scene)) for scene in scenes])
+    expected = torch.stack([preprocess(render(scene)) for scene in scenes])
     assert torch.allclose(image_batch(scenes), expected, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Scenes, edits and their pictures."""
+"""Scenes, edits and their images."""
 
 import hashlib
 import random
@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from rtd_plugin.miniature.rendering import SIDE, picture
+from rtd_plugin.miniature.rendering import SIDE, render
 from rtd_plugin.miniature.world import ATTRIBUTES, COLOURS, HELD_OUT, KINDS, SHAPES, Scene, random_edit, random_scene
 
 
@@ -20,7 +20,7 @@ def edits():
 
 
 def pixels(scene):
-    return np.asarray(picture(scene)).astype(int)
+    return np.asarray(render(scene)).astype(int)
 
 
 def test_a_scene_is_parsed_from_its_name(edits):
@@ -66,12 +66,12 @@ def test_a_sixth_of_the_pairs_is_held_out():
 
 def test_a_picture_depends_only_on_the_scene():
     scene = Scene.parse("pink+large-striped-red-heart-left+small-dotted-blue-star-top")
-    first = picture(scene)
+    first = render(scene)
     for _ in range(3):
-        picture(random_scene(random.Random(1)))
+        render(random_scene(random.Random(1)))
     assert first.mode == "RGB"
     assert first.size == (SIDE, SIDE)
-    assert picture(scene).tobytes() == first.tobytes()
+    assert render(scene).tobytes() == first.tobytes()
     assert hashlib.sha256(first.tobytes()).hexdigest()[:16] == "7d4c95d9fb078307"
 
 

@@ -123,7 +123,7 @@ def test_a_broken_file_of_an_index_is_an_error(run, images, tmp_path):
 
 
 def test_unreadable_images_are_left_out_and_named(run, images, output, caplog):
-    (images / "broken.png").write_bytes(b"no picture")
+    (images / "broken.png").write_bytes(b"no image")
     result = build_index(images, output, weights=[run])
     assert (result["images"], list(result["unreadable"])) == (12, ["broken.png"])
     assert "1 unreadable image left out: broken.png" in caplog.text

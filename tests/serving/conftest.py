@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pictures import make_picture
+from image_files import make_image_file
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -60,12 +60,12 @@ def client(connect):
 
 @pytest.fixture(scope="session")
 def picture() -> bytes:
-    return make_picture()
+    return make_image_file()
 
 
 @pytest.fixture(scope="session")
 def own_picture(tmp_path_factory) -> Path:
-    """A file of a picture that is not in the gallery."""
+    """A file of an image that is not in the gallery."""
     path = tmp_path_factory.mktemp("own") / "mine.jpg"
     Image.new("RGB", (320, 240), "teal").save(path)
     return path

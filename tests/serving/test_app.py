@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from pictures import make_picture
+from image_files import make_image_file
 from PIL import Image
 
 import rtd_plugin
@@ -16,7 +16,7 @@ from rtd_plugin.serving.service import Limits
 
 
 def test_search_gives_what_python_gives(client, run, catalogue, picture):
-    """For a picture that is sent and for one of the gallery, frozen and tuned."""
+    """For an image that is sent and for one of the gallery, frozen and tuned."""
     searcher = rtd_plugin.load(run, images=catalogue, device="cpu")
     sent = client.post("/search", data={"text": "is blue", "k": 3}, files={"image": picture})
     named = client.post("/search", data={"text": "is blue", "k": 50, "name": "red.png"})
@@ -71,7 +71,7 @@ def test_concurrent_queries_are_answered_as_single_ones(client, picture):
         ({"text": "", "name": "red.png"}, 422, "text: "),
         ({"text": "x" * 3000, "name": "red.png"}, 422, "text: "),
         ({"text": "is blue", "name": "red.png", "k": "51"}, 422, "k: "),
-        ({"text": "is blue"}, 400, "pass a picture as `image`, or the name of an image of the gallery as `name`"),
+        ({"text": "is blue"}, 400, "pass an image as `image`, or the name of an image of the gallery as `name`"),
         ({"text": "is blue", "name": "nowhere.png"}, 404, "nowhere.png: no image of this gallery"),
         ({"text": "is blue", "name": "../secret.png"}, 404, "no image of this gallery"),
         ({"text": "is blue", "name": "red.png", "where": "price < 5"}, 400, "a folder has no columns"),
@@ -86,12 +86,12 @@ def test_a_wrong_query_is_answered_with_a_sentence(client, data, status, says):
 @pytest.mark.parametrize(
     ("content", "status", "says"),
     [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "not a picture in one of the formats JPEG, PNG"),
-        (b"", 400, "not a picture"),
-        (make_picture()[:200], 400, "the picture: "),
-        (make_picture((300, 300)), 413, "300 x 300 are more than 50,000 pixels"),
-        (make_picture((600, 1)), 413, "one side is more than 500 times the other"),
-        (make_picture() + bytes(100_000 + FIELDS), 413, "more than 0.1 MB"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "not an image in one of the formats JPEG, PNG"),
+        (b"", 400, "not an image"),
+        (make_image_file()[:200], 400, "the image: "),
+        (make_image_file((300, 300)), 413, "300 x 300 are more than 50,000 pixels"),
+        (make_image_file((600, 1)), 413, "one side is more than 500 times the other"),
+        (make_image_file() + bytes(100_000 + FIELDS), 413, "more than 0.1 MB"),
     ],
 )
 def test_a_bad_picture_is_refused_with_a_sentence(connect, content, status, says):

@@ -172,7 +172,7 @@ def test_every_control_has_a_name(open_page):
 def test_what_is_wrong_is_said(open_page, tmp_path, own_picture):
     page = open_page()
     page.click("text=Find")
-    assert page.locator("#problem").text_content() == "Choose a picture first."
+    assert page.locator("#problem").text_content() == "Choose an image first."
     large = tmp_path / "large.png"
     large.write_bytes(bytes(1_100_000))
     page.set_input_files("#file", large)

@@ -1,4 +1,4 @@
-"""A small run in temporary files: a text tower of two layers, a projection, and triplets about everyday pictures."""
+"""A small run in temporary files: a text tower of two layers, a projection, and triplets about everyday images."""
 
 import json
 import multiprocessing

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Record
-from rtd_plugin.evaluation.pictures import image_suffixes
+from rtd_plugin.evaluation.image_files import image_suffixes
 from rtd_plugin.paths import RecipePath
 
 Category = Literal["dress", "shirt", "toptee"]
@@ -26,7 +26,7 @@ class FashionIQ(FileBenchmark):
     """Clothes in three categories with separate galleries; each query has two conditions.
 
     `data` has `captions/cap.CATEGORY.val.json` (or `json/…`), `image_splits/split.CATEGORY.val.json`, and
-    `images/ID.jpg` (or another suffix of a picture, each image its own). The reference stays in the ranking. The
+    `images/ID.jpg` (or another suffix of an image, each image its own). The reference stays in the ranking. The
     metrics of all queries are the means of the categories' metrics.
 
     Attributes:

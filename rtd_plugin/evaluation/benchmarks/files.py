@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Benchmark
-from rtd_plugin.evaluation.pictures import open_image
+from rtd_plugin.evaluation.image_files import open_image
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.regular_files import read_bytes, resolve_links
 from rtd_plugin.validation import describe_error
@@ -103,7 +103,7 @@ class FileBenchmark(Benchmark):
         )
 
     def allowed_roots(self) -> Sequence[Path]:
-        """Return the folders that the user named: pictures elsewhere are refused."""
+        """Return the folders that the user named: images elsewhere are refused."""
         return (self.data, *self.image_roots, *filter(None, (getattr(self, name) for name in self.image_folders)))
 
     @cached_property

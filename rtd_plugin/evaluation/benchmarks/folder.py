@@ -16,7 +16,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark
 from rtd_plugin.evaluation.image_features import name_images
-from rtd_plugin.evaluation.pictures import image_suffixes, turn_upright
+from rtd_plugin.evaluation.image_files import image_suffixes, turn_upright
 from rtd_plugin.paths import RecipePath
 from rtd_plugin.printable import count_noun
 from rtd_plugin.regular_files import read_text, resolve_links
@@ -27,7 +27,7 @@ QUERY_FILES = ("queries.csv", "queries.jsonl")
 SEPARATOR = ";"  # between several images or groups in a cell
 REQUIRED = ("reference", "condition", "target")
 LISTS = ("target", "gallery", "subset", "group", "wrong")
-OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}  # of pictures, beside those that Pillow knows
+OTHER_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}  # of images, beside those that Pillow knows
 
 
 class OwnImages(FileBenchmark):
@@ -65,8 +65,8 @@ class OwnImages(FileBenchmark):
     def remarks(self) -> Sequence[str]:
         remarks = []
         if self._turned:
-            pictures = count_noun(len(self._turned), "picture")
-            remarks.append(f"{pictures} turned as the EXIF orientation says: {name_images(sorted(self._turned))}")
+            images = count_noun(len(self._turned), "image")
+            remarks.append(f"{images} turned as the EXIF orientation says: {name_images(sorted(self._turned))}")
         if self._unread_suffixes:
             suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(self._unread_suffixes.items()))
             files = count_noun(self._unread_suffixes.total(), "file")
@@ -89,13 +89,13 @@ class OwnImages(FileBenchmark):
 
     @cached_property
     def _unread_suffixes(self) -> Counter[str]:
-        """The number of files with each suffix of unsupported pictures."""
+        """The number of files with each suffix of unsupported images."""
         suffixes = (Image.registered_extensions().keys() | OTHER_SUFFIXES) - image_suffixes()
         return Counter(suffix for path in self._files if (suffix := path.suffix.lower()) in suffixes)
 
     @cached_property
     def _dangling(self) -> list[str]:
-        """Links to nothing, which may have been folders; those that are named like pictures are in the gallery."""
+        """Links to nothing, which may have been folders; those that are named like images are in the gallery."""
         suffixes = image_suffixes()
         others = [path for path in self._files if path.suffix.lower() not in suffixes]
         return [

@@ -11,7 +11,7 @@ from pydantic import Field
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.benchmark import Query
 from rtd_plugin.evaluation.benchmarks.files import FileBenchmark, Id, Record, find_file
-from rtd_plugin.evaluation.pictures import check_size
+from rtd_plugin.evaluation.image_files import check_size
 from rtd_plugin.paths import RecipePath
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
@@ -39,13 +39,13 @@ class _Crop(Record):
         return " ".join(map(str, (self.image_id, *self.instance_bbox)))
 
 
-Picture = TypeVar("Picture", _Whole, _Crop)
+View = TypeVar("View", _Whole, _Crop)
 
 
-class _Query(Record, Generic[Picture]):
-    reference: Picture
-    target: Picture
-    gallery: list[Picture]
+class _Query(Record, Generic[View]):
+    reference: View
+    target: View
+    gallery: list[View]
     condition: str
 
 
@@ -89,11 +89,11 @@ class GeneCIS(FileBenchmark):
         }
 
     @cached_property
-    def _pictures(self) -> dict[str, _Whole | _Crop]:
+    def _views(self) -> dict[str, _Whole | _Crop]:
         """All images by name; candidates first, then references that are not candidates."""
         queries = [query for queries in self._queries.values() for query in queries]
-        ranked = [picture for query in queries for picture in (query.target, *query.gallery)]
-        return {picture.name: picture for picture in (*ranked, *(query.reference for query in queries))}
+        ranked = [view for query in queries for view in (query.target, *query.gallery)]
+        return {view.name: view for view in (*ranked, *(query.reference for query in queries))}
 
     def queries(self) -> Sequence[Query]:
         return [
@@ -101,7 +101,7 @@ class GeneCIS(FileBenchmark):
                 reference=query.reference.name,
                 conditions=(query.condition,),
                 targets=(query.target.name,),
-                candidates=tuple(dict.fromkeys(picture.name for picture in (query.target, *query.gallery))),
+                candidates=tuple(dict.fromkeys(view.name for view in (query.target, *query.gallery))),
                 groups=(task,),
             )
             for task, queries in self._queries.items()
@@ -113,22 +113,22 @@ class GeneCIS(FileBenchmark):
         return list(dict.fromkeys(name for query in self.queries() for name in query.candidates))
 
     def path(self, name: str) -> Path:
-        picture = self._pictures[name]
-        if isinstance(picture, _Whole):
+        view = self._views[name]
+        if isinstance(view, _Whole):
             return (self.coco or self.data / "val2017") / f"{name}.jpg"
         folders = [self.data / folder for folder in ("VG_100K_all", "VG_100K", "VG_100K_2")]
         folders = [self.visual_genome] if self.visual_genome else folders
-        return find_file([folder / f"{picture.image_id}.jpg" for folder in folders])
+        return find_file([folder / f"{view.image_id}.jpg" for folder in folders])
 
     def stamp(self, name: str) -> str | None:
-        picture = self._pictures[name]
-        box = picture.instance_bbox if isinstance(picture, _Crop) else ""
+        view = self._views[name]
+        box = view.instance_bbox if isinstance(view, _Crop) else ""
         return f"{super().stamp(name)} {box}"
 
     def image(self, name: str) -> Image.Image:
-        """Return the whole picture, or a crop around an object in it, padded to a square with black."""
-        picture, image = self._pictures[name], super().image(name)
-        return image if isinstance(picture, _Whole) else _crop_around(image, picture.instance_bbox)
+        """Return the whole image, or a crop around an object in it, padded to a square with black."""
+        view, image = self._views[name], super().image(name)
+        return image if isinstance(view, _Whole) else _crop_around(image, view.instance_bbox)
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         return {task: (len(queries), 1 + len(queries[0].gallery)) for task, queries in self._queries.items() if queries}
@@ -143,7 +143,7 @@ def _crop_around(image: Image.Image, box: tuple[float, float, float, float]) -> 
     right = min(image.width, left + (1 + DILATION) * width)
     bottom = min(image.height, top + (1 + DILATION) * height)
     if right <= left or bottom <= top:
-        raise RTDError(f"a box {box} (left, top, width, height) outside a picture of {image.width} x {image.height}")
+        raise RTDError(f"a box {box} (left, top, width, height) outside an image of {image.width} x {image.height}")
     crop = image.crop((left, top, right, bottom))
     side = max(crop.size)
     check_size("the square around a crop", (side, side))

@@ -1,11 +1,13 @@
 """Edits that exchange a thing, an attribute, a number, a place or an action for another."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rtd_plugin.generation.rules.attributes import Attribute, find_attributes
+from rtd_plugin.generation.rules.fragments import is_detail, list_details, lower_title
 from rtd_plugin.generation.rules.phrases import (
     NounPhrase,
-    find_attributes,
     find_complements,
     find_contexts,
     find_followers,
@@ -28,6 +30,7 @@ from rtd_plugin.generation.rules.scene import (
     choose_some,
     describe_role,
     describe_setting,
+    describe_subject,
     to_plural,
     token_span,
 )
@@ -38,6 +41,7 @@ from rtd_plugin.generation.rules.word_classes import (
     MALE,
     NUMBERS,
     PEOPLE,
+    make_set,
 )
 
 if TYPE_CHECKING:
@@ -49,9 +53,14 @@ _SWAPPED = {"he": "she", "him": "her", "his": "her", "himself": "herself", "she"
 def exchange_nouns(scene: Scene) -> Iterator[Edit]:
     """Yield edits that exchange one thing for another."""
     for phrase in scene.phrases:
-        if phrase.noun in FIXED or not scene.is_unique(phrase) or phrase.determiner not in KEPT_DETERMINERS:
+        if phrase.is_part or not scene.is_unique(phrase) or phrase.determiner not in KEPT_DETERMINERS:
             continue
-        if phrase.determiner == "" and not phrase.plural and not scene.lexicon.takes_no_article(phrase.term):
+        if phrase.is_negated:
+            continue
+        if any(not is_detail(span.text) for span in list_details(scene.doc)) and phrase.head.dep_ == "ROOT":
+            continue  # the details may suit this thing only
+        is_article_missing = phrase.determiner == "" and not phrase.plural and not phrase.is_bare
+        if is_article_missing and not scene.lexicon.takes_no_article(phrase.term):
             continue
         cores = scene.lexicon.find_substitutes(phrase, find_contexts(phrase.head))
         taken = {token.lemma_.lower() for token in scene.doc}
@@ -121,38 +130,72 @@ def _describe_exchange(scene: Scene, phrase: NounPhrase, old: str, new: str) -> 
     return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
 
 
+def exchange_kinds(scene: Scene) -> Iterator[Edit]:
+    """Yield edits that exchange the words that say which kind of a thing it is: "work" for "hiking" boots."""
+    for phrase in scene.phrases:
+        if not scene.is_unique(phrase) or phrase.is_negated or phrase.noun in PEOPLE:
+            continue
+        start = phrase.end - len(phrase.term_text.split())
+        if lower_title(scene.doc[start : phrase.end].text) != phrase.term_text:
+            continue  # attributes are between its words
+        taken = {token.lower_ for token in scene.doc}
+        noun = phrase.term_text.split()[-1]
+        for term in choose_some(scene.lexicon.find_kinds(phrase), scene.rng, 2):
+            value = term.rsplit(" ", 1)[0]
+            if taken & set(value.split()):
+                continue
+            old = phrase.term_text.rsplit(" ", 1)[0]
+            attribute = Attribute(start, phrase.end - 1, old, noun, (start, phrase.end - 1))
+            fields = describe_attribute(scene, phrase, attribute, value, "")
+            yield Edit("attribute", fields, token_span(phrase), target=((start, phrase.end - 1, value),), detail="type")
+
+
 def exchange_attributes(scene: Scene) -> Iterator[Edit]:
     """Yield edits that exchange a colour, size, material, …"""
     for phrase in scene.phrases:
-        if not scene.is_unique(phrase):
+        if not scene.is_unique(phrase) or phrase.is_negated:
             continue
         for attribute in find_attributes(phrase):
             values = [
                 (value, kind)
-                for value, kind in scene.lexicon.find_attributes(attribute.words, phrase.noun).items()
-                if not (kind == "colour" and phrase.noun in PEOPLE) and value not in phrase.core
+                for value, kind in scene.lexicon.find_values(attribute, phrase.noun).items()
+                if not (kind == "colour" and phrase.noun in PEOPLE) and not _has_words(scene.doc.text.lower(), value)
             ]
             for value, kind in choose_some(values, scene.rng, 2):
                 yield Edit(
                     "attribute",
-                    describe_attribute(scene, phrase, attribute.last, attribute.words, value, kind),
-                    token_span(phrase),
-                    target=((attribute.start, attribute.last.i + 1, value),),
+                    describe_attribute(scene, phrase, attribute, value, kind),
+                    token_span(phrase) | frozenset(range(attribute.start, attribute.end)),
+                    target=((attribute.start, attribute.end, value),),
                     detail=kind,
                 )
 
 
+def _has_words(text: str, words: str) -> bool:
+    return re.search(rf"\b{re.escape(words)}\b", text) is not None
+
+
+_PREDICATIVE = make_set("""
+    colour size pattern brightness fit length material state age height measure connection shape thickness width
+    direction surface regularity bend
+""")
+
+
 def describe_attribute(
-    scene: Scene, phrase: NounPhrase, token: "Token", old: str, new: str, kind: str
+    scene: Scene, phrase: NounPhrase, attribute: Attribute, new: str, kind: str, old: str | None = None
 ) -> dict[str, str]:
     """Return the fields for the exchange of one attribute for another.
 
     Args:
-        token: the attribute in the caption.
-        old, new: the attributes.
+        attribute: the attribute in the caption.
+        new: the other attribute.
         kind: of the attribute.
+        old: the attribute itself, if it is not that in the caption.
     """
-    noun = " ".join(following.lower_ for following in scene.doc[token.i + 1 : phrase.end])
+    old, noun = attribute.words if old is None else old, attribute.noun
+    if attribute.measure and attribute.measure.kind in ("pack", "sheet"):
+        article = "" if new.endswith("s") else "a "
+        return {"old_value": old, "new_value": new, "a_new": article + new, "a_old": article + old, "is": "is"}
     fields = {
         "kind": kind,
         "old_value": old,
@@ -167,12 +210,20 @@ def describe_attribute(
         "is": "are" if phrase.plural else "is",
         "a_new_one": f"{new} ones" if phrase.plural else add_article(f"{new} one"),
     }
-    if kind in ("colour", "size", "pattern", "brightness", "fit", "length", "material", "state", "age", "height"):
+    if kind in _PREDICATIVE:
         fields["predicative"] = ""
+    if not kind:  # "work" of "work boots" is no value by itself
+        for name in ("old_value", "new_value", "a_new_one"):
+            del fields[name]
+    if kind in ("side", "position", "view") and phrase.determiner == "the":
+        fields |= {"a_new": f"the {new} {noun}", "a_old": f"the {old} {noun}"}
+        del fields["a_new_one"]
     if kind == "colour":
         fields["colour"] = ""
     if new in COMPARATIVES and kind in ("size", "height", "age", "length", "brightness", "fit"):
         fields["comparative"] = COMPARATIVES[new]
+    if attribute.is_predicate:
+        return fields | describe_role(scene, phrase)
     return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
 
 
@@ -182,7 +233,7 @@ def exchange_numbers(scene: Scene) -> Iterator[Edit]:
         return
     for phrase in scene.phrases:
         token = scene.doc[phrase.start]
-        if token.lower_ not in NUMBERS[1:] or not phrase.plural or not scene.is_unique(phrase):
+        if phrase.is_negated or token.lower_ not in NUMBERS[1:] or not phrase.plural or not scene.is_unique(phrase):
             continue
         old = NUMBERS.index(token.lower_) + 1
         counts = [count for count in (old - 2, old - 1, old + 1, old + 2) if 2 <= count <= 6]
@@ -198,10 +249,12 @@ def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
         return
     for phrase in scene.phrases:
         head = phrase.head
-        if phrase.determiner != "a" or head.tag_ != "NN" or not scene.is_unique(phrase) or phrase.noun in FIXED:
+        if phrase.determiner != "a" or head.tag_ != "NN" or not scene.is_unique(phrase) or phrase.is_part:
             continue
         if any(token.lemma_.lower() in OWN for token in (head.head, *head.rights)) or find_followers(head):
             continue
+        if head.head.lower_ == "in" and (head.head.head.lemma_.lower() in PEOPLE or head.head.head.lower_ == "dressed"):
+            continue  # several coats are not worn
         verbs = _make_verbs_plural(head)
         plural = to_plural(head.lower_)
         if verbs is None or not scene.lexicon.is_sure(plural, "noun") or not scene.lexicon.is_countable(phrase.term):
@@ -246,11 +299,14 @@ def _describe_number(
         "old_number": NUMBERS[old - 1],
         "new_number": NUMBERS[new - 1],
         "nouns": old_core if old > 1 else new_core,
+        **({"noun": new_core if new == 1 else old_core} if 1 in (old, new) else {}),
         "a_new": f"{NUMBERS[new - 1]} {new_core}",
         "a_old": f"{NUMBERS[old - 1]} {old_core}",
         "is": "is" if new == 1 else "are",
         "more" if new > old else "fewer": "",
     }
+    if new == 1:
+        fields["single"] = ""
     if old > 1:
         fields["several"] = ""
     if new - old == 1:
@@ -267,7 +323,7 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
         if place is None or place.determiner == "poss" or place.noun in FIXED or token.lower_ not in LOCATIVE:
             continue
         subject = scene.find_phrase(find_subject(token.head))
-        if subject is None or not scene.is_unique(subject) or list(place.head.rights) or subject.noun in FIXED:
+        if subject is None or not scene.is_unique(subject) or list(place.head.rights) or subject.is_part:
             continue
         if token.head.lemma_.lower() in NEEDS_PLACE:
             continue
@@ -275,7 +331,9 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
         places = [
             text
             for preposition, text in scene.lexicon.find_places(token.head.lemma_.lower(), place.noun)
-            if text.split()[-1] not in taken and not set(text.split()) & UNCLEAR
+            if text.split()[-1] not in taken
+            and not set(text.split()) & UNCLEAR
+            and (text.split()[0] == token.lower_ or _count_places(token.head) == 1)
         ]
         for text in choose_some(places, scene.rng, 2):
             old = scene.doc[token.i : place.end].text.lower()
@@ -292,13 +350,16 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
             yield Edit("place", fields, anchors, target=((token.i, token.i + 1, preposition),))
 
 
+def _count_places(verb: "Token") -> int:
+    return sum(token.dep_ == "prep" for token in verb.rights)
+
+
 def describe_place(scene: Scene, verb: "Token", subject: NounPhrase, place: str) -> dict[str, str]:
     """Return the fields for a new place of a subject and its action."""
     fields = {
         "new_place" if place.split()[0] in STATIC else "new_path": place,
-        "the_subject": f"the {subject.head.lower_}",
         "is": "are" if subject.plural else "is",
-        **describe_role(scene, subject),
+        **describe_subject(scene, subject),
     }
     if verb.tag_ == "VBG" and not any(token.dep_ in ("dobj", "prt", "xcomp", "ccomp") for token in verb.rights):
         fields["verb"] = verb.lower_
@@ -314,7 +375,7 @@ def exchange_actions(scene: Scene) -> Iterator[Edit]:
         complements = find_complements(verb)
         if (
             subject is None
-            or subject.noun in FIXED
+            or subject.is_part
             or "?" in complements
             or not scene.is_unique(subject)
             or not scene.lexicon.is_sure(verb.lower_, "verb")
@@ -325,10 +386,8 @@ def exchange_actions(scene: Scene) -> Iterator[Edit]:
             fields = {
                 "old_verb": verb.lower_,
                 "new_verb": action,
-                "the_subject": f"the {subject.head.lower_}",
-                "a_subject": scene.to_indefinite(subject),
                 "is": "are" if subject.plural else "is",
-                **describe_role(scene, subject),
+                **describe_subject(scene, subject),
             }
             after = next(iter(verb.rights), None)
             if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := find_place(after)):

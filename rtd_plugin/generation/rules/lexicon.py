@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rtd_plugin.generation.rules.activities import find_activity
+from rtd_plugin.generation.rules.attributes import Attribute, find_attributes, list_kinds
+from rtd_plugin.generation.rules.fragments import find_value, lower_title
+from rtd_plugin.generation.rules.measures import Measure
 from rtd_plugin.generation.rules.phrases import (
     NounPhrase,
-    find_attributes,
     find_complements,
     find_contexts,
     find_noun_phrases,
@@ -20,6 +23,7 @@ from rtd_plugin.generation.rules.phrases import (
 )
 from rtd_plugin.generation.rules.word_classes import (
     FIXED,
+    GENERAL,
     NUMBERS,
     PEOPLE,
     find_other_values,
@@ -41,9 +45,12 @@ WORD_CLASSES = {
     "VB": "verb",
     "JJ": "adjective",
 }
-COMMON = 5  # occurrences that make a word a substitute
+COMMON = 5  # occurrences that make a word a substitute, in as many captions as
+MANY = 1000  # these; in fewer, proportionally fewer
+BARE = "bare"  # the determiner of a singular noun without one in a title or at the start of a caption
 RARE = 0.01  # a smaller share of a noun's occurrences in a context may be an error of the parser
 SURE = 0.8  # a word's tag is trusted if at least this share of its occurrences has it
+MAX_ACTIVITIES = 500  # of one subject
 MAX_CONTEXTS = 4000  # columns of the table of words and contexts
 POSSESSIVES = frozenset(["my", "your", "his", "her", "its", "our", "their"])
 # Prepositions of place; those with the same value mean nearly the same.
@@ -63,6 +70,7 @@ PLACES = frozenset((*RELATIONS, "in", "at", "through", "across", "along", "over"
 NEAREST = 20  # similar words that may replace one, at least
 LARGE = 100  # words of a vocabulary in which some pairs count as names of one thing:
 SAME = 0.9998  # those with a cosine above this quantile
+PART = 0.25  # a smaller share of a noun's occurrences as the noun of a phrase makes it a part of names
 LIFT = 4.0  # nouns that replace each other in captions of one image this much more often than by chance are one thing
 
 
@@ -77,9 +85,13 @@ class Counts:
         attributes: occurrences of (attribute, noun).
         places: (verb, preposition, noun) to occurrences of each whole phrase.
         actions: occurrences of (progressive form, context), the context a subject, a place or an adverb.
+        activities: (subject, form of the verb) to occurrences of all that a caption says of the subject.
         images: the number of images with each noun.
         exchanged: pairs of nouns that replace each other in two captions of one image.
         groups: the number of images.
+        cores: (term, context) to the cores that the term has there, in few captions.
+        measures: occurrences of measures.
+        captions: the number of captions.
     """
 
     tags: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -88,18 +100,28 @@ class Counts:
     attributes: Counter[tuple[str, str]] = field(default_factory=Counter)
     places: dict[tuple[str, str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     actions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    activities: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     images: Counter[str] = field(default_factory=Counter)
     exchanged: Counter[tuple[str, str]] = field(default_factory=Counter)
     groups: int = 0
+    cores: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    measures: Counter[Measure] = field(default_factory=Counter)
+    captions: int = 0
 
     def add(self, other: "Counts") -> None:
         """Add the counts of other captions."""
-        for name in ("tags", "nouns", "attributes", "actions", "images", "exchanged"):
+        for name in ("tags", "nouns", "attributes", "actions", "images", "exchanged", "measures"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("phrases", "places"):
+        for name in ("phrases", "places", "activities"):
             for key, counter in getattr(other, name).items():
                 getattr(self, name)[key].update(counter)
         self.groups += other.groups
+        self.captions += other.captions
+        if self.captions < MANY:
+            for pair, cores in other.cores.items():
+                self.cores[pair] |= cores
+        else:
+            self.cores.clear()
 
 
 def count_words(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
@@ -120,14 +142,28 @@ def count_words(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
             if token.tag_ == "VBG":
                 _count_action(token, counts)
         for phrase in find_noun_phrases(doc):
-            counts.phrases[phrase.term, phrase.plural, phrase.determiner][phrase.core] += 1
-            counts.nouns.update((phrase.term, context) for context in find_contexts(phrase.head))
+            if phrase.is_negated:
+                counts.phrases[phrase.term, phrase.plural, "no"][phrase.core] += 1
+                continue
+            determiner = BARE if phrase.is_bare else phrase.determiner
+            counts.phrases[phrase.term, phrase.plural, determiner][phrase.core] += 1
+            for context in find_contexts(phrase.head):
+                counts.nouns[phrase.term, context] += 1
+                counts.cores[phrase.term, context].add(phrase.core)
             for attribute in find_attributes(phrase):
-                counts.attributes[attribute.words, phrase.noun] += 1
+                if attribute.measure:
+                    counts.measures[attribute.measure] += 1
+                else:
+                    counts.attributes[attribute.words, phrase.noun] += 1
+        counts.captions += 1
         for token in doc:
             if token.dep_ == "prep" and token.head.pos_ == "VERB" and (place := find_place(token)):
                 text = doc[token.i : place.end].text.lower()
                 counts.places[token.head.lemma_.lower(), token.lower_, place.noun][text] += 1
+        if (found := find_activity(doc)) is not None:
+            activity = found[1]
+            text = doc[activity.start : activity.end].text.lower()
+            counts.activities[activity.subject, activity.form][text] += 1
         if group is not None:
             images.setdefault(group, []).append(nouns)
     for captions in images.values():
@@ -161,6 +197,7 @@ class Lexicon:
 
     def __init__(self, counts: Counts, embed: Embed | None = None) -> None:
         self.counts = counts
+        self._common = max(1, min(COMMON, COMMON * counts.captions // MANY))
         total: Counter[str] = Counter()
         self._plurals: Counter[str] = Counter()
         for (term, is_plural, _), cores in counts.phrases.items():
@@ -169,34 +206,59 @@ class Lexicon:
         self._terms = total
         self._nouns_in: dict[str, set[str]] = defaultdict(set)
         for (term, context), count in counts.nouns.items():
-            if count > 1 and count > RARE * total[term]:
+            if count >= min(2, self._common) and count > RARE * total[term]:
                 self._nouns_in[context].add(term)
         self._actions_in: dict[str, set[str]] = defaultdict(set)
         for (verb, context), count in counts.actions.items():
-            if count > 1:
+            if count >= min(2, self._common):
                 self._actions_in[context].add(verb)
         self._places_of: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
         for (verb, preposition, noun), texts in counts.places.items():
             for text, count in texts.items():
-                if count > 2 and not POSSESSIVES & set(text.split()):
+                if count >= min(3, self._common) and not POSSESSIVES & set(text.split()):
                     self._places_of[verb].append((preposition, noun, text))
+        self._attributed: Counter[str] = Counter()
+        for (_, noun), count in counts.attributes.items():
+            self._attributed[noun] += count
         self._attributes_of: dict[str, list[str]] = defaultdict(list)
+        self._attributes_of_any: set[str] = set()
         for (words, noun), count in counts.attributes.items():
-            if count > 1:
+            if count >= min(2, self._common) and count > RARE * self._attributed[noun]:
                 self._attributes_of[noun].append(words)
+                self._attributes_of_any.add(words)
         self._relations: Counter[tuple[str, str]] = Counter()
         for (_, preposition, noun), texts in counts.places.items():
             self._relations[preposition, noun] += sum(texts.values())
+        self._activities: dict[tuple[str, str], list[str]] = {}
+        self._heads: Counter[str] = Counter()  # occurrences of a form as the noun of a phrase
+        for cores in counts.phrases.values():
+            for core, count in cores.items():
+                self._heads[core.split()[-1]] += count
         self._uses: Counter[str] = Counter()
         for (word, _), count in counts.tags.items():
             self._uses[word] += count
-        self.things = Similarity(_group_contexts(counts.nouns, self._terms), embed)
+        self._kinds_of: dict[str, list[str]] = defaultdict(list)
+        for term in sorted(total):
+            if " " in term and total[term] >= min(3, self._common):
+                self._kinds_of[term.split()[-1]].append(term)
+        self.things = Similarity(_group_contexts(counts.nouns, self._terms, self._common), embed)
         actions = Counter(verb for verb, _ in counts.actions.elements())
-        self.actions = Similarity(_group_contexts(counts.actions, actions), embed, share=0.1)
+        self.actions = Similarity(_group_contexts(counts.actions, actions, self._common), embed, share=0.1)
+
+    def find_activities(self, subject: str, form: str) -> list[str]:
+        """Return what the captions say of a subject, the verb in a form; of many texts a fixed sample."""
+        if (subject, form) not in self._activities:
+            texts = sorted(self.counts.activities.get((subject, form), ()))
+            self._activities[subject, form] = texts[:: math.ceil(len(texts) / MAX_ACTIVITIES)] if texts else []
+        return self._activities[subject, form]
 
     def is_sure(self, form: str, word_class: str) -> bool:
         """Return whether nearly all occurrences of a form are of a class: "noun", "verb" or "adjective"."""
-        return self._uses[form] >= COMMON and self.counts.tags[form, word_class] >= SURE * self._uses[form]
+        return self._uses[form] >= self._common and self.counts.tags[form, word_class] >= SURE * self._uses[form]
+
+    def is_part_of_names(self, form: str) -> bool:
+        """Return whether a noun mostly stands before another one, such as "life" in "life vest"."""
+        return self._heads[form] < PART * self.counts.tags[form, "noun"]
 
     def find_substitutes(self, phrase: "NounPhrase", contexts: Sequence[str]) -> list[str]:
         """Return cores of other nouns for a noun phrase.
@@ -210,7 +272,7 @@ class Lexicon:
         substitutes: list[str] = []
         for term in sorted(terms):
             noun = term.split()[-1]
-            if self._terms[term] < COMMON or noun in FIXED or self.may_name_same_thing(phrase.noun, noun):
+            if self._terms[term] < self._common or noun in FIXED or self.may_name_same_thing(phrase.noun, noun):
                 continue
             if (noun in PEOPLE) != (phrase.noun in PEOPLE) or self.takes_no_article(term) != self.takes_no_article(
                 phrase.term
@@ -220,11 +282,41 @@ class Lexicon:
                 continue
             if phrase.plural and self._always_plural(term) != self._always_plural(phrase.term):
                 continue
-            cores = self.counts.phrases.get((term, phrase.plural, phrase.determiner), Counter())
+            cores = self._list_cores(term, phrase)
             if sum(cores.values()) < 0.05 * self._terms[term]:
                 continue
-            substitutes += [core for core, count in sorted(cores.items()) if count > 1 and self._is_plain(core)]
+            least = min(2, self._common)
+            found = [core for core, count in sorted(cores.items()) if count >= least and self._is_plain(core)]
+            if self._common < COMMON:  # words of a rare noun may suit one of its contexts only
+                known = set.intersection(*(self.counts.cores.get((term, context), set()) for context in contexts))
+                found = [core for core in found if core in known]
+            substitutes += found
         return substitutes
+
+    def _list_cores(self, term: str, phrase: "NounPhrase") -> Counter[str]:
+        """Return the cores of a term after the same determiner; an article may be missing for brevity."""
+        determiners = ("a", BARE) if phrase.is_bare or phrase.determiner == "a" else (phrase.determiner,)
+        cores: Counter[str] = Counter()
+        for determiner in determiners:
+            cores += self.counts.phrases.get((term, phrase.plural, determiner), Counter())
+        return cores
+
+    def find_kinds(self, phrase: "NounPhrase") -> list[str]:
+        """Return other terms with the same noun: "work boot" for "hiking boot"."""
+        if " " not in phrase.term:
+            return []
+        name = phrase.term.split()[:-1]
+        contexts = find_contexts(phrase.head)
+        if "^" not in contexts:
+            contexts = [context for context in contexts if context.startswith("+of ")]
+        exchanged = self.counts.exchanged
+        return [
+            term
+            for term in self._kinds_of[phrase.noun]
+            if all(term in self._nouns_in.get(context, ()) for context in contexts)
+            and not {*name} & {*term.split()[:-1]}
+            and not any(exchanged[a, b] for a in name for b in term.split()[:-1])
+        ]
 
     def takes_no_article(self, term: str) -> bool:
         """Return whether a singular noun mostly has no determiner, such as "water"."""
@@ -237,12 +329,22 @@ class Lexicon:
     def article(self, term: str) -> str:
         """Return the most frequent determiner of a singular noun: "a", "the" or ""."""
         counts = {d: sum(self.counts.phrases.get((term, False, d), {}).values()) for d in ("a", "the", "")}
+        if not any(counts.values()) and term.endswith("ing"):
+            return ""
         return max(counts, key=lambda determiner: counts[determiner])
 
     def is_mass(self, term: str) -> bool:
         """Return whether a singular noun has no determiner more often than "a"."""
         alone, counted = (sum(self.counts.phrases.get((term, False, d), {}).values()) for d in ("", "a"))
         return alone > counted
+
+    def is_denied(self, term: str) -> bool:
+        """Return whether captions say that there is "no" such thing."""
+        return any(self.counts.phrases.get((term, plural, "no")) for plural in (False, True))
+
+    def may_take_article(self, term: str) -> bool:
+        """Return whether the captions have a singular noun after "a"; few captions may lack it."""
+        return self._common < COMMON or bool(self.counts.phrases.get((term, False, "a")))
 
     def is_countable(self, term: str) -> bool:
         """Return whether the captions have a noun after a number."""
@@ -252,7 +354,8 @@ class Lexicon:
         *modifiers, _ = words = core.split()
         if any(word.endswith("ing") for word in modifiers):  # an action might contradict the rest of a caption
             return False
-        return len(words) <= 3 and all(word.isalpha() for word in words) and self.is_sure(words[-1], "noun")
+        is_word = all(word.replace("-", "").isalpha() for word in words)
+        return len(words) <= 3 and is_word and self.is_sure(words[-1], "noun")
 
     def may_name_same_thing(self, first: str, second: str) -> bool:
         """Return whether two nouns may name one thing, by meaning or because captions of one image exchange them."""
@@ -262,14 +365,20 @@ class Lexicon:
         count = self.counts.exchanged[first, second]
         return count > 2 and count * self.counts.groups > LIFT * images[first] * images[second]
 
-    def find_attributes(self, attribute: str, noun: str) -> dict[str, str]:
+    def find_values(self, attribute: Attribute, noun: str) -> dict[str, str]:
         """Return other values of an attribute that the captions give to a noun, each with the attribute's kind.
 
-        A compound has the kind and the value of its last word.
+        A compound has the kind and the value of its last word. If few captions give a noun no other value, those of
+        any noun count for kinds that suit most things. Measures of one kind may replace each other if they are near.
         """
-        kinds = find_other_values(attribute.split()[-1])
-        values = sorted(words for words in self._attributes_of[noun] if words.split()[-1] in kinds)
-        return {words: kinds[words.split()[-1]] for words in values}
+        if attribute.measure:
+            near = (measure for measure in self.counts.measures if attribute.measure.is_near(measure))
+            return {lower_title(measure.text): "measure" for measure in sorted(near)}
+        kinds = find_other_values(find_value(attribute.words))
+        words = [words for words in self._attributes_of[noun] if find_value(words) in kinds]
+        if not words and self._common < COMMON and list_kinds(attribute) & GENERAL:
+            words = [words for words in self._attributes_of_any if kinds.get(find_value(words)) in GENERAL]
+        return {word: kinds[find_value(word)] for word in sorted(words)}
 
     def find_places(self, verb: str, noun: str) -> list[tuple[str, str]]:
         """Return other places of an action, (preposition, phrase), with a noun similar to that of the old place."""
@@ -308,7 +417,6 @@ class Similarity:
 
     A word's partners are those with the largest cosines to it: by rank, so that a word of any vocabulary has some. In a
     large vocabulary, the most similar pairs count as names of one thing.
-    large vocabulary the most similar pairs of all are taken for names of one thing.
 
     Args:
         contexts: words to their contexts, with the count of each.
@@ -348,11 +456,13 @@ class Similarity:
         return known and self.rank(first, second) < self._nearest
 
 
-def _group_contexts(pairs: Mapping[tuple[str, str], int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Return the contexts of each common word, with the count of each."""
+def _group_contexts(
+    pairs: Mapping[tuple[str, str], int], totals: Mapping[str, int], common: int
+) -> dict[str, dict[str, int]]:
+    """Return the contexts of each word with at least `common` occurrences, with the count of each."""
     contexts: dict[str, dict[str, int]] = defaultdict(dict)
     for (word, context), count in sorted(pairs.items()):
-        if totals[word] >= COMMON and context != "?":
+        if totals[word] >= common and context != "?":
             contexts[word][context] = count
     return contexts
 

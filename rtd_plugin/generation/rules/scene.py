@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import inflect
 
-from rtd_plugin.generation.rules.lexicon import Lexicon
+from rtd_plugin.generation.rules.fragments import DETAIL, capitalise_title, is_title
+from rtd_plugin.generation.rules.lexicon import PLACES, Lexicon
 from rtd_plugin.generation.rules.phrases import NounPhrase, find_subject
-from rtd_plugin.generation.rules.word_classes import NUMBERS
+from rtd_plugin.generation.rules.word_classes import NUMBERS, make_set
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -46,20 +47,19 @@ class Edit:
         return self.detail if self.kind == "noun" else self.kind
 
 
-def _split(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-PRONOUNS = _split("he she it they him her them his its hers their theirs himself herself itself themselves")
+_MARKS = frozenset(",.;)")
+PRONOUNS = make_set("he she it they him her them his its hers their theirs himself herself itself themselves")
 # Several subjects need several objects of these verbs ("rid" is a lemma that the parser gives for "riding").
-OWN = _split("wear hold carry have ride rid drive use push pull")
+OWN = make_set("wear hold carry have ride rid drive use push pull")
 # Captions with these words imply a number of things elsewhere.
-PAIRED = _split("each other both another together one pair")
-LOCATIVE = _split("in on at near by under behind beside outside inside through across along over")
-STATIC = _split("in on at near by under behind beside outside inside above around")  # a location, not a path
-NEEDS_PLACE = _split("look lean be go come get take put dress cover surround stare point climb rid ride work land")
+PAIRED = make_set("each other both another together one pair")
+LOCATIVE = make_set("in on at near by under behind beside outside inside through across along over")
+STATIC = make_set("in on at near by under behind beside outside inside above around")  # a location, not a path
+NEEDS_PLACE = make_set("look lean be go come get take put dress cover surround stare point climb rid ride work land")
 KEPT_DETERMINERS = frozenset(("a", "the", "", "poss", *NUMBERS[1:]))
-UNCLEAR = _split("other another first second third fourth several many few some various same different lone single")
+UNCLEAR = make_set("""
+    multiple scattered other another first second third fourth several many few some various same different lone single
+""")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class Scene:
         if phrase.plural:
             return core
         article = phrase.determiner if phrase.determiner == "a" else self.lexicon.article(core.split()[-1])
+        if phrase.is_bare and not self.lexicon.is_mass(core.split()[-1]):
+            article = "a"
         if article == "the" and core != phrase.core and " " in core:
             article = "" if self.lexicon.is_mass(core.split()[-1]) else "a"  # an attribute makes it a first mention
         return add_article(core) if article == "a" else f"{article} {core}".strip()
@@ -119,9 +121,21 @@ def to_plural(noun: str) -> str:
     return _load_inflect().plural_noun(noun)
 
 
+@lru_cache(maxsize=4096)
+def to_participle(clause: str) -> str:
+    """Return a clause that begins with a verb in the present tense with the verb's progressive form instead."""
+    verb, *rest = clause.split(" ")
+    return (
+        clause
+        if verb.endswith("ing") and len(verb) > 4
+        else " ".join([_load_inflect().present_participle(verb), *rest])
+    )
+
+
 def is_sound(doc: "Doc") -> bool:
     """Return whether a caption is a plain sentence or phrase that the parser probably understood."""
-    if not 4 <= len(doc) <= 40 or any(token.is_quote or token.text in "()[];:/#@&*$" for token in doc):
+    body = [token for token in doc if token.dep_ != DETAIL]
+    if not 4 <= len(doc) <= 40 or any(token.is_quote or token.text in "()[];:/#@&*$" for token in body):
         return False
     roots = [token for token in doc if token.dep_ == "ROOT"]
     if len(roots) != 1 or roots[0].tag_ not in ("NN", "NNS", "VBG", "VBZ", "VBP"):
@@ -137,7 +151,7 @@ def render(doc: "Doc", changes: Sequence[Change]) -> str:
     while position < len(doc):
         if position in starts:
             position, text = starts[position]
-            words += text.split()
+            words += (capitalise_title(text) if is_title(doc.text) else text).split()
         else:
             words.append(doc[position].text)
             position += 1
@@ -152,11 +166,13 @@ def _join_words(words: list[str], doc: "Doc") -> str:
     while words and words[0] in ",.":
         words.pop(0)
     spaces = {(first.text, second.text): bool(first.whitespace_) for first, second in itertools.pairwise(doc)}
+    before_marks = {second.text: bool(first.whitespace_) for first, second in itertools.pairwise(doc)}
     text = ""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word in ",." and following in (",", "."):
             continue
-        text += word + (" " if spaces.get((word, following), True) else "")
+        is_spaced = before_marks.get(following, True) if following in _MARKS else True
+        text += word + (" " if spaces.get((word, following), is_spaced) else "")
     text = text.strip()
     return text[:1].upper() + text[1:] if doc.text[:1].isupper() else text
 
@@ -166,6 +182,17 @@ def describe_role(scene: Scene, phrase: NounPhrase) -> dict[str, str]:
     if not scene.is_main(phrase):
         return {}
     return {"main": ""} if phrase.plural else {"main": "", "sole": ""}
+
+
+def describe_subject(scene: Scene, phrase: NounPhrase) -> dict[str, str]:
+    """Return the fields that name a subject, and `single` if it is one."""
+    fields = {
+        "the_subject": f"the {phrase.head.lower_}",
+        "subject": phrase.head.lower_,
+        "a_subject": scene.to_indefinite(phrase),
+        **describe_role(scene, phrase),
+    }
+    return fields if phrase.plural else fields | {"single": ""}
 
 
 def describe_setting(scene: Scene, phrase: NounPhrase, new: str, old: str) -> dict[str, str]:
@@ -183,7 +210,7 @@ def describe_setting(scene: Scene, phrase: NounPhrase, new: str, old: str) -> di
         verb, link = above.head, f"{above.head.lower_} {above.lower_}"
         if above.i != above.head.i + 1:
             verb = None
-    elif head.dep_ == "pobj" and above.dep_ == "prep":
+    elif head.dep_ == "pobj" and above.dep_ == "prep" and above.lower_ in PLACES:
         link = above.lower_
     if scene.is_main(phrase):
         doing = next((token for token in scene.doc if token.tag_ == "VBG" and find_subject(token) == head), None)

@@ -6,6 +6,11 @@ Substitutes come from the captions; these lists only say which words may replace
 from itertools import combinations
 
 
+def make_set(text: str) -> frozenset[str]:
+    """Return the words of a text as a set."""
+    return frozenset(text.split())
+
+
 def _split_groups(text: str) -> list[str]:
     """Return the texts between bars, on any number of lines."""
     return " ".join(text.split()).split(" | ")
@@ -15,13 +20,15 @@ def _split_groups(text: str) -> list[str]:
 # another one of its kind.
 _ATTRIBUTES = {
     "colour": "black|white|red|brown|blue|navy|green|yellow|pink|orange|purple,violet|grey,gray|blond,blonde|"
-    "beige,tan,cream|golden,gold|silver|maroon,burgundy|turquoise,teal",
-    "size": "small,little,tiny,miniature|large,big,huge,giant,enormous",
+    "beige,tan,cream|golden,gold|silver|maroon,burgundy|turquoise,teal|charcoal|khaki|olive|ivory|emerald",
+    "size": "small,little,tiny,miniature|medium,medium-sized,medium sized|large,big,huge,giant,enormous",
     "height": "tall,high|short,low",
     "age": "young,younger,teenage|old,older,elderly",
-    "pattern": "striped|spotted,dotted|plaid,checkered,checked|floral,flowered|plain,solid",
+    "pattern": "striped|spotted,dotted,speckled,polka dot|plaid,checkered,checked|floral,flowered|plain,solid|paisley",
     "brightness": "dark|bright,light",
-    "material": "wooden|metal|plastic|brick|stone|concrete,cement|leather|denim",
+    "material": "wooden,wood|metal|plastic|brick|stone|concrete,cement|leather|denim|glass|ceramic|"
+    "stainless steel,steel|aluminum|cast iron,iron|bamboo|walnut|oak|rubber|silicone|cotton|linen|wool|silk|satin|"
+    "velvet|lace|suede|fleece|canvas|straw",
     "state": "open|closed",
     "filling": "empty|full|crowded,busy",
     "weather": "sunny|cloudy|foggy|rainy|snowy",
@@ -30,11 +37,36 @@ _ATTRIBUTES = {
     "fur": "fluffy,furry,shaggy|hairless",
     "sleeves": "sleeveless|short-sleeved|long-sleeved",
     "length": "long|short",
-    "fit": "tight,fitted|loose",
+    "fit": "tight,fitted,slim,slim-fit|loose,relaxed|oversized",
+    "hem": "mini|midi|maxi",
+    "waist": "high-waisted|mid-rise|low-rise",
+    "leg": "skinny|straight-leg|wide-leg|flared",
+    "wearer": "men's,mens|women's,womens|kids',kids,children's|toddler",
+    "connection": "wired|wireless,cordless",
+    "shape": "round,circular|square|rectangular|oval",
+    "tip": "pointed|rounded",
+    "bend": "straight|curved",
+    "thickness": "thin|thick",
+    "width": "narrow|wide",
+    "surface": "smooth|rough",
+    "style": "outline,line|filled,glyph|flat|isometric|hand-drawn",
+    "direction": "upward|downward",
+    "course": "acute|chronic",
+    "growth": "benign|malignant",
+    "extent": "partial|complete",
+    "regularity": "regular|irregular",
+    "plane": "axial|coronal|sagittal",
+    "view": "frontal|lateral",
     "side": "left|right",
     "position": "upper|lower",
     "degree": "mild|moderate|severe",
 }
+# Kinds whose values suit most things that have one of them.
+GENERAL = frozenset(("colour", "size", "side", "degree"))
+# Kinds that nouns before another noun may have; others, such as "light" in "light bulb", are a part of its name.
+OF_COMPOUNDS = make_set("""
+    colour pattern material sleeves fit hem waist leg wearer connection shape style direction course growth plane view
+""")
 COMPARATIVES = {
     "small": "smaller", "little": "smaller", "tiny": "smaller", "large": "larger", "big": "bigger",
     "huge": "much larger", "giant": "much bigger", "tall": "taller", "high": "higher", "short": "shorter",
@@ -102,10 +134,22 @@ FIXED = frozenset(
     couple pair bunch crowd number lot row line team member variety set type kind piece part end bottom center
     corner inside outside midair mid-air other one each something someone anything nothing everything thing
     object item foreground view scene mouth hand face head hair arm leg foot eye ear nose tongue finger shoulder
-    body neck tail paw lap knee tooth chest mid position action motion direction color colour size style leap
+    body neck tail paw lap knee tooth chest mid wing beak bill crown crest throat breast belly rump forehead cheek
+    eyebrow eyering wingbar feather nape toe heel sole waist waistband sleeve neckline collar hem surface border margin
+    position action motion direction color colour size style leap
     jump run walk ride climb play look smile stand pose swing turn catch race slide splash game trick stunt
     match event time day night weather sun sunset shadow reflection sort while use name place area spot right
     left self fun dance talk swim rest fight laugh wait ones others half hundred dozen male female short
+""")[0].split()
+)
+
+ANIMALS = frozenset(
+    _split_groups("""
+    dog puppy cat kitten horse pony cow bull goat sheep lamb pig boar monkey gorilla baboon chimpanzee orangutan ape
+    bear panda lion tiger leopard cheetah wolf fox hyena jackal deer antelope gazelle elephant zebra giraffe camel llama
+    bird duck goose swan parrot penguin pelican owl eagle chicken hen rooster turkey flamingo rabbit hamster mouse rat
+    squirrel marmot beaver otter seal walrus dolphin lizard turtle frog bulldog poodle terrier husky hound spaniel
+    retriever beagle pug corgi dalmatian greyhound buffalo bison warthog lemur sloth animal
 """)[0].split()
 )
 

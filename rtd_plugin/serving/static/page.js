@@ -1,4 +1,4 @@
-// The address holds the steps of a query: `image=NAME` (of the gallery) or `upload=ID` (a picture of yours), then `text=…`,
+// The address holds the steps of a query: `image=NAME` (of the gallery) or `upload=ID` (an image of yours), then `text=…`,
 // then the image that the query went on from, and so on. The page shows what the address says, so that back, forward,
 // reload and links work.
 "use strict";
@@ -41,14 +41,14 @@ function go(steps) {
   return show();
 }
 
-// Pictures of yours stay in this browser: the address has their id ----------------------------------------------------
+// Images of yours stay in this browser: the address has their id ----------------------------------------------------
 
 function openUploads(mode) {
   return new Promise((resolve, reject) => {
     const request = indexedDB.open("rtd-plugin", 1);
-    request.onupgradeneeded = () => request.result.createObjectStore("pictures", { keyPath: "id" });
+    request.onupgradeneeded = () => request.result.createObjectStore("images", { keyPath: "id" });
     request.onerror = () => reject(request.error);
-    request.onsuccess = () => resolve(request.result.transaction("pictures", mode).objectStore("pictures"));
+    request.onsuccess = () => resolve(request.result.transaction("images", mode).objectStore("images"));
   });
 }
 
@@ -69,7 +69,7 @@ async function keepUpload(file) {
     for (const key of keys.slice(0, Math.max(0, keys.length + 1 - MOST_UPLOADS))) store.delete(key);
     await settle(store.put({ id, file }));
   } catch (error) {
-    console.warn("The picture is kept until this page is left:", error);
+    console.warn("The image is kept until this page is left:", error);
   }
   return id;
 }
@@ -96,7 +96,7 @@ async function findPicture(step, size = "thumbnails") {
   return addresses.get(step.upload);
 }
 
-const nameStep = (step) => step.image ?? uploads.get(step.upload)?.name ?? "your picture";
+const nameStep = (step) => step.image ?? uploads.get(step.upload)?.name ?? "your image";
 
 function makePicture(source, alt) {
   const image = make("img", { alt, loading: "lazy", decoding: "async" });
@@ -133,12 +133,12 @@ async function showReference(step) {
   const label = $("file-label");
   if (source) {
     label.replaceChildren(makePicture(source, ""), make("span", { className: "hint", id: "file-hint", hidden: true }));
-    $("file").setAttribute("aria-label", `Reference picture: ${nameStep(step)}. Choose another`);
+    $("file").setAttribute("aria-label", `Reference image: ${nameStep(step)}. Choose another`);
   } else {
     $("file").removeAttribute("aria-label");
     const hint = make("span", { id: "file-hint", textContent: " or drop or paste one here" });
-    label.replaceChildren(make("span", {}, make("b", { textContent: "Choose a picture" }), hint));
-    if (step) complain("This address starts from a picture that only its browser has: choose it again.");
+    label.replaceChildren(make("span", {}, make("b", { textContent: "Choose an image" }), hint));
+    if (step) complain("This address starts from an image that only its browser has: choose it again.");
   }
 }
 
@@ -312,7 +312,7 @@ $("query").onsubmit = (event) => {
   event.preventDefault();
   const steps = readSteps();
   const text = $("text").value.trim();
-  if (!steps.length) return complain("Choose a picture first.");
+  if (!steps.length) return complain("Choose an image first.");
   if (!text) return complain("Say what should be different.");
   go([...steps.slice(0, -1), { ...steps.at(-1), text, where: $("where").value.trim() }]);
 };

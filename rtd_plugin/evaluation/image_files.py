@@ -88,7 +88,7 @@ def image_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 
-def check_size(picture: object, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
+def check_size(name: object, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
     """Check the size (width, height) in pixels of an image before it is decoded or created.
 
     Raises:
@@ -96,11 +96,9 @@ def check_size(picture: object, size: tuple[int, int], max_pixels: int = MAX_PIX
     """
     width, height = size
     if width * height > max_pixels:
-        raise OversizedImage(f"{picture}: {width} x {height} are more than {max_pixels:,} pixels: save a smaller copy")
+        raise OversizedImage(f"{name}: {width} x {height} are more than {max_pixels:,} pixels: save a smaller copy")
     if max(size) > MAX_RATIO * min(size):
-        raise OversizedImage(
-            f"{picture}: {width} x {height}: one side is more than {MAX_RATIO} times the other: crop it"
-        )
+        raise OversizedImage(f"{name}: {width} x {height}: one side is more than {MAX_RATIO} times the other: crop it")
 
 
 def _decode(name: object, file: BinaryIO, max_pixels: int) -> Image.Image:
@@ -108,7 +106,7 @@ def _decode(name: object, file: BinaryIO, max_pixels: int) -> Image.Image:
         opened = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise RTDError(
-            f"{name}: not a picture in one of the formats {', '.join(FORMATS)}, or a broken one: convert or replace it"
+            f"{name}: not an image in one of the formats {', '.join(FORMATS)}, or a broken one: convert or replace it"
         ) from error
     with opened as image:
         check_size(name, image.size, max_pixels)

@@ -13,7 +13,7 @@ from PIL import EpsImagePlugin, Image
 from rtd_plugin import regular_files
 from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.image_features import pad_to_ratio
-from rtd_plugin.evaluation.pictures import FORMATS, open_image
+from rtd_plugin.evaluation.image_files import FORMATS, open_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -70,7 +70,7 @@ def test_pillow_starts_ghostscript(tmp_path, ghostscript):
 
 def test_no_program_is_started(tmp_path, ghostscript):
     (tmp_path / "x.png").write_bytes(EPS)
-    with pytest.raises(RTDError, match=r"x\.png: not a picture in one of the formats JPEG, .*: convert or replace it"):
+    with pytest.raises(RTDError, match=r"x\.png: not an image in one of the formats JPEG, .*: convert or replace it"):
         open_image(tmp_path / "x.png")
     assert not ghostscript.exists()
 
@@ -161,7 +161,7 @@ def test_a_long_thin_picture_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "No such file"), (b"<html>", "not a picture"), (b"", "not a pic")]
+    ("content", "message"), [(None, "No such file"), (b"<html>", "not an image"), (b"", "not an im")]
 )
 def test_files_that_are_not_pictures_are_refused(tmp_path, content, message):
     if content is not None:
@@ -201,7 +201,7 @@ def test_greys_of_no_known_range_are_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
-def test_pictures_in_each_mode_become_rgb(tmp_path, mode):
+def test_image_files_in_each_mode_become_rgb(tmp_path, mode):
     """As near as the mode allows to a grey of 200."""
     gray = Image.new("RGB", (8, 8), (200, 200, 200))
     if mode == "LAB":
