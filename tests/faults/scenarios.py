@@ -70,6 +70,8 @@ TRAIN = ("train", "--recipe", RECIPE, "--output", "run")
 RESUME = (*TRAIN, "--resume")
 RUN = "../inputs/run"
 RUN_FILES = r"run/(checkpoints/.*|metrics\.jsonl|\.lock.*)"
+SEARCH_FILES = rf"{RUN_FILES}|run/(recipe\.yaml|search/.*)"  # which a search changes as it goes on
+RATES = ("--set", "optimizer.learning_rate=[1e-3,1e-2]")
 BUILD = ("triplets", "build", "rules", "../inputs/captions.txt", "--output", "triplets.jsonl", "--workers", "1")
 ASK = ("triplets", "build", "llm", "../inputs/captions.txt", "--output", "triplets.jsonl", "--workers", "1")
 SERVER = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "none")
@@ -93,6 +95,7 @@ def _is_removed(work: Path) -> bool:
 SCENARIOS = (
     Scenario("train", TRAIN, RESUME, kept=RUN_FILES),
     Scenario("train-resume", RESUME, RESUME, ((*TRAIN, "--set", "steps=3"),), kept=RUN_FILES),
+    Scenario("train-rates", (*TRAIN, *RATES), (*RESUME, *RATES), kept=SEARCH_FILES),
     Scenario("evaluate", (*EVALUATE, *CACHED), is_done=_is_evaluated, kept=r"out/.*"),
     Scenario("triplets-rules", BUILD, kept=r"triplets\.jsonl\.parts/.*"),
     Scenario("triplets-llm", (*ASK, *SERVER), kept=r"triplets\.jsonl\.answers"),
