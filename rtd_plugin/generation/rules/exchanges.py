@@ -416,11 +416,11 @@ def exchange_actions(scene: Scene) -> Iterator[Edit]:
                 "is": "are" if subject.plural else "is",
                 **describe_subject(scene, subject),
             }
+            where = frozenset[int]()
             after = next(iter(verb.rights), None)
             if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := find_place(after)):
                 fields["where"] = scene.doc[after.i : place.end].text.lower()
+                where = frozenset(range(after.i, place.end))
             fields, mentions = mention_subject(scene, fields, subject)
-            if "where" in fields:
-                mentions |= frozenset(range(after.i, place.end))
             changes = ((verb.i, verb.i + 1, action),)
-            yield Edit("action", fields, frozenset([verb.i]), target=changes, mentions=mentions)
+            yield Edit("action", fields, frozenset([verb.i]), target=changes, mentions=mentions | where)
