@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.batches import Batch, map_device_tensors
@@ -133,13 +134,17 @@ class Trainer:
         return tower.eval().requires_grad_(False)
 
     def check_weights(self, step: int) -> None:
-        """Refuse weights that are not finite.
+        """Refuse weights that are not finite, or with which features are not.
 
         Raises:
-            Diverged: a weight is infinite or not a number.
+            Diverged: a weight, or the feature of a text, is infinite or not a number.
         """
         if not torch.stack([weight.isfinite().all() for weight in self.tower.parameters()]).all():
             raise Diverged(f"weights are not finite after step {step}: {ADVICE}")
+        with torch.no_grad():
+            features = self.tower.encode(tokenize(["a photo"]).to(self.accelerator.device))
+        if not features.isfinite().all():
+            raise Diverged(f"features are not finite after step {step}: {ADVICE}")
 
 
 def schedule_rate(step: int, steps: int, settings: Optimizer) -> float:
