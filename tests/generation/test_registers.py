@@ -18,6 +18,7 @@ from rtd_plugin.generation.rules.fragments import capitalise_title, find_details
 from rtd_plugin.generation.rules.lexicon import Lexicon, count_words
 from rtd_plugin.generation.rules.measures import find_measure, list_measures
 from rtd_plugin.generation.rules.phrases import find_noun_phrases
+from rtd_plugin.generation.rules.phrasings import PATTERNS
 from rtd_plugin.generation.rules.scene import render
 from rtd_plugin.triplets.wording import TONE_MODIFIERS, list_changed_words, split_words
 from rtd_plugin.workflows.check import check_triplets
@@ -266,6 +267,33 @@ def test_parts_are_described_but_not_exchanged():
     assert (texts[0], "this bird has a yellow crown and white wings") in found["attribute"]
     assert "noun" not in found
     assert "remove" not in found
+
+
+def test_articles_suit_words_with_hyphens():
+    texts = ["Image of a lesion with an irregular network.", "Image of a lesion with a blue-white veil."]
+    found = {target for _, target in edit(texts)["noun"]}
+    assert "Image of a lesion with a blue-white veil." in found
+
+
+@pytest.mark.parametrize("kind", ["attribute", "describe"])
+def test_a_value_alone_is_said_of_the_main_thing_only(kind):
+    """ "is red in color" of the breast of a bird would be said of the bird."""
+    things = (
+        "noun",
+        "the_noun",
+        "new",
+        "a_new",
+        "the_new",
+        "old",
+        "a_old",
+        "the_old",
+        "a_new_one",
+        "old_value",
+        "sole",
+    )
+    things += ("doing_new", "placed_new")
+    for pattern in PATTERNS[kind]:
+        assert any(f"{{{name}}}" in pattern for name in things), pattern
 
 
 def test_clothes_do_not_act():
