@@ -18,6 +18,26 @@ CAPTIONS = click.argument("captions", type=FILE)
 OUTPUT = click.option("--output", type=FILE, required=True, help="The JSON lines file to write.")
 COLUMN = click.option("--column", help="The column or key with the captions; its number in a table without header.")
 SEED = click.option("--seed", default=0, show_default=True, help="Random seed.")
+ENDPOINT = click.option(
+    "--endpoint", required=True, metavar="URL", help="The server, such as http://localhost:8000/v1."
+)
+MODEL = click.option("--model", required=True, metavar="NAME", help="The model's name on the server.")
+LIMIT = click.option(
+    "--limit", default=1000, show_default=True, type=click.IntRange(1), help="Maximum number of requests."
+)
+REQUESTS = click.option(
+    "--workers", default=4, show_default=True, type=click.IntRange(1, 256), help="Concurrent requests."
+)
+TIMEOUT = click.option(
+    "--timeout", default=120.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
+)
+ATTEMPTS = click.option(
+    "--attempts",
+    default=6,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Attempts before a request counts as failed.",
+)
 
 
 @click.group("triplets build")
@@ -47,6 +67,13 @@ def command() -> None:
     help="Processes; they do not change the result. Default: one per processor.",
 )
 @RAY
+@click.option(
+    "--register",
+    type=click.Choice(["mixed", "requests", "statements"]),
+    default="mixed",
+    show_default=True,
+    help="How conditions are written: requests as in CIRR, statements (is …, has …) as in FashionIQ.",
+)
 @click.option("--backbone", metavar="MODEL", help="Measure similarity in the text space of this open_clip model.")
 @click.option("--pretrained", metavar="TAG", help="The open_clip tag of its weights.")
 @click.option("--checkpoint", type=FILE, help="A local file with its weights, instead of --pretrained.")
@@ -72,21 +99,13 @@ def rules(**options: Any) -> None:
 @CAPTIONS
 @OUTPUT
 @COLUMN
-@click.option("--endpoint", required=True, metavar="URL", help="The server, such as http://localhost:8000/v1.")
-@click.option("--model", required=True, metavar="NAME", help="The model's name on the server.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="Maximum number of requests.")
+@ENDPOINT
+@MODEL
+@LIMIT
 @click.option("--per-caption", default=2, show_default=True, type=click.IntRange(1, 20), help="Triplets per request.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 256), help="Concurrent requests.")
-@click.option(
-    "--timeout", default=120.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
-)
-@click.option(
-    "--attempts",
-    default=6,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Attempts before a request counts as failed.",
-)
+@REQUESTS
+@TIMEOUT
+@ATTEMPTS
 @SEED
 @JSON
 def llm(**options: Any) -> None:

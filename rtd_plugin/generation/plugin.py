@@ -1,4 +1,4 @@
-"""The plugin that adds `rtd-plugin triplets build` and `rtd-plugin triplets stats`."""
+"""The plugin that adds `rtd-plugin triplets build`, `triplets paraphrase` and `triplets stats`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def rtd_commands() -> Iterable[click.Command]:
-    """Return the two commands."""
-    from rtd_plugin.generation import build_command, stats_command
+    """Return the three commands."""
+    from rtd_plugin.generation import build_command, paraphrase_command, stats_command
 
-    return [build_command.command, stats_command.command]
+    return [build_command.command, paraphrase_command.command, stats_command.command]

@@ -23,6 +23,7 @@ def build_triplets(
     seed: int = 0,
     workers: int | None = None,
     ray: str | None = None,
+    register: Literal["mixed", "requests", "statements"] = "mixed",
     backbone: str | None = None,
     pretrained: str | None = None,
     checkpoint: str | Path | None = None,
@@ -48,6 +49,8 @@ def build_triplets(
             requests for a language model (by default 4).
         ray: for rules, the address of a Ray cluster whose machines do the work, or "auto" for the one that this machine
             belongs to; they have to see the output's folder. The result does not depend on it.
+        register: for rules, how conditions are written: "requests" as in CIRR ("make the dog black"), "statements" as
+            in FashionIQ ("is black"), or both, "mixed".
         backbone, pretrained, checkpoint: for rules, an open_clip model with the tag or file of its weights, in whose
             text space similarity is measured; by default the contexts of words in the captions are compared.
         endpoint, model: for a language model, the address of a server that speaks OpenAI's chat protocol, and the name
@@ -94,6 +97,7 @@ def build_triplets(
                 per_caption=per_caption or 5,
                 seed=seed,
                 workers=workers or count_processors(),
+                register=register,
                 embed=embed,
                 cluster=RayTasks(ray) if ray is not None else None,
                 advance=advance,
@@ -118,6 +122,66 @@ def build_triplets(
             advance=advance,
         )
     return {"output": str(output), **vars(answered)}
+
+
+def paraphrase_triplets(
+    file: str | Path,
+    output: str | Path,
+    *,
+    endpoint: str,
+    model: str,
+    columns: Mapping[str, str] | None = None,
+    wordings: int = 3,
+    limit: int = 1000,
+    workers: int = 4,
+    timeout: float = 120.0,
+    attempts: int = 6,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write the conditions of a triplet file in other words, with a language model: `rtd-plugin triplets paraphrase`.
+
+    A run that was stopped resumes when it is started again.
+
+    Args:
+        file: JSON in any shape of the source `json`, CSV or Parquet; records with a problem are left out.
+        output: the file to write: each triplet, and one more for each new wording of its condition.
+        endpoint, model: the address of a server that speaks OpenAI's chat protocol, and the name of the model there.
+        columns: `reference`, `condition` or `target` to its name in the file.
+        wordings: other wordings of each condition to ask for.
+        limit: requests to send at most, retries included.
+        workers: concurrent requests.
+        timeout: seconds to wait for an answer.
+        attempts: attempts before a request counts as failed.
+        seed: sent with each request.
+        progress: shows the progress.
+
+    Returns:
+        What `rtd-plugin triplets paraphrase … --json` prints.
+
+    Raises:
+        UsageError: an option is wrong, or the output is the file itself.
+        RTDError: the file cannot be read, the server does not answer, or the output cannot be written.
+    """
+    from rtd_plugin.generation.llm.paraphrase import paraphrase
+    from rtd_plugin.generation.llm.server import Server
+
+    file, output = Path(file), Path(output)
+    names = choose_columns(file, columns or {})
+    server = Server(endpoint, model, timeout, attempts)
+    with progress("Asking") as advance:
+        result = paraphrase(
+            file,
+            names,
+            output,
+            server,
+            count=wordings,
+            limit=limit,
+            workers=workers,
+            seed=seed,
+            advance=advance,
+        )
+    return {"output": str(output), **vars(result)}
 
 
 def describe_triplets(

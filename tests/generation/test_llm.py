@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from rtd_plugin import printable
 from rtd_plugin.cli.main import main
 from rtd_plugin.errors import RTDError, UsageError
-from rtd_plugin.generation.llm import build as module
+from rtd_plugin.generation.llm import asking as module
 from rtd_plugin.generation.llm.answers import AnswerFile
 from rtd_plugin.generation.llm.build import build
 from rtd_plugin.generation.llm.prompt import EXAMPLES, parse_answer

@@ -1,4 +1,4 @@
-"""The file of answers that a build has received."""
+"""The file of answers that a server has given."""
 
 import hashlib
 import json
@@ -9,11 +9,10 @@ from types import TracebackType
 
 from rtd_plugin.errors import RTDError
 from rtd_plugin.regular_files import read_text
-from rtd_plugin.triplets.triplet import Triplet
 
 
 class AnswerFile:
-    """Captions with their triplets, a line of JSON for each, appended as answers arrive.
+    """Questions with the rows of their answers, a line of JSON for each, appended as answers arrive.
 
     Args:
         path: the file; lines of an earlier build are read, broken ones are ignored.
@@ -43,24 +42,24 @@ class AnswerFile:
         with suppress(OSError):  # a failed write was reported by `add`
             self._file.close()
 
-    def __contains__(self, caption: str) -> bool:
-        return _hash_caption(caption) in self._answers
+    def __contains__(self, question: str) -> bool:
+        return _hash_question(question) in self._answers
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, caption: str) -> list[list[str]]:
-        """Return the conditions and targets for a caption; [] if it has no answer."""
-        return self._answers.get(_hash_caption(caption), [])
+    def get(self, question: str) -> list[list[str]]:
+        """Return the rows of a question's answer, such as conditions with targets; [] if it has no answer."""
+        return self._answers.get(_hash_question(question), [])
 
-    def add(self, caption: str, triplets: Sequence[Triplet]) -> None:
-        """Append the answer for a caption.
+    def add(self, question: str, rows: Sequence[Sequence[str]]) -> None:
+        """Append the answer to a question.
 
         Raises:
             RTDError: the file cannot be written.
         """
-        key = _hash_caption(caption)
-        self._answers[key] = [[triplet.condition, triplet.target] for triplet in triplets]
+        key = _hash_question(question)
+        self._answers[key] = [list(row) for row in rows]
         try:
             self._file.write(json.dumps([key, self._answers[key]]) + "\n")
             self._file.flush()
@@ -82,5 +81,5 @@ class AnswerFile:
         return RTDError(f"{self.path}: cannot be written ({error.strerror or error})")
 
 
-def _hash_caption(caption: str) -> str:
-    return hashlib.blake2b(caption.encode(), digest_size=12).hexdigest()
+def _hash_question(question: str) -> str:
+    return hashlib.blake2b(question.encode(), digest_size=12).hexdigest()

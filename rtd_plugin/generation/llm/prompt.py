@@ -55,6 +55,12 @@ def _build_request(caption: str, count: int) -> str:
     return f"Caption: {' '.join(caption.split())}\nPictures: {count}"
 
 
+def strip_fence(answer: str) -> str:
+    """Return an answer without the fence that some models put around code."""
+    text = answer.strip()
+    return text[3:-3].removeprefix("json").strip() if text.startswith("```") and text.endswith("```") else text
+
+
 def parse_answer(reference: str, answer: str, count: int) -> tuple[list[Triplet], int]:
     """Parse the triplets in an answer.
 
@@ -68,11 +74,8 @@ def parse_answer(reference: str, answer: str, count: int) -> tuple[list[Triplet]
     Raises:
         ValueError: the answer is not a JSON array of objects with the two keys.
     """
-    text = answer.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text[3:-3].removeprefix("json").strip()
     try:
-        objects = json.loads(text)
+        objects = json.loads(strip_fence(answer))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(objects, list) or not objects:

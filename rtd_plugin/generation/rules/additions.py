@@ -14,7 +14,7 @@ from rtd_plugin.generation.rules.scene import (
     Edit,
     Scene,
     add_article,
-    describe_role,
+    describe_subject,
     token_span,
 )
 from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, PEOPLE
@@ -42,10 +42,9 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
             "the_thing": f"the {phrase.core}",
             "a_thing": scene.to_indefinite(phrase),
             "is": "are" if phrase.plural else "is",
-            "the_subject": f"the {owner.head.lower_}",
             "subject_is": "are" if owner.plural else "is",
             "subject_has": "have" if owner.plural else "has",
-            **describe_role(scene, owner),
+            **describe_subject(scene, owner),
         }
         if link != "and" or not _is_had(owner):
             fields[link] = ""

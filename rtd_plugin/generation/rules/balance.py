@@ -1,36 +1,48 @@
-"""The balance of a build's kinds of edit: triplets with rare kinds are preferred."""
+"""The balance of a build: rare kinds of edit are preferred, and wordings as people would choose them."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rtd_plugin.generation.rules.edits import Candidate
+from rtd_plugin.generation.rules.registers import REGISTERS, Register
+from rtd_plugin.triplets.triplet import Triplet
+from rtd_plugin.triplets.wording import Order, split_words
 
 # Target share of edits of each kind, in percent, as far as captions allow it: those in CIRR, with a minimum so that
 # every kind is learnt.
 TARGETS = {
-    "thing": 18, "attribute": 14, "number": 10, "place": 10, "describe": 9, "action": 9, "remove": 9, "role": 7,
-    "add": 7, "locate": 4, "gender": 3,
+    "thing": 15, "attribute": 12, "activity": 10, "number": 9, "place": 8, "describe": 8, "action": 7, "remove": 7,
+    "role": 6, "add": 6, "view": 5, "pose": 4, "locate": 3, "gender": 3,
 }  # fmt: skip
+ORDERS: dict[Order, float] = {"old first": 27, "new first": 27, "new alone": 36, "old alone": 6, "neither": 4}
+OTHER = ""  # stands for all first words that a register does not list
+WEIGHTS = (1.0, 1.5, 1.0)  # of the first word, the length and the order of a condition in the choice of its wording
+WORD_WEIGHT = 5.0  # of its words
+PRIOR = 100  # conditions whose shares are those wanted, before the first
 
 
 class Balance:
-    """Chooses triplets so that kinds of edit approach their targets.
+    """Chooses triplets so that kinds of edit approach their targets, and wordings those of their register.
 
     Attributes:
         edits: chosen so far, by label.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, register: str = "mixed") -> None:
         self.edits: Counter[str] = Counter()
         self._details: Counter[tuple[str, str]] = Counter()
+        self._wordings = [_WordingBalance(register) for register, _ in REGISTERS[register]]
 
-    def choose(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    def choose(self, candidates: Sequence[Candidate], count: int) -> list[Triplet]:
         """Choose triplets of one caption, those of the rarest kinds, relative to their targets, first."""
-        remaining, chosen = list(candidates), list[Candidate]()
+        remaining, chosen = list(candidates), list[Triplet]()
         while remaining and len(chosen) < count:
             best = max(remaining, key=self._rate)
             remaining.remove(best)
-            chosen.append(best)
+            condition = self._wordings[best.register].choose(best.wordings)
+            chosen.append(Triplet(best.reference, condition, best.target))
             self.edits.update(best.labels)
             self._details.update(zip(best.labels, best.details, strict=True))
         return chosen
@@ -39,3 +51,52 @@ class Balance:
         lacks = [TARGETS[label] / (1 + self.edits[label]) for label in candidate.labels]
         details = [self._details[pair] for pair in zip(candidate.labels, candidate.details, strict=True)]
         return sum(lacks) / len(lacks), -max(details)
+
+
+class _WordingBalance:
+    """Chooses wordings so that first words, lengths and orders approach the shares of a register."""
+
+    def __init__(self, register: Register) -> None:
+        other = {OTHER: 100 - sum(register.openings.values())}
+        shares: tuple[Mapping[Any, float], ...] = (dict(register.openings) | other, register.lengths, ORDERS)
+        self._shares = shares
+        self._counts: tuple[Counter[object], ...] = (Counter(), Counter(), Counter())
+        self._total = 0
+        self._words = {word: share / 1000 for word, share in register.words.items()}
+        self._word_counts: Counter[str] = Counter()
+        self._word_total = 0
+
+    def choose(self, wordings: Sequence[tuple[str, Order]]) -> str:
+        """Choose the wording whose first word, length and order are furthest below their shares."""
+        rated = [(self._list_features(text, order), text) for text, order in wordings]
+        features, text = max(rated, key=lambda pair: self._rate(pair[0]) + self._rate_words(pair[1]))
+        words = split_words(text)
+        self._word_counts.update(word for word in words if word in self._words)
+        self._word_total += len(words)
+        for counts, feature in zip(self._counts, features, strict=True):
+            counts[feature] += 1
+        self._total += 1
+        return text
+
+    def _list_features(self, text: str, order: Order) -> tuple[object, ...]:
+        words = split_words(text)
+        opening = words[0] if words and words[0] in self._shares[0] else OTHER
+        return opening, len(words), order
+
+    def _rate(self, features: tuple[object, ...]) -> float:
+        rate = 0.0
+        for weight, shares, counts, feature in zip(WEIGHTS, self._shares, self._counts, features, strict=True):
+            wanted = shares.get(feature, 0.01) / 100
+            share = (counts[feature] + PRIOR * wanted) / (self._total + PRIOR)
+            rate += weight * math.log(wanted / share)
+        return rate
+
+    def _rate_words(self, text: str) -> float:
+        """Return how far the words of the grammar in a text are below their frequencies, on average."""
+        words = split_words(text)
+        rate = 0.0
+        for word in words:
+            if (wanted := self._words.get(word)) is not None:
+                share = (self._word_counts[word] + 10 * PRIOR * wanted) / (self._word_total + 10 * PRIOR)
+                rate += math.log(wanted / share)
+        return WORD_WEIGHT * rate / max(1, len(words))

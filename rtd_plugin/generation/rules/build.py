@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -22,13 +22,13 @@ from rtd_plugin.generation.rules.balance import TARGETS, Balance
 from rtd_plugin.generation.rules.edits import Candidate, make_candidates
 from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
+from rtd_plugin.generation.rules.registers import RegisterName
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.regular_files import read_bytes, read_text
 from rtd_plugin.triplets.checks import hash_triplet
 from rtd_plugin.triplets.parallel import map_in_order
 from rtd_plugin.triplets.records import Fault
-from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.triplet_file import open_writer
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class EditJob(NamedTuple):
     options: str
     per_caption: int
     seed: int
+    register: RegisterName
 
 
 def build(
@@ -95,6 +96,7 @@ def build(
     per_caption: int = 5,
     seed: int = 0,
     workers: int = 1,
+    register: RegisterName = "mixed",
     embed: "Embedding | None" = None,
     cluster: RayTasks | None = None,
     advance: Advance = ignore_progress,
@@ -111,6 +113,7 @@ def build(
         per_caption: triplets of one caption, at most.
         seed: of all random choices.
         workers: number of processes.
+        register: how the conditions are written, a key of `REGISTERS`.
         cluster: whose machines do the work instead; they have to see the output's folder.
         embed: maps words to vectors whose cosine is their similarity; None compares the contexts of words.
         advance: called with the chunks done and their total, 0 while captions are parsed.
@@ -135,22 +138,24 @@ def build(
             raise RTDError(f"{captions} holds no captions{skipped}; name a file that has some")
         lexicon = Lexicon(counts, embed)
         space = embed.name if embed is not None else ""
-        options = hashlib.sha256(json.dumps([FORMAT, keys, per_caption, seed, space]).encode()).hexdigest()[:16]
+        options = hashlib.sha256(json.dumps([FORMAT, keys, per_caption, seed, space, register]).encode()).hexdigest()[
+            :16
+        ]
         pool.share(lexicon)
-        edit_jobs = (EditJob(folder, chunk, key, options, per_caption, seed) for chunk, key in enumerate(keys))
+        edit_jobs = (
+            EditJob(folder, chunk, key, options, per_caption, seed, register) for chunk, key in enumerate(keys)
+        )
         seen: set[bytes] = set()
-        balance = Balance()
+        balance = Balance(register)
         partners: Counter[tuple[str, bool]] = Counter()
         with open_writer(output) as write:
             for done, path in enumerate(pool.map(_edit_chunk, edit_jobs), 1):
                 nouns, *captions_candidates = map(json.loads, read_text(path).splitlines())
                 partners.update({(noun, has_partner): count for noun, has_partner, count in nouns})
                 for rows in captions_candidates:
-                    candidates = [Candidate(Triplet(*texts), *edits) for texts, *edits in rows]
-                    new = [candidate for candidate in candidates if hash_triplet(candidate.triplet) not in seen]
-                    for candidate in balance.choose(new, per_caption):
-                        seen.add(hash_triplet(candidate.triplet))
-                        write(candidate.triplet)
+                    for triplet in balance.choose(list(_list_new(map(Candidate._make, rows), seen)), per_caption):
+                        seen.add(hash_triplet(triplet))
+                        write(triplet)
                 advance(done, len(keys), f"{len(seen):,} triplets")
             result.edits = balance.edits
             lonely = [noun for noun, has_partner in partners if not has_partner and not partners[noun, True]]
@@ -162,6 +167,18 @@ def build(
                 )
     shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def _list_new(candidates: Iterable[Candidate], seen: Collection[bytes]) -> Iterator[Candidate]:
+    """Yield candidates with those of their wordings that make a triplet that is not among `seen`."""
+    for candidate in candidates:
+        wordings = [
+            (text, order)
+            for text, order in candidate.wordings
+            if hash_triplet((candidate.reference, text, candidate.target)) not in seen
+        ]
+        if wordings:
+            yield candidate._replace(wordings=wordings)
 
 
 def _skip_faults(captions: Iterable[Caption | Fault], result: RuleBuild) -> Iterator[Caption]:
@@ -269,7 +286,7 @@ def _edit_chunk(job: EditJob) -> Path:
         rows: list[Any] = []
         for row, doc in enumerate(docs):
             rng = random.Random(f"{job.seed} {job.chunk} {row}")
-            rows.append(make_candidates(doc, _lexicon, rng, CANDIDATES * job.per_caption, partners))
+            rows.append(make_candidates(doc, _lexicon, rng, CANDIDATES * job.per_caption, partners, job.register))
         nouns = [(noun, has_partner, count) for (noun, has_partner), count in partners.items()]
         write_text(path, "".join(json.dumps(row) + "\n" for row in (nouns, *filter(None, rows))))
     return path

@@ -1,79 +1,118 @@
 """Write conditions that ask for edits, phrased as people do."""
 
 import random
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from string import Formatter
 from typing import NamedTuple
 
 from rtd_plugin.generation.rules.phrasings import PATTERNS
+from rtd_plugin.generation.rules.registers import REQUESTS, Register
 from rtd_plugin.generation.rules.scene import Edit
+from rtd_plugin.triplets.wording import ARTICLES
 
 # Which content a condition names first, old or new, and the relative frequencies where all fit. An encoder trained on a
 # single order relies on it, and fails on the other.
 ORDERS = {"old first": 36, "new first": 30, "one alone": 34}
 _OLD = ("{the_old", "{a_old", "{old", "{doing_old", "{placed_old")
 _NEW = ("{a_new", "{the_new", "{new", "{doing_new", "{placed_new", "{comparative")
-MOODS = {"imperative": 35, "predicate": 30, "clause": 17, "noun": 18}  # and their relative frequencies where all fit
-# Optional frames around a condition of each mood.
+MOODS = ("imperative", "predicate", "clause", "noun")
+# Optional frames around a condition of each mood; around a noun that begins with its determiner also those of "thing".
 FRAMES = {
-    "imperative": ("{}, the rest is the same", "{} and leave everything else", "keep the scene but {}", "{} this time"),
-    "predicate": ("the target photo {}", "the target picture {}", "the target image {}", "the picture {}", "it {}"),
-    "clause": ("in the target picture, {}", "the same scene, but {}", "the same, except {}"),
-    "noun": ("{}",),
+    "imperative": (
+        "{}, the rest is the same", "{} and leave everything else", "keep the scene but {}", "{} this time",
+        "{} in the picture", "{} in the target image", "same picture, just {}", "take the first picture and {}",
+    ),
+    "predicate": (
+        "the target photo {}", "the target picture {}", "the target image {}", "the picture {}", "it {}",
+        "the target photo {}", "unlike the first picture, it {}", "the same but it {}", "something similar that {}",
+    ),
+    "clause": (
+        "in the target picture, {}", "the same scene, but {}", "the same, except {}", "change it so that {}",
+        "make it so that {}", "unlike the first image, {}", "different from the first photo, {}",
+        "similar to the first photo, but {}", "a similar picture where {}", "there should be a change, {}",
+        "show that {}", "make the picture so that {}", "unlike the reference, {}",
+    ),
+    "noun": ("same but {}", "make it {}", "similar, but {}", "it should be {}", "the target photo is {}"),
+    "thing": (
+        "shows {}", "show {}", "target on {}", "focus on {}", "make it with {}", "the target photo has {}",
+        "the target photo shows {}", "change to {}", "put {} in the picture", "have {} in it", "target is on {}",
+        "unlike the first picture, there should be {}", "make a picture of {}", "it's {}", "only {}",
+        "make it a picture showing {}", "close picture showing {}", "a similar one showing {}", "must include {}",
+        "similar photo with {} and nothing more", "changed, now with {}", "image with {}", "be {}",
+        "the other one has {}",
+        "the target image is of {}", "replace all with {}", "just {}",
+    ),
+}  # fmt: skip
+LINKS = {
+    "imperative": (" and ", " and ", " and ", ", ", " and also ", ". ", ", then "),
+    "predicate": (" and ", " and ", " and ", " and ", ", "),
+    "clause": (" and ", ", ", " and ", " while ", ". "),
+    "noun": (" and ", ", ", ", "),
 }
-FRAMED = 0.12  # the share of conditions with a frame
-SENTENCE_CASE, FULL_STOP = 0.7, 0.5  # shares, between CIRR's 0.88 and 0.61 and FashionIQ's 0.14 and 0.08
+MIXED_LINKS = (", ", ". ", ", ", " and ")  # between edits of different moods
 _IMPERATIVES = frozenset([
-    "replace", "change", "turn", "swap", "exchange", "substitute", "show", "remove", "take",
-    "put", "use", "have", "make", "focus", "delete", "get", "leave", "drop",
-    "keep", "add", "include", "give", "increase", "reduce", "bring", "target", "i",
+    "replace", "change", "turn", "swap", "exchange", "substitute", "show", "remove", "take", "put", "use", "have",
+    "make", "focus", "delete", "get", "leave", "drop", "keep", "add", "include", "give", "increase", "reduce", "bring",
+    "target", "i", "place", "paint", "zoom", "move", "forget", "multiply", "let", "darken",
 ])  # fmt: skip
-_PREDICATES = ("is", "has", "shows", "are", "wears")
-_ALONE = ("same", "the same", "unlike", "different", "goes", "only", "no", "make it", "just", "i", "not", "instead")
-
-
-def write_condition(edits: Sequence[Edit], rng: random.Random) -> str:
-    """Write a condition that asks for one or two edits."""
-    text = (
-        _phrase_both(edits[0], edits[1], rng)
-        if len(edits) == 2
-        else _add_frame(_choose(_list_phrasings(edits[0]), rng), rng)
+_PREDICATES = ("is", "has", "shows", "are", "wears", "goes", "faces")
+_ALONE = tuple(
+    f"{words} "
+    for words in (
+        "same",
+        "the same",
+        "unlike",
+        "different",
+        "goes",
+        "only",
+        "no",
+        "make it",
+        "just",
+        "i",
+        "not",
+        "instead",
     )
-    if rng.random() < SENTENCE_CASE:
-        text = text[0].upper() + text[1:]
-        if rng.random() < FULL_STOP / SENTENCE_CASE:
-            text += "."
-    return text
-
-
-def find_mood(text: str) -> str:
-    """Return the mood of a condition: a key of MOODS."""
-    first, *following = text.split()
-    if first in _IMPERATIVES:
-        return "imperative"
-    if first in _PREDICATES:
-        return "predicate"
-    return "clause" if {"is", "are"} & set(following) else "noun"
+)
+_ACTIONS = ("{doing_new}", "{new_verb}", "{verb}", "{new_act}")
+_DETERMINERS = frozenset(["a", "an", "one", "two", "three", "four", "five", "six", "seven", "eight", "another", "more"])
 
 
 class Phrasing(NamedTuple):
-    """A phrasing of an edit, with its mood and its order, keys of MOODS and ORDERS."""
+    """A pattern with its mood and its order, keys of MOODS and ORDERS."""
 
-    text: str
+    pattern: str
     mood: str
     order: str
 
 
-def _list_phrasings(edit: Edit) -> list[Phrasing]:
-    """Return all phrasings of an edit."""
-    phrasings = []
-    fields = dict(edit.fields)
-    for pattern in PATTERNS[edit.kind]:
-        if _parse_fields(pattern) <= edit.fields.keys():
-            text = " ".join(pattern.format(**fields).split())
-            phrasings.append(Phrasing(text, find_mood(text), find_order(pattern)))
-    return phrasings
+def write_condition(edits: Sequence[Edit], rng: random.Random, register: Register = REQUESTS) -> str:
+    """Write a condition that asks for one or more edits."""
+    text = _phrase_several(edits, rng, register) if len(edits) > 1 else _phrase_one(edits[0], rng, register)
+    if rng.random() < register.telegraphic:
+        text = _leave_articles_out(text, rng)
+    if rng.random() < register.sentence_case:
+        text = re.sub(r"(^|\. )(\w)", lambda match: match[1] + match[2].upper(), text)
+        if rng.random() < register.full_stop / register.sentence_case:
+            text += "."
+    return text
+
+
+def find_mood(pattern: str) -> str:
+    """Return the mood of a condition or a pattern: one of MOODS."""
+    first, *following = _strip_restrictions(pattern).split()
+    if first in _IMPERATIVES:
+        return "imperative"
+    if first in _PREDICATES:
+        return "predicate"
+    verbs = {"is", "are", "{is}", "{subject_is}", "{new_does}", "faces", "looks", "has", "{subject_has}"}
+    return "clause" if verbs & {word.strip(",.") for word in following} else "noun"
+
+
+def _strip_restrictions(pattern: str) -> str:
+    """Return a pattern without the fields that are always empty."""
+    return re.sub(r"\{\w+\}(?=[\w{])", "", pattern)
 
 
 @cache
@@ -92,35 +131,88 @@ def _parse_fields(pattern: str) -> frozenset[str]:
     return frozenset(name for _, name, _, _ in Formatter().parse(pattern) if name)
 
 
+@cache
+def _list_suitable(kind: str, fields: frozenset[str]) -> tuple[Phrasing, ...]:
+    return tuple(
+        Phrasing(pattern, find_mood(pattern), find_order(pattern))
+        for pattern in PATTERNS[kind]
+        if _parse_fields(pattern) <= fields
+    )
+
+
+def _list_phrasings(edit: Edit) -> tuple[Phrasing, ...]:
+    """Return all phrasings of an edit."""
+    return _list_suitable(edit.kind, frozenset(edit.fields))
+
+
+def _fill(phrasing: Phrasing, edit: Edit) -> str:
+    return " ".join(phrasing.pattern.format(**edit.fields).split())
+
+
 def _draw(shares: Mapping[str, int], available: Collection[str], rng: random.Random) -> str:
     names = [name for name in shares if name in available]
-    return rng.choices(names, [shares[name] for name in names])[0]
+    weights = [shares[name] for name in names]
+    return rng.choices(names, weights if any(weights) else None)[0]
 
 
-def _choose(phrasings: Sequence[Phrasing], rng: random.Random) -> Phrasing:
+def _choose(phrasings: Sequence[Phrasing], rng: random.Random, moods: Mapping[str, int] = REQUESTS.moods) -> Phrasing:
     """Choose the order, then the mood, then the words."""
-    order = _draw(ORDERS, {phrasing.order for phrasing in phrasings}, rng)
-    mood = _draw(MOODS, {phrasing.mood for phrasing in phrasings if phrasing.order == order}, rng)
-    return rng.choice([phrasing for phrasing in phrasings if (phrasing.order, phrasing.mood) == (order, mood)])
+    wanted = [phrasing for phrasing in phrasings if moods[phrasing.mood]] or phrasings
+    order = _draw(ORDERS, {phrasing.order for phrasing in wanted}, rng)
+    mood = _draw(moods, {phrasing.mood for phrasing in wanted if phrasing.order == order}, rng)
+    return rng.choice([phrasing for phrasing in wanted if (phrasing.order, phrasing.mood) == (order, mood)])
 
 
-def _add_frame(phrasing: Phrasing, rng: random.Random) -> str:
-    return rng.choice(FRAMES[phrasing.mood]).format(phrasing.text) if rng.random() < FRAMED else phrasing.text
+def _phrase_one(edit: Edit, rng: random.Random, register: Register) -> str:
+    phrasing = _choose(_list_phrasings(edit), rng, register.moods)
+    text = _fill(phrasing, edit)
+    if rng.random() >= register.framed or text.startswith(_ALONE):
+        return text
+    frames = FRAMES[phrasing.mood]
+    if phrasing.mood == "noun":
+        first = text.split()[0]
+        if first in _DETERMINERS:
+            frames = FRAMES["thing"]
+        elif "instead" in text or "rather" in text or not first.endswith("ing"):
+            return text
+    return rng.choice(frames).format(text)
 
 
-def _phrase_both(first: Edit, second: Edit, rng: random.Random) -> str:
-    """Phrase two edits as one sentence, both in the same mood if possible."""
-    joinable = [
-        [phrasing for phrasing in _list_phrasings(edit) if _can_join(phrasing.text)] for edit in (first, second)
-    ]
-    shared = {phrasing.mood for phrasing in joinable[0]} & {phrasing.mood for phrasing in joinable[1]}
-    if not shared:
-        return ", ".join(_choose(_list_phrasings(edit), rng).text for edit in (first, second))
-    mood = _draw(MOODS, shared, rng)
-    link = rng.choice((" and ", " and ", " and ", ", ", " and also "))
-    return link.join(_choose([each for each in phrasings if each.mood == mood], rng).text for phrasings in joinable)
+def _phrase_several(edits: Sequence[Edit], rng: random.Random, register: Register) -> str:
+    """Phrase edits as one sentence or two, in the same mood if possible."""
+    joinable = [[phrasing for phrasing in _list_phrasings(edit) if _can_join(phrasing.pattern)] for edit in edits]
+    shared = set.intersection(*({phrasing.mood for phrasing in phrasings} for phrasings in joinable))
+    shared = {mood for mood in shared if register.moods[mood]} or shared
+    if not shared or rng.random() < 0.15:
+        texts = [_fill(_choose(_list_phrasings(edit), rng, register.moods), edit) for edit in edits]
+        return _join(texts, MIXED_LINKS, rng)
+    mood = _draw(register.moods, shared, rng)
+    texts = []
+    for edit, phrasings in zip(edits, joinable, strict=True):
+        chosen = _choose([each for each in phrasings if each.mood == mood], rng, register.moods)
+        texts.append(_fill(chosen, edit))
+    text = _join(texts, LINKS[mood], rng)
+    if rng.random() < register.framed / 2 and mood in ("predicate", "clause"):
+        return rng.choice(FRAMES[mood]).format(text)
+    return text
 
 
-def _can_join(text: str) -> bool:
+def _join(texts: Sequence[str], links: Sequence[str], rng: random.Random) -> str:
+    link = rng.choice(links)
+    if len(texts) == 2 or link not in (" and ", ", "):
+        return link.join(texts)
+    return ", ".join(texts[:-1]) + rng.choice((" and ", ", and ", ", ")) + texts[-1]
+
+
+def _can_join(pattern: str) -> bool:
     """Return whether a condition can be half of a sentence."""
-    return not (text.startswith(tuple(f"{word} " for word in _ALONE)) or text.split()[0].endswith("ing") or "," in text)
+    text = _strip_restrictions(pattern)
+    return not (text.startswith(_ALONE) or text.split()[0] in _ACTIONS or "," in text)
+
+
+def _leave_articles_out(text: str, rng: random.Random) -> str:
+    """Leave out the first article, or all articles that a clause can do without."""
+    if rng.random() < 0.6:
+        first, _, rest = text.partition(" ")
+        return rest if first in ARTICLES and rest else text.replace(" the ", " ", 1)
+    return " ".join(word for word in text.split(" ") if word not in ARTICLES) or text

@@ -30,6 +30,7 @@ from rtd_plugin.generation.rules.scene import (
     choose_some,
     describe_role,
     describe_setting,
+    describe_subject,
     to_plural,
     token_span,
 )
@@ -298,11 +299,14 @@ def _describe_number(
         "old_number": NUMBERS[old - 1],
         "new_number": NUMBERS[new - 1],
         "nouns": old_core if old > 1 else new_core,
+        **({"noun": new_core if new == 1 else old_core} if 1 in (old, new) else {}),
         "a_new": f"{NUMBERS[new - 1]} {new_core}",
         "a_old": f"{NUMBERS[old - 1]} {old_core}",
         "is": "is" if new == 1 else "are",
         "more" if new > old else "fewer": "",
     }
+    if new == 1:
+        fields["single"] = ""
     if old > 1:
         fields["several"] = ""
     if new - old == 1:
@@ -354,9 +358,8 @@ def describe_place(scene: Scene, verb: "Token", subject: NounPhrase, place: str)
     """Return the fields for a new place of a subject and its action."""
     fields = {
         "new_place" if place.split()[0] in STATIC else "new_path": place,
-        "the_subject": f"the {subject.head.lower_}",
         "is": "are" if subject.plural else "is",
-        **describe_role(scene, subject),
+        **describe_subject(scene, subject),
     }
     if verb.tag_ == "VBG" and not any(token.dep_ in ("dobj", "prt", "xcomp", "ccomp") for token in verb.rights):
         fields["verb"] = verb.lower_
@@ -383,10 +386,8 @@ def exchange_actions(scene: Scene) -> Iterator[Edit]:
             fields = {
                 "old_verb": verb.lower_,
                 "new_verb": action,
-                "the_subject": f"the {subject.head.lower_}",
-                "a_subject": scene.to_indefinite(subject),
                 "is": "are" if subject.plural else "is",
-                **describe_role(scene, subject),
+                **describe_subject(scene, subject),
             }
             after = next(iter(verb.rights), None)
             if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := find_place(after)):

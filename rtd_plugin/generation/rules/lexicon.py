@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rtd_plugin.generation.rules.activities import find_activity
 from rtd_plugin.generation.rules.attributes import Attribute, find_attributes, list_kinds
 from rtd_plugin.generation.rules.fragments import find_value, lower_title
 from rtd_plugin.generation.rules.measures import Measure
@@ -49,6 +50,7 @@ MANY = 1000  # these; in fewer, proportionally fewer
 BARE = "bare"  # the determiner of a singular noun without one in a title or at the start of a caption
 RARE = 0.01  # a smaller share of a noun's occurrences in a context may be an error of the parser
 SURE = 0.8  # a word's tag is trusted if at least this share of its occurrences has it
+MAX_ACTIVITIES = 500  # of one subject
 MAX_CONTEXTS = 4000  # columns of the table of words and contexts
 POSSESSIVES = frozenset(["my", "your", "his", "her", "its", "our", "their"])
 # Prepositions of place; those with the same value mean nearly the same.
@@ -83,6 +85,7 @@ class Counts:
         attributes: occurrences of (attribute, noun).
         places: (verb, preposition, noun) to occurrences of each whole phrase.
         actions: occurrences of (progressive form, context), the context a subject, a place or an adverb.
+        activities: (subject, form of the verb) to occurrences of all that a caption says of the subject.
         images: the number of images with each noun.
         exchanged: pairs of nouns that replace each other in two captions of one image.
         groups: the number of images.
@@ -97,6 +100,7 @@ class Counts:
     attributes: Counter[tuple[str, str]] = field(default_factory=Counter)
     places: dict[tuple[str, str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     actions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    activities: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     images: Counter[str] = field(default_factory=Counter)
     exchanged: Counter[tuple[str, str]] = field(default_factory=Counter)
     groups: int = 0
@@ -108,7 +112,7 @@ class Counts:
         """Add the counts of other captions."""
         for name in ("tags", "nouns", "attributes", "actions", "images", "exchanged", "measures"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("phrases", "places"):
+        for name in ("phrases", "places", "activities"):
             for key, counter in getattr(other, name).items():
                 getattr(self, name)[key].update(counter)
         self.groups += other.groups
@@ -156,6 +160,10 @@ def count_words(docs: Sequence["Doc"], groups: Sequence[str | None]) -> Counts:
             if token.dep_ == "prep" and token.head.pos_ == "VERB" and (place := find_place(token)):
                 text = doc[token.i : place.end].text.lower()
                 counts.places[token.head.lemma_.lower(), token.lower_, place.noun][text] += 1
+        if (found := find_activity(doc)) is not None:
+            activity = found[1]
+            text = doc[activity.start : activity.end].text.lower()
+            counts.activities[activity.subject, activity.form][text] += 1
         if group is not None:
             images.setdefault(group, []).append(nouns)
     for captions in images.values():
@@ -221,6 +229,7 @@ class Lexicon:
         self._relations: Counter[tuple[str, str]] = Counter()
         for (_, preposition, noun), texts in counts.places.items():
             self._relations[preposition, noun] += sum(texts.values())
+        self._activities: dict[tuple[str, str], list[str]] = {}
         self._heads: Counter[str] = Counter()  # occurrences of a form as the noun of a phrase
         for cores in counts.phrases.values():
             for core, count in cores.items():
@@ -235,6 +244,13 @@ class Lexicon:
         self.things = Similarity(_group_contexts(counts.nouns, self._terms, self._common), embed)
         actions = Counter(verb for verb, _ in counts.actions.elements())
         self.actions = Similarity(_group_contexts(counts.actions, actions, self._common), embed, share=0.1)
+
+    def find_activities(self, subject: str, form: str) -> list[str]:
+        """Return what the captions say of a subject, the verb in a form; of many texts a fixed sample."""
+        if (subject, form) not in self._activities:
+            texts = sorted(self.counts.activities.get((subject, form), ()))
+            self._activities[subject, form] = texts[:: math.ceil(len(texts) / MAX_ACTIVITIES)] if texts else []
+        return self._activities[subject, form]
 
     def is_sure(self, form: str, word_class: str) -> bool:
         """Return whether nearly all occurrences of a form are of a class: "noun", "verb" or "adjective"."""

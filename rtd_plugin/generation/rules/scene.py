@@ -121,6 +121,17 @@ def to_plural(noun: str) -> str:
     return _load_inflect().plural_noun(noun)
 
 
+@lru_cache(maxsize=4096)
+def to_participle(clause: str) -> str:
+    """Return a clause that begins with a verb in the present tense with the verb's progressive form instead."""
+    verb, *rest = clause.split(" ")
+    return (
+        clause
+        if verb.endswith("ing") and len(verb) > 4
+        else " ".join([_load_inflect().present_participle(verb), *rest])
+    )
+
+
 def is_sound(doc: "Doc") -> bool:
     """Return whether a caption is a plain sentence or phrase that the parser probably understood."""
     body = [token for token in doc if token.dep_ != DETAIL]
@@ -171,6 +182,17 @@ def describe_role(scene: Scene, phrase: NounPhrase) -> dict[str, str]:
     if not scene.is_main(phrase):
         return {}
     return {"main": ""} if phrase.plural else {"main": "", "sole": ""}
+
+
+def describe_subject(scene: Scene, phrase: NounPhrase) -> dict[str, str]:
+    """Return the fields that name a subject, and `single` if it is one."""
+    fields = {
+        "the_subject": f"the {phrase.head.lower_}",
+        "subject": phrase.head.lower_,
+        "a_subject": scene.to_indefinite(phrase),
+        **describe_role(scene, phrase),
+    }
+    return fields if phrase.plural else fields | {"single": ""}
 
 
 def describe_setting(scene: Scene, phrase: NounPhrase, new: str, old: str) -> dict[str, str]:

@@ -143,6 +143,16 @@ FIXED = frozenset(
 """)[0].split()
 )
 
+ANIMALS = frozenset(
+    _split_groups("""
+    dog puppy cat kitten horse pony cow bull goat sheep lamb pig boar monkey gorilla baboon chimpanzee orangutan ape
+    bear panda lion tiger leopard cheetah wolf fox hyena jackal deer antelope gazelle elephant zebra giraffe camel llama
+    bird duck goose swan parrot penguin pelican owl eagle chicken hen rooster turkey flamingo rabbit hamster mouse rat
+    squirrel marmot beaver otter seal walrus dolphin lizard turtle frog bulldog poodle terrier husky hound spaniel
+    retriever beagle pug corgi dalmatian greyhound buffalo bison warthog lemur sloth animal
+""")[0].split()
+)
+
 MALE, FEMALE = (
     frozenset(word for word, traits in _PEOPLE.items() if f" {sex} " in f" {traits} ") for sex in ("male", "female")
 )
