@@ -236,7 +236,6 @@ ATTRIBUTE = (
     "{colour}paint {the_noun} {new_value}",
     "{colour}paint {the_noun} {new_value} instead of {old_value}",
     "{colour}make the color of {the_noun} {new_value}",
-    "{colour}is {new_value} in color",
     "{colour}has {new_value} color on {the_noun}",
     "{predicative}make {the_noun} {new_value} instead of {old_value}",
     "{predicative}make {the_noun} {new_value} rather than {old_value}",
