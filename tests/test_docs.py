@@ -20,6 +20,8 @@ from PIL import Image
 
 from rtd_plugin import hookimpl
 from rtd_plugin.contract import hookspecs, plugins
+from rtd_plugin.contract.plugins import find_recipe
+from rtd_plugin.miniature.triplets import MiniatureTriplets
 from rtd_plugin.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "catalogue").mkdir()
     for name, color in (("shoe", "blue"), ("boot", "red"), ("sandal", "green")):
         Image.new("RGB", (40, 30), color).save(folder / "catalogue" / f"{name}.png")
+    captions = {triplet.reference: None for triplet in MiniatureTriplets(count=400).load().triplets}
+    (folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
+    recipe = read_recipe(find_recipe("lincir-miniature"), ["steps=16", "evaluation=null"]).to_dict()
+    recipe |= {"triplets": [{"source": "json", "path": "triplets.jsonl"}]}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return folder
 
 

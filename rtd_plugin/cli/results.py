@@ -44,6 +44,27 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     return drawn
 
 
+def search_table(search: Mapping[str, Any]) -> Table:
+    """Return a table of a search for a learning rate: the metric that selects by learning rate and steps.
+
+    Args:
+        search: as `rtd_plugin.training.rate_search.describe_search` returns it.
+    """
+    from rtd_plugin.workflows.run_report import list_search_steps, shorten_metric, tabulate_search  # imports torch
+
+    title = f"{shorten_metric(search['metric'])} in percent by learning rate, {search['before']:.1f} before"
+    table = Table("learning rate", title=title, title_justify="left", min_width=len(title))
+    for steps in list_search_steps(search):
+        table.add_column(count_noun(steps, "step"), justify="right")
+    for row in tabulate_search(search):
+        table.add_row(
+            f"{row['rate']} (chosen)" if row["chosen"] else row["rate"],
+            *row["cells"],
+            style="bold" if row["chosen"] else "",
+        )
+    return table
+
+
 def _group_columns(metrics: Sequence[str]) -> list[tuple[str, list[int]]]:
     """Return the families of metrics that share a table: their names, and the columns."""
     families: dict[str, list[int]] = {}

@@ -8,7 +8,7 @@ import click
 
 from rtd_plugin.cli.console import announce_loading, out, print_lines, progress, show
 from rtd_plugin.cli.options import FILE, JSON
-from rtd_plugin.cli.results import comparison_tables
+from rtd_plugin.cli.results import comparison_tables, search_table
 from rtd_plugin.cli.shell import quote, quote_path
 from rtd_plugin.errors import RTDError, require_extra
 
@@ -29,6 +29,7 @@ def command(as_json: bool, **options: Any) -> None:
     Examples:
       rtd-plugin train --adapter lincir
       rtd-plugin train --recipe my.yaml --set batch_size=64 --output runs/mine
+      rtd-plugin train --recipe my.yaml --set optimizer.learning_rate=auto
       torchrun --nproc-per-node 4 -m rtd_plugin train --recipe my.yaml
     """
     announce_loading()
@@ -51,13 +52,21 @@ def _show(result: Mapping[str, Any]) -> None:
     if result["evaluation"] is not None:
         for table in comparison_tables(result["evaluation"]):
             out().print(table)
+    if result["search"] is not None:
+        out().print(search_table(result["search"]))
     run = result["run"]
-    print_lines(f"Wrote {result['text_encoder']} (step {result['step']}).", "")
+    print_lines(f"Wrote {result['text_encoder']} (step {result['step']}).")
+    if result["report"] is not None:
+        print_lines(f"Wrote {result['report']}.")
+    remarks = [f"{remark}." for remark in result["remarks"]]
+    if result["warning"] is None and result["validation"] is not None:
+        remarks = [f"{result['verdict']}.", *remarks]
+    print_lines("", *remarks, *([""] if remarks else []))
     if result["warning"] is not None:
         print_lines(
             "No gain is shown: keep the pre-trained text encoder for now. What may help:",
             "  triplets without faults: rtd-plugin triplets check FILE",
-            "  another learning rate, a tenth of it or ten times as much: --set optimizer.learning_rate=…",
+            *(() if result["search"] else ("  a learning rate that fits: --set optimizer.learning_rate=auto",)),
             "  more triplets, or more steps: --set steps=…",
         )
         return

@@ -72,7 +72,9 @@ def _has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) -> tuple[TextTower, int]:
+def train(
+    run: Run, accelerator: Accelerator, build: BuildEngine = build_plain, until: int | None = None
+) -> tuple[TextTower, int]:
     """Tune the run's text tower, from its latest checkpoint that can be read if it has one.
 
     Hooks of plugins are called (`rtd_plugin.contract.hookspecs`). Validation, if the recipe has it, begins with the
@@ -82,21 +84,23 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
         run: what to train on; `run.tower` is not changed.
         accelerator: from `make_accelerator`, for this run alone.
         build: the engine; `rtd_plugin.engine.build.build_engine` is the fast one.
+        until: the step to stop after, with a checkpoint from which the run can go on; None for the recipe's last.
 
     Returns:
         The tuned tower on the CPU, and the step it is from: the last one, or the best by the recipe's validation.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; there is a checkpoint of the last finished step.
-        RTDError: the loss or a weight is not finite; a checkpoint cannot be written, or is of another run; a plugin
+        Diverged: the loss or a weight is not finite.
+        RTDError: a checkpoint cannot be written, or is of another run; a plugin
             failed.
     """
     recipe, main, hook = run.recipe, accelerator.is_main_process, get_plugin_manager().hook
     store = CheckpointStore(run.folder, recipe.checkpoints.keep)
-    run = replace(run, began_with=store.find_processes())
+    run = replace(run, began_with=store.find_processes() or run.began_with)
     trainer = Trainer(run, accelerator, build)
     saved = _resume(run, trainer, store)
-    progress = saved or _describe_run(run, accelerator.num_processes)
+    progress = saved or _describe_run(run, run.began_with or accelerator.num_processes)
     if main and saved is not None:
         store.remove_old(saved)
     log = MetricsLog(run.folder / METRICS_FILE, progress.step if saved else None, accelerator)
@@ -108,7 +112,7 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
         log.write(progress.step, validation=metrics)
         return select_metric(metrics, select)
 
-    validation = recipe.validation if main else None
+    validation, end = recipe.validation if main else None, until or recipe.steps
     try:
         with catch_interrupts() as is_interrupted:
             losses = PendingLosses(run, trainer, log, is_interrupted)
@@ -116,10 +120,10 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
                 hook.rtd_run_started(run=run, step=progress.step)
             if validation is not None and saved is None:
                 validate(validation.select)  # an unknown metric or a missing image fails here, and not after hours
-            while progress.step < recipe.steps:
+            while progress.step < end:
                 losses.take_step(progress.step)
                 progress.step += 1
-                last = progress.step == recipe.steps
+                last = progress.step == end
                 validation_due = _is_validation_due(recipe, progress.step)
                 checkpoint_due = last or progress.step % recipe.checkpoints.every == 0
                 stop = losses.read(now=validation_due or checkpoint_due)
@@ -135,12 +139,15 @@ def train(run: Run, accelerator: Accelerator, build: BuildEngine = build_plain) 
                     store.save(progress, trainer.tower, trainer.optimizer, accelerator.scaler)
                     checkpoint = store.path(progress.step)
                     hook.rtd_checkpoint_saved(run=run, checkpoint=checkpoint, step=progress.step)
-                if stop and not last:
+                if last and accelerator.num_processes == 1:
+                    stop = stop or is_interrupted()  # while the checkpoint was written: there is no next step to see it
+                if stop and progress.step < recipe.steps:
                     raise Interrupted(
                         f"interrupted after step {progress.step} of {recipe.steps}; {run.folder} can resume"
                     )
     finally:
-        accelerator.end_training()
+        if until is None:  # it also ends the processes' connection, which a run that goes on needs
+            accelerator.end_training()
 
     tower = trainer.copy_tower()
     if main and progress.best is not None and progress.best.step != progress.step:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from rtd_plugin.contract.plugins import get_plugin_manager
-from rtd_plugin.errors import RTDError
 from rtd_plugin.training.metrics import MetricsLog
 from rtd_plugin.training.run import Run
-from rtd_plugin.training.trainer import ADVICE, Trainer, schedule_rate
+from rtd_plugin.training.trainer import ADVICE, Diverged, Trainer, schedule_rate
 
 STEPS_A_READ = {"cpu": 1, "cuda": 10}
 
@@ -67,7 +66,7 @@ class PendingLosses:
             Whether any process was interrupted; False if nothing was read.
 
         Raises:
-            RTDError: a loss is not finite.
+            Diverged: a loss is not finite.
         """
         if not now and len(self._pending) < self._steps_a_read:
             return False
@@ -79,7 +78,7 @@ class PendingLosses:
         pending, self._pending = self._pending, []
         for (step, rate, _), loss in zip(pending, means, strict=True):
             if not math.isfinite(loss):
-                raise RTDError(f"the loss is {loss} at step {step}, in {self._name_batches(step)}: {ADVICE}")
+                raise Diverged(f"the loss is {loss} at step {step}, in {self._name_batches(step)}: {ADVICE}")
             self._log.write(step, loss=loss, learning_rate=rate, triplets_per_second=speed)
             if self._accelerator.is_main_process:
                 report = StepReport(step, loss, speed)

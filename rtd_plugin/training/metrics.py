@@ -88,6 +88,18 @@ def select_metric(metrics: Metrics, name: str) -> float:
     return float(value)
 
 
+def read_validation(path: Path, select: str) -> list[tuple[int, float]]:
+    """Return the steps at which a run was validated, with the metric that selects, from its `metrics.jsonl`.
+
+    Raises:
+        RTDError: a line has no such metric.
+    """
+    records = [json.loads(line) for line in _read_lines(path) if _parse_step(line) < math.inf]
+    return [
+        (record["step"], select_metric(record["validation"], select)) for record in records if "validation" in record
+    ]
+
+
 def _read_lines(path: Path) -> list[str]:
     return read_text(path, errors="replace").splitlines() if path.exists() else []
 

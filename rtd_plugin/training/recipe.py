@@ -11,6 +11,8 @@ from pydantic import (
     Field,
     InstanceOf,
     PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_serializer,
@@ -38,6 +40,7 @@ ABenchmark = Annotated[InstanceOf[Benchmark], PlainSerializer(lambda benchmark: 
 MAX_COUNT = 10**9  # of steps, and of what is counted in steps; far more than any run takes
 MAX_ACCUMULATION = 10_000  # batches of a step, which are in memory together
 MAX_DEPTH = 50  # of a key
+SEARCH_HOLDS_OUT = 0.1  # share of the triplets, if a learning rate is to be chosen without a validation
 
 
 class Keys(BaseModel):
@@ -54,14 +57,44 @@ class Objective(Keys):
     negatives: Literal["local", "gathered"] = "local"
 
 
-class Optimizer(Keys):
-    """AdamW's settings."""
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_RATE, _RATES = TypeAdapter(_Rate), TypeAdapter(Annotated[list[_Rate], Field(min_length=2)])
 
-    learning_rate: float = Field(1e-5, gt=0)
+
+def _read_rate(value: Any) -> Any:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, list | tuple):
+        rates = sorted(set(_RATES.validate_python(value)))
+        if len(rates) == 1:
+            raise ValueError("expected auto, a number, or several, found one several times")
+        return rates
+    return _RATE.validate_python(value)
+
+
+class Optimizer(Keys):
+    """AdamW's settings.
+
+    Attributes:
+        learning_rate: a number, or what to choose it from by validation: several numbers, or "auto".
+    """
+
+    learning_rate: Annotated[float | Literal["auto"] | list[float], PlainValidator(_read_rate)] = 1e-5
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0, le=MAX_COUNT)
     max_grad_norm: float | None = Field(None, gt=0)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, which has been chosen."""
+        assert isinstance(self.learning_rate, float)
+        return self.learning_rate
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the learning rate is still to be chosen."""
+        return not isinstance(self.learning_rate, float)
 
 
 class Validation(Keys):
@@ -213,7 +246,10 @@ def _validate(values: dict[str, Any], folder: Path, report: Report) -> Recipe:
             check_entry(entry, "source", plugins.find_triplet_source, ("triplets", index))
             for index, entry in enumerate(values["triplets"])
         ]
-    validation = values.get("validation")
+    validation, optimizer = values.get("validation"), values.get("optimizer")
+    rate = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+    if validation is None and (rate == "auto" or isinstance(rate, list | tuple)):
+        validation = values["validation"] = {"triplets": SEARCH_HOLDS_OUT}
     if isinstance(validation, dict) and "benchmark" not in validation and validation.get("triplets") is None:
         raise report(("validation",), "needs benchmark: NAME and its options, or triplets: SHARE")
     if isinstance(validation, dict) and "benchmark" in validation:

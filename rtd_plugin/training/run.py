@@ -21,6 +21,7 @@ from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.order import stream_seed
+from rtd_plugin.training.rate_trials import read_search
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
 from rtd_plugin.triplets.source_cache import open_source
@@ -40,6 +41,7 @@ MAY_CHANGE = (
     "evaluation",
     "tracker",
 )
+MAY_CHANGE_IN_SEARCH = ("checkpoints", "evaluation", "tracker")  # while the learning rate is being chosen
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Run:
         projection_digest: SHA-256 of φ's file; of several, that of their names and SHA-256s.
         triplet_digests: one per source.
         began_with: number of processes that the run started with, which the order of the data depends on; None for a
-            new run.
+            new run, of any number.
     """
 
     recipe: Recipe
@@ -177,11 +179,22 @@ def resume_recipe(folder: Path, overrides: Sequence[str], adapter: str | None) -
     began = read_recipe(folder / RECIPE_FILE)
     recipe = read_recipe(folder / RECIPE_FILE, overrides, adapter)
     now = recipe.to_dict()
+    may_change = MAY_CHANGE_IN_SEARCH if began.optimizer.is_searched else MAY_CHANGE
+    while_searching = " while its learning rate is being chosen" if began.optimizer.is_searched else ""
     for key, value in began.to_dict().items():
-        if key not in MAY_CHANGE and now[key] != value:
+        if key not in may_change and now[key] != value:
             raise UsageError(
-                f"{folder}: a run cannot resume with another {key} than it started with ({value!r}): "
-                f"only {', '.join(MAY_CHANGE)} may change"
+                f"{folder}: a run cannot resume with another {key} than it started with ({value!r}){while_searching}: "
+                f"only {', '.join(may_change)} may change"
+            )
+    if recipe.optimizer.is_searched and not began.optimizer.is_searched:
+        search = read_search(folder)
+        if search is not None and search.candidates == recipe.optimizer.learning_rate:
+            recipe = search.settle(recipe)  # the command that began the search, once more
+        else:
+            raise UsageError(
+                f"{folder}: has a learning rate ({began.optimizer.rate:g}), so it cannot search for one: "
+                "start a new run with another --output"
             )
     if _share_held_out(began) != _share_held_out(recipe):
         raise UsageError(f"{folder}: a run cannot resume with another validation.triplets than it began with")

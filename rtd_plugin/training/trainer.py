@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.batches import Batch, map_device_tensors
@@ -20,6 +21,10 @@ ADVICE = (
     "learning rate and precision may change with --resume too"
 )
 DECAY = "untrained_decay"  # key in the optimizer's state, for embeddings outside the optimizer
+
+
+class Diverged(RTDError):
+    """The loss or a weight is not finite."""
 
 
 class Trainer:
@@ -44,14 +49,19 @@ class Trainer:
         self.tower = engine.tower
         on_gpu = device.type == "cuda"
         # A learning rate in a tensor can change while a graph of the step is replayed.
-        rate = torch.tensor(recipe.optimizer.learning_rate, device=device) if on_gpu else recipe.optimizer.learning_rate
+        rate = torch.tensor(recipe.optimizer.rate, device=device) if on_gpu else recipe.optimizer.rate
         optimizer = torch.optim.AdamW(
             self.tower.parameters(), rate, weight_decay=recipe.optimizer.weight_decay, fused=True, capturable=on_gpu
         )
         self._rate = rate
         self._model, self.optimizer = accelerator.prepare(engine.encoder, optimizer)
         self._compute_loss = choose_objective(
-            self._model, engine.frozen, recipe.objective, run.adapter.prompt.placeholder_id, engine.encoder.prepare
+            self._model,
+            engine.frozen,
+            recipe.objective,
+            run.adapter.prompt.placeholder_id,
+            engine.encoder.prepare,
+            engine.contrast,
         )
         self._update = engine.capture(self._update_on)
 
@@ -93,7 +103,9 @@ class Trainer:
         return map_device_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
     def _add_gradients(self, batch: Batch) -> Tensor:
-        loss = self._compute_loss(batch) / self.batches
+        loss = self._compute_loss(batch)
+        if self.batches > 1:
+            loss = loss / self.batches
         self.accelerator.backward(loss)
         return loss.detach()
 
@@ -122,19 +134,23 @@ class Trainer:
         return tower.eval().requires_grad_(False)
 
     def check_weights(self, step: int) -> None:
-        """Refuse weights that are not finite.
+        """Refuse weights that are not finite, or with which features are not.
 
         Raises:
-            RTDError: a weight is infinite or not a number.
+            Diverged: a weight, or the feature of a text, is infinite or not a number.
         """
         if not torch.stack([weight.isfinite().all() for weight in self.tower.parameters()]).all():
-            raise RTDError(f"weights are not finite after step {step}: {ADVICE}")
+            raise Diverged(f"weights are not finite after step {step}: {ADVICE}")
+        with torch.no_grad():
+            features = self.tower.encode(tokenize(["a photo"]).to(self.accelerator.device))
+        if not features.isfinite().all():
+            raise Diverged(f"features are not finite after step {step}: {ADVICE}")
 
 
 def schedule_rate(step: int, steps: int, settings: Optimizer) -> float:
     """Return the learning rate of a step, counted from 0: it rises over the warm-up, then follows the schedule."""
     if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
+        return settings.rate * (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
     factor = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-    return settings.learning_rate * factor[settings.schedule]
+    return settings.rate * factor[settings.schedule]

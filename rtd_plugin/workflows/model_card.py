@@ -18,15 +18,20 @@ CARD_FILE = "README.md"
 
 
 def write_model_card(
-    run: Run, step: int, validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None
+    run: Run,
+    step: int,
+    validation: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+    search: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the model card of a finished run into its folder, whole or not at all.
 
     Args:
         run: the run, its text encoder saved.
         step: optimizer steps that the text encoder has taken.
-        validation: as `rtd_plugin.workflows.train.measure_gain` gives it.
+        validation: as `rtd_plugin.workflows.verdict.measure_gain` gives it.
         evaluation: as `Comparison.to_dict` gives it, None if the recipe has none.
+        search: as `rtd_plugin.training.rate_search.describe_search` gives it.
 
     Raises:
         RTDError: the card cannot be written.
@@ -34,7 +39,7 @@ def write_model_card(
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"line": _escape_line, "json": lambda value: json.dumps(str(value))}
     template = files("rtd_plugin.workflows").joinpath("model_card.md").read_text(encoding="utf-8")
-    values = _collect_values(run, step, validation, evaluation)
+    values = {**_collect_values(run, step, validation, evaluation), "search": _list_rates(search)}
     write_text(run.folder / CARD_FILE, environment.from_string(template).render(values))
 
 
@@ -60,12 +65,27 @@ def _collect_values(
         "version": version("rtd-plugin"),
         "validation": validation,
         "benchmark": evaluation["benchmark"] if evaluation else None,
-        "metrics": _list_metrics(evaluation) if evaluation else [],
+        "metrics": list_gains(evaluation) if evaluation else [],
     }
 
 
-def _list_metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row for each metric over all queries, none if the targets are not known."""
+def _list_rates(search: Mapping[str, Any] | None) -> str | None:
+    """Return the learning rates that were tried, as words."""
+    if search is None:
+        return None
+    *rates, last = sorted({trial["learning_rate"] for trial in search["trials"]})
+    return f"{', '.join(f'{rate:g}' for rate in rates)} and {last:g}"
+
+
+def list_gains(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return a row for each metric over all queries: its `name`, `before`, `after`, `gain` and the gain's `interval`.
+
+    Args:
+        evaluation: as `Comparison.to_dict` gives it.
+
+    Returns:
+        The rows, none if the targets are not known.
+    """
     before, after = evaluation["results"]
     if "metrics" not in before:
         return []

@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,29 +20,29 @@ from rtd_plugin.engine.build import build_engine
 from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.evaluation.benchmark import Benchmark
 from rtd_plugin.evaluation.comparison import compare
-from rtd_plugin.evaluation.comparison_table import shorten_metric
 from rtd_plugin.evaluation.image_features import ImageFeatures
-from rtd_plugin.evaluation.metrics import PerQueryMetrics, is_lower_better
+from rtd_plugin.evaluation.metrics import PerQueryMetrics
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.printable import count_noun
-from rtd_plugin.progress import Advance, Progress, no_progress
+from rtd_plugin.progress import Advance, Progress, ignore_progress, no_progress
 from rtd_plugin.training import loop
 from rtd_plugin.training.checkpoints import CheckpointStore
 from rtd_plugin.training.held_out import HeldOutTriplets
 from rtd_plugin.training.losses import StepReport
-from rtd_plugin.training.metrics import flatten, select_metric
+from rtd_plugin.training.metrics import select_metric
 from rtd_plugin.training.order import BatchOrder
-from rtd_plugin.training.plain import build_plain
+from rtd_plugin.training.plain import BuildEngine, build_plain
+from rtd_plugin.training.rate_search import describe_search, search_rate
 from rtd_plugin.training.recipe import Recipe
 from rtd_plugin.training.run import Run, load_run, write_recipe
 from rtd_plugin.workflows.folders import lock_folder, make_folder
 from rtd_plugin.workflows.model_card import write_model_card
+from rtd_plugin.workflows.run_report import REPORT_FILE, write_run_report
 from rtd_plugin.workflows.runs import RUNS, RecipeLike, RunChoice, choose_run, holds_run
+from rtd_plugin.workflows.verdict import Measure, describe_verdict, find_loss, find_remarks, measure_gain
 
 RESULTS_FILE = "results.json"
-
-Measure = Callable[[TextTower], PerQueryMetrics]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,11 @@ class TrainingResult:
         validation: before and after by the metric that selects, on the recipe's validation, as `measure_gain` gives it;
             None without one, or if a plugin computes that metric.
         evaluation: before and after on the recipe's `evaluation` as `rtd_plugin.evaluate` gives it, None without one.
-        warning: a sentence if validation does not show that tuning helps, or evaluation shows that it does harm.
+        search: of the learning rate, as `rtd_plugin.training.rate_search.describe_search` gives it; None without one.
+        verdict: a sentence on whether tuning helps, by validation or else by evaluation; None without both.
+        warning: the verdict, if validation does not show that tuning helps, or evaluation shows that it does harm.
+        remarks: sentences on choices that were the best at the end of what was tried.
+        report: a page with the verdict, its figures and the search; None without validation and evaluation.
     """
 
     folder: Path
@@ -73,11 +78,16 @@ class TrainingResult:
     seconds: float
     validation: dict[str, Any] | None
     evaluation: dict[str, Any] | None
+    search: dict[str, Any] | None
+    verdict: str | None
     warning: str | None
+    remarks: list[str]
+    report: Path | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values: what `results.json` holds and `rtd-plugin train --json` prints."""
         values = {**vars(self), "run": str(self.folder), "text_encoder": str(self.text_encoder)}
+        values["report"] = None if self.report is None else str(self.report)
         del values["folder"]
         return values
 
@@ -149,9 +159,12 @@ def train(
         measure, control, evaluation = _prepare_measures(run, accelerator, progress)
         write_recipe(run.recipe, folder)
         accelerator.wait_for_everyone()
+        watchers = [Validation(measure)] if measure else []
+        if run.recipe.optimizer.is_searched:
+            with progress("Searching for a learning rate") as advance:
+                run = _search_rate(run, watchers, advance)
         with progress("Training") as advance:
-            watchers = [TrainingProgress(advance), *([Validation(measure)] if measure else [])]
-            tower, step = _tune(run, accelerator, watchers)
+            tower, step = _tune(run, [TrainingProgress(advance), *watchers])
         run.save(tower, step)
         validation = measure_gain(run, measure, tower, control) if measure else None
         comparison = None
@@ -161,6 +174,7 @@ def train(
         warning = find_loss(validation, comparison)
         if warning is not None:
             log.warning("%s.", warning)
+        search, verdict = describe_search(folder), describe_verdict(validation, comparison)
         result = TrainingResult(
             folder=folder,
             text_encoder=run.text_encoder,
@@ -171,10 +185,16 @@ def train(
             seconds=round(time.monotonic() - began, 1),
             validation=validation,
             evaluation=comparison,
+            search=search,
+            verdict=verdict,
             warning=warning,
+            remarks=find_remarks(run.recipe, step, search),
+            report=None if verdict is None else folder / REPORT_FILE,
         )
+        if verdict is not None:
+            write_run_report(run, result.to_dict())
         write_text(folder / RESULTS_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
-        write_model_card(run, step, validation, comparison)
+        write_model_card(run, step, validation, comparison, search)
         plugins.get_plugin_manager().hook.rtd_run_ended(run=run, results=result.to_dict())
     return result
 
@@ -184,7 +204,9 @@ def _train_helper(choice: RunChoice, accelerator: Accelerator) -> None:
     (folder,) = broadcast_object_list([None])
     run = _load_run(choice.recipe, Path(folder), accelerator, no_progress)
     accelerator.wait_for_everyone()
-    _tune(run, accelerator, [])
+    if run.recipe.optimizer.is_searched:
+        run = _search_rate(run, [], ignore_progress)
+    _tune(run, [])
 
 
 def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: Progress) -> Run:
@@ -196,11 +218,26 @@ def _load_run(recipe: Recipe, folder: Path, accelerator: Accelerator, progress: 
     return run
 
 
-def _tune(run: Run, accelerator: Accelerator, watchers: Sequence[object]) -> tuple[TextTower, int]:
+def _search_rate(run: Run, watchers: Sequence[object], advance: Advance) -> Run:
+    with _watch(run, watchers):
+        return search_rate(run, _choose_engine(run), advance)
+
+
+def _tune(run: Run, watchers: Sequence[object]) -> tuple[TextTower, int]:
+    with _watch(run, watchers):
+        return loop.train(run, loop.make_accelerator(run.recipe), _choose_engine(run))
+
+
+def _choose_engine(run: Run) -> BuildEngine:
+    return build_engine if run.recipe.engine == "fast" else build_plain
+
+
+@contextmanager
+def _watch(run: Run, watchers: Sequence[object]) -> Iterator[None]:
+    """Register plugins within the block, and name the run that an interrupt ends."""
     try:
         with plugins.use_plugins(*watchers):
-            build = build_engine if run.recipe.engine == "fast" else build_plain
-            return loop.train(run, accelerator, build)
+            yield
     except loop.Interrupted as error:
         raise InterruptedRun(str(error), run.folder) from error
 
@@ -243,84 +280,6 @@ def _measure_retrieval(retrieval: Retrieval, tower: TextTower) -> PerQueryMetric
     per_query = retrieval.rank_composed(tower).per_query
     assert per_query is not None  # secret targets are refused before
     return per_query
-
-
-def measure_gain(run: Run, measure: Measure, tower: TextTower, control: Measure | None = None) -> dict[str, Any] | None:
-    """Return what tuning gains on the recipe's validation, by the metric that selects.
-
-    Args:
-        run: the run.
-        measure: of the recipe's validation.
-        tower: the tuned text tower.
-        control: the same with swapped conditions, of held-out triplets.
-
-    Returns:
-        What was measured, `metric`, `before` and `after` in percent, `difference` with the ends of its 95 % interval
-        (`low` and `high`) in points, `control` (None without one) with the metric `after` tuning and the gain over it,
-        and whether tuning `helps`: the whole intervals of both gains are gains. None for the metric of a plugin.
-    """
-    assert run.recipe.validation is not None
-    metric, benchmark = run.recipe.validation.select, run.recipe.validation.benchmark
-    before, after = measure(run.tower), measure(tower)
-    metrics = [dict(flatten(each.compute_metrics())) for each in (before, after)]
-    if metric not in metrics[0]:
-        return None
-    gain, over_control = _select_gain(after, before, metric), None
-    helps = gain["high"] < 0 if is_lower_better(metric) else gain["low"] > 0
-    if control is not None:
-        swapped = control(tower)
-        over_control = {"after": swapped.compute_metrics()[metric], **_select_gain(after, swapped, metric)}
-        helps = helps and over_control["low"] > 0
-    return {
-        "measured": "held-out triplets" if benchmark is None else benchmark.title(),
-        "queries": len(before.groups),
-        "metric": metric,
-        "before": metrics[0][metric],
-        "after": metrics[1][metric],
-        **gain,
-        "control": over_control,
-        "helps": helps,
-    }
-
-
-def _select_gain(after: PerQueryMetrics, before: PerQueryMetrics, metric: str) -> dict[str, float]:
-    gains = dict(flatten(after.compute_gain(before)))
-    return {key: gains[f"{metric}.{key}"] for key in ("difference", "low", "high")}
-
-
-def find_loss(validation: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None) -> str | None:
-    """Return a sentence if validation does not show that tuning helps, or the first metric of evaluation that it harms.
-
-    Args:
-        validation: as `measure_gain` gives it.
-        evaluation: as `Comparison.to_dict` gives it.
-    """
-    if validation is not None:
-        return None if validation["helps"] else _describe_gain(validation)
-    if evaluation is None:
-        return None
-    before, after = (row["metrics"][evaluation["benchmark"]] for row in evaluation["results"])
-    metric, gain = next(iter(evaluation["results"][1]["gain"][evaluation["benchmark"]].items()))
-    if gain["high"] >= 0:
-        return None
-    figures = {"metric": metric, "before": before[metric], "after": after[metric], **gain}
-    return _describe_gain({"measured": evaluation["title"], **figures})
-
-
-def _describe_gain(figures: Mapping[str, Any]) -> str:
-    low, high, control = figures["low"], figures["high"], figures.get("control")
-    change = (
-        f"{shorten_metric(figures['metric'])} of {figures['measured']} {figures['before']:.1f} → {figures['after']:.1f}"
-    )
-    if control is not None and low > 0:
-        return (
-            f"Tuning is not shown to help: {change}, but {control['after']:.1f} with the conditions of other triplets "
-            f"(95 % interval of the difference {control['low']:+.1f}…{control['high']:+.1f}). The conditions do not "
-            "say what changes between the captions: see that each triplet has its own, then run `rtd-plugin triplets "
-            "check FILE`"
-        )
-    verdict = "is not shown to help" if low <= 0 <= high else "does harm"
-    return f"Tuning {verdict}: {change} (95 % interval of the gain {low:+.1f}…{high:+.1f})"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rtd_plugin.cli.results import comparison_tables
 from rtd_plugin.contract import plugins
 from rtd_plugin.evaluation.benchmark import Benchmark, Query
 from rtd_plugin.miniature.triplets import MiniatureTriplets
-from rtd_plugin.workflows.train import find_loss
+from rtd_plugin.workflows.verdict import find_loss
 
 WORDS = [
     "kettle",

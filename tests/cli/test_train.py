@@ -57,7 +57,11 @@ def test_a_run_writes_its_folder(finished_run, files):
         "skipped": 0,
         "validation": None,
         "evaluation": None,
+        "search": None,
+        "verdict": None,
         "warning": None,
+        "remarks": [],
+        "report": None,
     }
 
 

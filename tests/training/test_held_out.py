@@ -13,7 +13,7 @@ from rtd_plugin.errors import RTDError
 from rtd_plugin.evaluation.metrics import PerQueryMetrics
 from rtd_plugin.training.held_out import HeldOutTriplets
 from rtd_plugin.training.run import resume_recipe, write_recipe
-from rtd_plugin.workflows.train import find_loss, measure_gain
+from rtd_plugin.workflows.verdict import find_loss, measure_gain
 
 CPU = torch.device("cpu")
 

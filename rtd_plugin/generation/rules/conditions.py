@@ -145,6 +145,11 @@ def _list_phrasings(edit: Edit) -> tuple[Phrasing, ...]:
     return _list_suitable(edit.kind, frozenset(edit.fields))
 
 
+def can_phrase(edit: Edit) -> bool:
+    """Return whether a pattern fits an edit."""
+    return bool(_list_phrasings(edit))
+
+
 def _fill(phrasing: Phrasing, edit: Edit) -> str:
     return " ".join(phrasing.pattern.format(**edit.fields).split())
 

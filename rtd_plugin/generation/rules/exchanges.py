@@ -31,6 +31,7 @@ from rtd_plugin.generation.rules.scene import (
     describe_role,
     describe_setting,
     describe_subject,
+    mention_subject,
     to_plural,
     token_span,
 )
@@ -72,7 +73,8 @@ def exchange_nouns(scene: Scene) -> Iterator[Edit]:
                 continue
             changes = ((phrase.first, phrase.end, core), *pronouns)
             fields = _describe_exchange(scene, phrase, phrase.core, core)
-            yield Edit("noun", fields, token_span(phrase), target=changes, detail=_name_exchange(phrase, core))
+            anchors = token_span(phrase) | _find_verbs(scene, fields)
+            yield Edit("noun", fields, anchors, target=changes, detail=_name_exchange(phrase, core))
 
 
 def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Change, ...] | None:
@@ -162,13 +164,32 @@ def exchange_attributes(scene: Scene) -> Iterator[Edit]:
                 if not (kind == "colour" and phrase.noun in PEOPLE) and not _has_words(scene.doc.text.lower(), value)
             ]
             for value, kind in choose_some(values, scene.rng, 2):
-                yield Edit(
-                    "attribute",
-                    describe_attribute(scene, phrase, attribute, value, kind),
-                    token_span(phrase) | frozenset(range(attribute.start, attribute.end)),
-                    target=((attribute.start, attribute.end, value),),
-                    detail=kind,
+                fields, anchors, mentions = anchor_attribute(
+                    scene, phrase, attribute, describe_attribute(scene, phrase, attribute, value, kind)
                 )
+                changes = ((attribute.start, attribute.end, value),)
+                yield Edit("attribute", fields, anchors, target=changes, detail=kind, mentions=mentions)
+
+
+def anchor_attribute(
+    scene: Scene, phrase: NounPhrase, attribute: Attribute, fields: dict[str, str]
+) -> tuple[dict[str, str], frozenset[int], frozenset[int]]:
+    """Return the fields, the anchors and the mentions of an edit of an attribute.
+
+    In half of the cases the condition names the noun without its other attributes: another edit can change them.
+    """
+    own = frozenset(range(attribute.start, attribute.end))
+    if "predicative" not in fields or attribute.start >= phrase.end or scene.rng.random() < 0.5:
+        return fields, own | token_span(phrase) | _find_verbs(scene, fields), frozenset()
+    names = ("kind", "old_value", "new_value", "is", "predicative", "colour", "comparative", "main", "sole")
+    noun = phrase.head.lower_
+    kept = {name: fields[name] for name in names if name in fields} | {"noun": noun, "the_noun": f"the {noun}"}
+    return kept, own, frozenset([phrase.head.i])
+
+
+def _find_verbs(scene: Scene, fields: dict[str, str]) -> frozenset[int]:
+    """Return the verbs that a condition may name as what a thing does."""
+    return frozenset(token.i for token in scene.doc if token.tag_ == "VBG") if "doing" in fields else frozenset()
 
 
 def _has_words(text: str, words: str) -> bool:
@@ -240,7 +261,8 @@ def exchange_numbers(scene: Scene) -> Iterator[Edit]:
         for new in choose_some(counts, scene.rng, 2):
             fields = _describe_number(scene, phrase, old, new, phrase.core, phrase.core)
             change = (token.i, token.i + 1, NUMBERS[new - 1])
-            yield Edit("number", fields, token_span(phrase), target=(change,))
+            anchors = token_span(phrase) | _find_verbs(scene, fields)
+            yield Edit("number", fields, anchors, target=(change,))
 
 
 def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
@@ -263,12 +285,13 @@ def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
         several = scene.rng.choice((2, 2, 3, 4))
         word = NUMBERS[several - 1]
         changes = ((phrase.start, phrase.end, f"{word} {core}"), *verbs)
+        agreeing = frozenset(start for start, _, _ in verbs) | frozenset(t.i for t in scene.doc if t.tag_ == "VBG")
         if scene.rng.random() < 0.5:
             fields = _describe_number(scene, phrase, 1, several, phrase.core, core)
-            yield Edit("number", fields, token_span(phrase), target=changes)
+            yield Edit("number", fields, token_span(phrase) | agreeing, target=changes)
         else:
             fields = _describe_number(scene, phrase, several, 1, core, phrase.core)
-            yield Edit("number", fields, token_span(phrase), reference=changes)
+            yield Edit("number", fields, token_span(phrase) | agreeing, reference=changes)
 
 
 def _make_verbs_plural(head: "Token") -> tuple[Change, ...] | None:
@@ -340,14 +363,18 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
             fields = describe_place(scene, token.head, subject, text) | {"old_place": old}
             if "new_path" in fields and "verb" not in fields:
                 continue
-            anchors = token_span(place) | token_span(subject) | {token.i}
-            yield Edit("place", fields, anchors, target=((token.i, place.end, text),))
+            anchors = token_span(place) | {token.i}
+            fields, mentions = mention_subject(scene, fields, subject)
+            changes = ((token.i, place.end, text),)
+            yield Edit("place", fields, anchors, target=changes, mentions=mentions | {token.head.i})
         noun_phrase = scene.doc[place.start : place.end].text
         for preposition in choose_some(scene.lexicon.find_prepositions(token.lower_, place.noun), scene.rng, 1):
             fields = describe_place(scene, token.head, subject, f"{preposition} {noun_phrase.lower()}")
             fields["old_place"] = scene.doc[token.i : place.end].text.lower()
-            anchors = token_span(place) | token_span(subject) | {token.i}
-            yield Edit("place", fields, anchors, target=((token.i, token.i + 1, preposition),))
+            anchors = token_span(place) | {token.i}
+            fields, mentions = mention_subject(scene, fields, subject)
+            changes = ((token.i, token.i + 1, preposition),)
+            yield Edit("place", fields, anchors, target=changes, mentions=mentions | {token.head.i})
 
 
 def _count_places(verb: "Token") -> int:
@@ -389,7 +416,11 @@ def exchange_actions(scene: Scene) -> Iterator[Edit]:
                 "is": "are" if subject.plural else "is",
                 **describe_subject(scene, subject),
             }
+            where = frozenset[int]()
             after = next(iter(verb.rights), None)
             if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := find_place(after)):
                 fields["where"] = scene.doc[after.i : place.end].text.lower()
-            yield Edit("action", fields, token_span(subject) | {verb.i}, target=((verb.i, verb.i + 1, action),))
+                where = frozenset(range(after.i, place.end))
+            fields, mentions = mention_subject(scene, fields, subject)
+            changes = ((verb.i, verb.i + 1, action),)
+            yield Edit("action", fields, frozenset([verb.i]), target=changes, mentions=mentions | where)
