@@ -181,7 +181,7 @@ def anchor_attribute(
     own = frozenset(range(attribute.start, attribute.end))
     if "predicative" not in fields or attribute.start >= phrase.end or scene.rng.random() < 0.5:
         return fields, own | token_span(phrase) | _find_verbs(scene, fields), frozenset()
-    names = ("kind", "old_value", "new_value", "is", "predicative", "colour", "comparative", "main", "sole")
+    names = ("kind", "old_value", "new_value", "is", "predicative", "colour", "comparative", "less_old", "main", "sole")
     noun = phrase.head.lower_
     kept = {name: fields[name] for name in names if name in fields} | {"noun": noun, "the_noun": f"the {noun}"}
     return kept, own, frozenset([phrase.head.i])
@@ -196,7 +196,11 @@ def _has_words(text: str, words: str) -> bool:
     return re.search(rf"\b{re.escape(words)}\b", text) is not None
 
 
-_PREDICATIVE = make_set("""
+_GRADED = frozenset((
+    "size", "height", "age", "length", "brightness", "fit", "width", "thickness", "finish", "occasion", "exposure",
+    "variety of colours",
+))  # fmt: skip
+_PREDICATIVE = frozenset(("variety of colours", "finish", "occasion", "exposure")) | make_set("""
     colour size pattern brightness fit length material state age height measure connection shape thickness width
     direction surface regularity bend
 """)
@@ -241,8 +245,10 @@ def describe_attribute(
         del fields["a_new_one"]
     if kind == "colour":
         fields["colour"] = ""
-    if new in COMPARATIVES and kind in ("size", "height", "age", "length", "brightness", "fit"):
+    if new in COMPARATIVES and kind in _GRADED:
         fields["comparative"] = COMPARATIVES[new]
+        if kind in ("finish", "occasion", "exposure", "variety of colours"):
+            fields["less_old"] = f"less {old}"
     if attribute.is_predicate:
         return fields | describe_role(scene, phrase)
     return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
@@ -285,13 +291,15 @@ def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
         several = scene.rng.choice((2, 2, 3, 4))
         word = NUMBERS[several - 1]
         changes = ((phrase.start, phrase.end, f"{word} {core}"), *verbs)
-        agreeing = frozenset(start for start, _, _ in verbs) | frozenset(t.i for t in scene.doc if t.tag_ == "VBG")
+        agreeing = frozenset(start for start, _, _ in verbs)
         if scene.rng.random() < 0.5:
             fields = _describe_number(scene, phrase, 1, several, phrase.core, core)
-            yield Edit("number", fields, token_span(phrase) | agreeing, target=changes)
+            anchors = token_span(phrase) | agreeing | _find_verbs(scene, fields)
+            yield Edit("number", fields, anchors, target=changes)
         else:
             fields = _describe_number(scene, phrase, several, 1, core, phrase.core)
-            yield Edit("number", fields, token_span(phrase) | agreeing, reference=changes)
+            anchors = token_span(phrase) | agreeing | _find_verbs(scene, fields)
+            yield Edit("number", fields, anchors, reference=changes)
 
 
 def _make_verbs_plural(head: "Token") -> tuple[Change, ...] | None:
@@ -336,7 +344,10 @@ def _describe_number(
         fields["one_more"] = ""
     if old - new == 1:
         fields["one_less"] = ""
-    return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
+    fields |= describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
+    if scene.rng.random() < 0.5:  # without the action, which another edit can then change
+        fields.pop("doing", None)
+    return fields
 
 
 def exchange_places(scene: Scene) -> Iterator[Edit]:
@@ -366,7 +377,7 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
             anchors = token_span(place) | {token.i}
             fields, mentions = mention_subject(scene, fields, subject)
             changes = ((token.i, place.end, text),)
-            yield Edit("place", fields, anchors, target=changes, mentions=mentions | {token.head.i})
+            yield Edit("place", fields, anchors, target=changes, mentions=mentions | _find_verb(fields, token.head))
         noun_phrase = scene.doc[place.start : place.end].text
         for preposition in choose_some(scene.lexicon.find_prepositions(token.lower_, place.noun), scene.rng, 1):
             fields = describe_place(scene, token.head, subject, f"{preposition} {noun_phrase.lower()}")
@@ -374,7 +385,12 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
             anchors = token_span(place) | {token.i}
             fields, mentions = mention_subject(scene, fields, subject)
             changes = ((token.i, token.i + 1, preposition),)
-            yield Edit("place", fields, anchors, target=changes, mentions=mentions | {token.head.i})
+            yield Edit("place", fields, anchors, target=changes, mentions=mentions | _find_verb(fields, token.head))
+
+
+def _find_verb(fields: dict[str, str], verb: "Token") -> frozenset[int]:
+    """Return the verb that the condition of a place may name."""
+    return frozenset([verb.i]) if "verb" in fields else frozenset()
 
 
 def _count_places(verb: "Token") -> int:

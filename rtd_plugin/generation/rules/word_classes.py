@@ -48,6 +48,10 @@ _ATTRIBUTES = {
     "bend": "straight|curved",
     "thickness": "thin|thick",
     "width": "narrow|wide",
+    "finish": "shiny,glossy|matte,dull",
+    "occasion": "casual|formal,elegant,fancy",
+    "exposure": "revealing|modest",
+    "variety of colours": "colorful,colourful,multicolored|monochrome,colorless",
     "surface": "smooth|rough",
     "style": "outline,line|filled,glyph|flat|isometric|hand-drawn",
     "direction": "upward|downward",
@@ -71,7 +75,10 @@ COMPARATIVES = {
     "small": "smaller", "little": "smaller", "tiny": "smaller", "large": "larger", "big": "bigger",
     "huge": "much larger", "giant": "much bigger", "tall": "taller", "high": "higher", "short": "shorter",
     "low": "lower", "young": "younger", "old": "older", "elderly": "older", "dark": "darker", "bright": "brighter",
-    "light": "lighter", "long": "longer", "tight": "tighter", "loose": "looser",
+    "light": "lighter", "long": "longer", "tight": "tighter", "loose": "looser", "wide": "wider",
+    "narrow": "narrower", "thin": "thinner", "thick": "thicker", "shiny": "shinier", "casual": "more casual",
+    "formal": "more formal", "elegant": "more elegant", "fancy": "fancier", "revealing": "more revealing",
+    "modest": "more modest", "colorful": "more colorful", "colourful": "more colourful",
 }  # fmt: skip
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
