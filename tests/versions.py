@@ -4,6 +4,7 @@ Each runs in a separate virtual environment.
 
 `python tests/versions.py [NAME ...]`, or `make versions`. Interpreters come from PATH or pyenv; nothing but packages is
 downloaded (2 to 3 GB of torch for each). What was run, with which versions, and what was skipped is printed at the end.
+Exit code 1 if something failed; what is skipped did not fail.
 """
 
 import argparse
@@ -13,9 +14,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv" / "versions"
@@ -30,6 +35,8 @@ TEST_PACKAGES = (
     "tensorboard>=2.18",
     "transformers>=4.44",
 )
+# open_clip needs torchvision, whose releases each need one release of torch.
+OLDEST_TORCHVISION = "torchvision==0.21.0"
 # Where versions make a difference: each library is used in one of them.
 TESTS = (
     "tests/adapters",
@@ -63,10 +70,12 @@ class Environment:
 
     name: str
     python: str
-    resolution: str
+    is_oldest: bool
 
 
-ENVIRONMENTS = (Environment("oldest", "3.10", "lowest-direct"), Environment("newest", "3.13", "highest"))
+ENVIRONMENTS = (Environment("oldest", "3.10", True), Environment("newest", "3.13", False))
+UV = (sys.executable, "-m", "uv", "--quiet")
+PARALLEL = ("--numprocesses", "2", "--dist", "loadfile")
 HOST = "host"
 HOST_PACKAGES = ("torch==1.11.0", "torchvision==0.12.0", "numpy<1.25", "clip-anytorch==2.6.0", "setuptools<81")
 
@@ -82,27 +91,66 @@ def list_interpreters(version: str) -> Iterator[str]:
             yield candidate
 
 
+def create(name: str, interpreter: str, *packages: str | Path) -> Path:
+    """Create a virtual environment with packages; return its Python.
+
+    Raises:
+        CalledProcessError: something cannot be installed.
+    """
+    python = FOLDER / name / "bin" / "python"
+    environment = ["venv", "--clear", "--no-python-downloads", "--python", interpreter, FOLDER / name]
+    subprocess.run([*UV, *environment], check=True)
+    subprocess.run([*UV, "pip", "install", "--python", python, *packages], check=True)
+    return python
+
+
+def read_versions(python: Path) -> dict[str, str]:
+    """Return the version of each package of an environment, by its normalised name."""
+    command = [*UV, "pip", "list", "--python", python]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(line.split()[:2] for line in listed.splitlines() if re.match(r"[\w-]+ +\d", line))
+
+
+def list_newer(versions: dict[str, str], requirements: Iterable[str]) -> list[str]:
+    """Return which of the packages that are shown are newer than the oldest version that the requirements allow.
+
+    Args:
+        versions: of the installed packages, by normalised name.
+        requirements: as in pyproject.toml; one without a lower bound allows every version.
+    """
+    newer = []
+    for requirement in map(Requirement, requirements):
+        bounds = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
+        name = requirement.name.replace("_", "-")
+        if bounds and requirement.name in SHOWN:
+            oldest, installed = bounds[0].release, Version(versions[name]).release
+            if installed[: len(oldest)] != oldest:
+                newer.append(f"{name} {versions[name]} instead of {bounds[0]}")
+    return sorted(set(newer))
+
+
 def run(environment: Environment) -> str:
     """Test in one environment; return what to report."""
     interpreter = next(list_interpreters(environment.python), None)
     if interpreter is None:
         return f"SKIPPED: no Python {environment.python} on this machine"
     started = time.monotonic()
-    folder = FOLDER / environment.name
-    python = folder / "bin" / "python"
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    subprocess.run([*uv, "venv", "--clear", "--no-python-downloads", "--python", interpreter, folder], check=True)
-    install = ["pip", "install", "--python", python, "--resolution", environment.resolution, *TEST_PACKAGES]
-    subprocess.run([*uv, *install, "--editable", f"{ROOT}[train,datasets]"], check=True)
+    resolution = ("lowest-direct", OLDEST_TORCHVISION) if environment.is_oldest else ("highest",)
+    install = ("--resolution", *resolution, *TEST_PACKAGES, "--editable", f"{ROOT}[train,datasets]")
+    try:
+        python = create(environment.name, interpreter, *install)
+    except subprocess.CalledProcessError:
+        return f"FAILED: Python {environment.python}, the packages cannot be installed"
     installed = time.monotonic()
-    parallel = ["--numprocesses", "2", "--dist", "loadfile"]
-    pytest = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *parallel, *TESTS]
-    done = subprocess.run(pytest, cwd=ROOT)
-    listed = subprocess.run([*uv, "pip", "list", "--python", python], capture_output=True, text=True, check=True).stdout
-    versions = dict(line.split()[:2] for line in listed.splitlines() if re.match(r"[\w-]+ +\d", line))
-    shown = ", ".join(f"{name} {versions.get(name.replace('_', '-'), 'is missing')}" for name in SHOWN)
+    pytest = [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *PARALLEL, *TESTS]
+    has_passed = subprocess.run(pytest, cwd=ROOT).returncode == 0
     times = f"{installed - started:.0f} s to install, {time.monotonic() - installed:.0f} s to test"
-    return f"{'PASSED' if done.returncode == 0 else 'FAILED'}: Python {environment.python}, {shown} ({times})"
+    versions = read_versions(python)
+    shown = ", ".join(f"{name} {versions.get(name.replace('_', '-'), 'is missing')}" for name in SHOWN)
+    newer = list_newer(versions, requires("rtd-plugin") or ()) if environment.is_oldest else []
+    problem = f" NOT THE OLDEST: {', '.join(newer)}" if newer else ""
+    result = "PASSED" if has_passed and not newer else "FAILED"
+    return f"{result}: Python {environment.python}, {shown} ({times}){problem}"
 
 
 def run_host() -> str:
@@ -110,15 +158,17 @@ def run_host() -> str:
     interpreter = next(list_interpreters("3.8"), None)
     if interpreter is None:
         return "SKIPPED: no Python 3.8 on this machine"
-    python = FOLDER / HOST / "bin" / "python"
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    subprocess.run(
-        [*uv, "venv", "--clear", "--no-python-downloads", "--python", interpreter, python.parents[1]], check=True
-    )
-    subprocess.run([*uv, "pip", "install", "--python", python, *HOST_PACKAGES], check=True)
+    started = time.monotonic()
+    try:
+        python = create(HOST, interpreter, *HOST_PACKAGES)
+    except subprocess.CalledProcessError:
+        return "FAILED: hosts with Python 3.8, the packages cannot be installed"
+    installed = time.monotonic()
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/patching/test_other_pythons.py"]
     done = subprocess.run(pytest, cwd=ROOT, env={**os.environ, "RTD_PLUGIN_HOST_PYTHON": str(python)})
-    return f"{'PASSED' if done.returncode == 0 else 'FAILED'}: hosts with Python 3.8, {', '.join(HOST_PACKAGES)}"
+    times = f"{installed - started:.0f} s to install, {time.monotonic() - installed:.0f} s to test"
+    result = "PASSED" if done.returncode == 0 else "FAILED"
+    return f"{result}: hosts with Python 3.8, {', '.join(HOST_PACKAGES)} ({times})"
 
 
 def main() -> int:

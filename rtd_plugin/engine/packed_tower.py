@@ -1,5 +1,8 @@
 """A text tower that encodes prefix trees: `TextTower.encode` up to rounding, gradients included."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -13,6 +16,8 @@ from rtd_plugin.engine.prefix_tree import PackedTexts, pack_texts
 from rtd_plugin.engine.rounded_weights import round_weights
 from rtd_plugin.errors import RTDError
 
+ROUNDED_TOGETHER = 4  # blocks; of all together, data parallelism could send no gradient before the last
+
 
 class PackedTower(nn.Module):
     """A text tower that encodes texts as prefix trees.
@@ -21,7 +26,7 @@ class PackedTower(nn.Module):
         tower: the tower whose weights it uses, without a copy.
         device: where it encodes, which determines the shapes.
         checkpointing: keep only each block's input for the backward pass, and recompute the rest there.
-        compiled: compile the blocks with torch.compile.
+        compiled: compile the blocks, and what is before them, with torch.compile.
     """
 
     def __init__(self, tower: TextTower, device: torch.device, checkpointing: bool = False, compiled: bool = False):
@@ -30,7 +35,9 @@ class PackedTower(nn.Module):
         self.device = device
         self.checkpointing = checkpointing
         self.compiled = compiled
+        self._embed = embed
         if compiled:
+            self._embed = torch.compile(embed, dynamic=True)
             for block in tower.transformer.resblocks:
                 block.compile(dynamic=True)
 
@@ -73,27 +80,24 @@ class PackedTower(nn.Module):
             texts: from `prepare`, on the tower's device.
             pseudo_tokens: (P, W) or (P, n, W), if `prepare` got their number.
         """
-        tower = self.tower
-        x = tower.token_embedding(texts.tokens)  # (S, T, W)
-        if pseudo_tokens is not None:
-            rows = texts.pseudo_rows
-            injected = F.embedding(rows.clamp(min=0), pseudo_tokens.to(x.dtype).flatten(0, -2))
-            x = torch.where((rows >= 0).unsqueeze(-1), injected, x)
-        x = x + F.embedding(texts.positions, tower.positional_embedding)
-        kind = x.device.type
-        mask = texts.build_mask(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype)
-        *blocks, last = tower.transformer.resblocks
-        for block in blocks:
-            x = self._run(block, x, mask)
-        # Behind the last attention only end tokens are read: 6 % of a step of twelve layers saved.
-        x = self._run(last, x, mask, texts.ends)  # (n, W)
-        return tower.ln_final(x) @ tower.text_projection
+        tower, blocks = self.tower, list(self.tower.transformer.resblocks)
+        kind = tower.positional_embedding.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tower.dtype
+        x, mask = self._call(self._embed, tower, texts, pseudo_tokens, dtype)
+        for first in range(0, len(blocks), ROUNDED_TOGETHER):
+            some = blocks[first : first + ROUNDED_TOGETHER]
+            for block, weights in zip(some, round_weights(some, dtype), strict=True):
+                # Behind the last attention only end tokens are read: 6 % of a step of twelve layers saved.
+                rows = texts.ends if block is blocks[-1] else None
+                if self.checkpointing and torch.is_grad_enabled():
+                    x = self._call(checkpoint, run_block, block, weights, x, mask, rows, use_reentrant=False)
+                else:
+                    x = self._call(run_block, block, weights, x, mask, rows)
+        return tower.ln_final(x) @ tower.text_projection  # (n, D)
 
-    def _run(self, block: nn.Module, x: Tensor, mask: Tensor, rows: Tensor | None = None) -> Tensor:
+    def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
-            if self.checkpointing and torch.is_grad_enabled():
-                return checkpoint(run_block, block, x, mask, rows, use_reentrant=False)
-            return run_block(block, x, mask, rows)
+            return function(*args, **options)
         except Exception as error:
             if self.compiled and type(error).__name__ == "BackendCompilerFailed":
                 raise RTDError(
@@ -103,10 +107,21 @@ class PackedTower(nn.Module):
             raise
 
 
-def run_block(block: nn.Module, x: Tensor, mask: Tensor, rows: Tensor | None) -> Tensor:
-    """Run a block with chosen kernels, also when its activations are computed again in the backward pass."""
-    dtype = mask.dtype
+def embed(
+    tower: TextTower, texts: PackedTexts, pseudo_tokens: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the states before the first block, (S, T, W), and attention's mask in a dtype, (S, 1, T, T)."""
+    x = tower.token_embedding(texts.tokens)  # (S, T, W)
+    if pseudo_tokens is not None:
+        rows = texts.pseudo_rows
+        injected = F.embedding(rows.clamp(min=0), pseudo_tokens.to(x.dtype).flatten(0, -2))
+        x = torch.where((rows >= 0).unsqueeze(-1), injected, x)
+    return x + F.embedding(texts.positions, tower.positional_embedding), texts.build_mask(dtype)
+
+
+def run_block(
+    block: nn.Module, weights: dict[str, Tensor], x: Tensor, mask: Tensor, rows: Tensor | None = None
+) -> Tensor:
+    """Run a block with some of its weights replaced, and with chosen kernels, also when it is computed again."""
     with select_attention_kernels():
-        if next(block.parameters()).dtype == dtype:
-            return block(x, mask, rows)
-        return functional_call(block, round_weights(block, dtype), (x, mask, rows))
+        return functional_call(block, weights, (x, mask, rows))

@@ -214,3 +214,15 @@ def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Ba
     """Apply a function to the tensors that a step needs on the device; tokens stay on the CPU."""
     names = ("noise", "composed", "packed_captions")
     return replace(batch, **{name: map_tensors(function, getattr(batch, name)) for name in names})
+
+
+def list_device_tensors(batch: Batch) -> list[Tensor]:
+    """Return the tensors that a step needs on the device, always in the same order."""
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_device_tensors(collect, batch)
+    return tensors

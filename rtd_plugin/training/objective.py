@@ -11,7 +11,7 @@ from rtd_plugin.contract.plugins import get_plugin_manager
 from rtd_plugin.training.batches import Batch, map_tensors
 from rtd_plugin.training.frozen import PlainFrozen
 from rtd_plugin.training.recipe import Objective
-from rtd_plugin.training.step import compute_loss
+from rtd_plugin.training.step import Contrast, compute_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,12 @@ def is_published() -> bool:
 
 
 def choose_objective(
-    model: nn.Module, frozen: PlainFrozen, settings: Objective, placeholder: int, prepare: Callable[..., Any]
+    model: nn.Module,
+    frozen: PlainFrozen,
+    settings: Objective,
+    placeholder: int,
+    prepare: Callable[..., Any],
+    contrast: Contrast,
 ) -> Callable[[Batch], Tensor]:
     """Return the function that computes a batch's loss: a plugin's objective, or else the published one.
 
@@ -54,10 +59,11 @@ def choose_objective(
         settings: the recipe's objective.
         placeholder: the placeholder's id in the batches' queries.
         prepare: as in `rtd_plugin.training.plain.PlainTower`.
+        contrast: the loss of the published objective.
     """
 
     def compute_published(batch: Batch) -> Tensor:
-        return compute_loss(batch, model, frozen, settings)
+        return compute_loss(batch, model, frozen, settings, contrast)
 
     def encode(
         tokens: Tensor,

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.training.batches import Batch, RunBatches
 from rtd_plugin.training.frozen import PlainFrozen, copy_frozen
+from rtd_plugin.training.loss import rtd_loss
 from rtd_plugin.training.run import Run
+from rtd_plugin.training.step import Contrast
 
 Update = Callable[[Batch], Tensor]
 """Takes an optimizer step on a batch and returns the loss, without waiting for the device."""
@@ -78,6 +80,7 @@ class Engine:
         frozen: ψ₀ and φ.
         batches: with their queries prepared by `encoder.prepare`.
         capture: wraps the function that takes a step, to run it faster.
+        contrast: the loss.
     """
 
     tower: TextTower
@@ -85,6 +88,7 @@ class Engine:
     frozen: PlainFrozen
     batches: Batches
     capture: Callable[[Update], Update] = lambda update: update
+    contrast: Contrast = rtd_loss
 
 
 BuildEngine = Callable[[Run, Accelerator], Engine]

@@ -16,7 +16,13 @@ Encode = Callable[[Any, Tensor | None], Tensor]
 """ψ with gradients: prepared texts, pseudo tokens or None -> features (n, D)."""
 
 
-def compute_loss(batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Objective) -> Tensor:
+Contrast = Callable[[Tensor, Tensor, float], Tensor]
+"""The loss of queries (n, D) and targets (n, D) at a temperature, as `rtd_loss` computes it."""
+
+
+def compute_loss(
+    batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Objective, contrast: Contrast = rtd_loss
+) -> Tensor:
     """Return the loss of B triplets, a scalar with gradients for ψ alone.
 
     ψ is the text encoder that is tuned, ψ₀ the pre-trained one that it starts from, and φ the method's projection.
@@ -26,6 +32,7 @@ def compute_loss(batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Ob
         encode: ψ.
         frozen: ψ₀ and φ.
         settings: the recipe's objective.
+        contrast: the loss.
     """
     # The frozen encoder anchors the targets: ψ learns to compose, and stays in the space of CLIP's images.
     targets, references = frozen.features(batch)  # ψ₀ of the captions: (B, D) each
@@ -39,4 +46,4 @@ def compute_loss(batch: Batch, encode: Encode, frozen: PlainFrozen, settings: Ob
     queries = average_features(encode(batch.composed, pseudo_tokens).split(len(targets)))  # as targets
     if settings.negatives == "gathered":
         queries, targets = gather_rows(queries), gather_rows(targets)
-    return rtd_loss(queries, targets, settings.temperature)
+    return contrast(queries, targets, settings.temperature)

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rtd_plugin.clip.tokens import tokenize
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 from rtd_plugin.training.batches import Batch, map_device_tensors
@@ -55,7 +56,12 @@ class Trainer:
         self._rate = rate
         self._model, self.optimizer = accelerator.prepare(engine.encoder, optimizer)
         self._compute_loss = choose_objective(
-            self._model, engine.frozen, recipe.objective, run.adapter.prompt.placeholder_id, engine.encoder.prepare
+            self._model,
+            engine.frozen,
+            recipe.objective,
+            run.adapter.prompt.placeholder_id,
+            engine.encoder.prepare,
+            engine.contrast,
         )
         self._update = engine.capture(self._update_on)
 
@@ -97,7 +103,9 @@ class Trainer:
         return map_device_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
     def _add_gradients(self, batch: Batch) -> Tensor:
-        loss = self._compute_loss(batch) / self.batches
+        loss = self._compute_loss(batch)
+        if self.batches > 1:
+            loss = loss / self.batches
         self.accelerator.backward(loss)
         return loss.detach()
 
@@ -126,13 +134,17 @@ class Trainer:
         return tower.eval().requires_grad_(False)
 
     def check_weights(self, step: int) -> None:
-        """Refuse weights that are not finite.
+        """Refuse weights that are not finite, or with which features are not.
 
         Raises:
-            Diverged: a weight is infinite or not a number.
+            Diverged: a weight, or the feature of a text, is infinite or not a number.
         """
         if not torch.stack([weight.isfinite().all() for weight in self.tower.parameters()]).all():
             raise Diverged(f"weights are not finite after step {step}: {ADVICE}")
+        with torch.no_grad():
+            features = self.tower.encode(tokenize(["a photo"]).to(self.accelerator.device))
+        if not features.isfinite().all():
+            raise Diverged(f"features are not finite after step {step}: {ADVICE}")
 
 
 def schedule_rate(step: int, steps: int, settings: Optimizer) -> float:

@@ -1,6 +1,8 @@
 """Write composed queries as ONNX graphs, which run without torch."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ def _write_graph(
     file: Path,
     metadata: dict[str, str],
 ) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _explain_exporter():
         warnings.simplefilter("ignore")  # warnings of the exporter
         program = torch.onnx.export(
             module,
@@ -108,10 +110,23 @@ def _write_graph(
         assert program is not None
         program.model.metadata_props.update(metadata)
         program.save(file)
-    _check_graph(module, inputs, file)
+        _check_graph(module, inputs, file)
 
 
-@torch.no_grad()
+@contextmanager
+def _explain_exporter() -> Iterator[None]:
+    """Convert errors of torch's exporter and of ONNX: they depend on their versions, not on the run."""
+    try:
+        yield
+    except (RTDError, OSError):
+        raise
+    except Exception as error:
+        raise RTDError(
+            f"torch {torch.__version__} and the installed packages of the extra `onnx` cannot write this graph "
+            f"({type(error).__name__}): install newer ones"
+        ) from error
+
+
 def _check_graph(module: nn.Module, inputs: dict[str, Tensor], file: Path) -> None:
     """Compare a graph with torch, also on a smaller batch than it was traced with."""
     import onnxruntime

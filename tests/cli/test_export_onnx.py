@@ -1,6 +1,7 @@
 """`rtd-plugin export --layout onnx`: graphs that give torch's features without torch."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -86,3 +87,13 @@ def test_impossible_exports_are_refused(rtd, finished_run, monkeypatch, tmp_path
     (tmp_path / "alone.safetensors").write_bytes((finished_run / "text_encoder.safetensors").read_bytes())
     done = rtd("export", "alone.safetensors", "--layout", "onnx", "graphs")
     assert (done.exit_code, "no recipe.yaml beside the text encoder" in done.stderr) == (1, True)
+
+
+def test_an_exporter_that_fails_is_named_by_its_version(rtd, finished_run, monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: 1 / 0)
+    done = rtd("export", finished_run, "--layout", "onnx", "graphs")
+    assert done.exit_code == 1
+    expected = rf"Error: torch {re.escape(torch.__version__)} .*cannot write this graph \(ZeroDivisionError\)"
+    assert re.search(expected, done.stderr)
+    assert not (tmp_path / "graphs").exists()

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from rtd_plugin.clip.layouts import read_state_dict
+from rtd_plugin.clip.old_torch import VERSION
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.errors import RTDError
 
@@ -221,6 +222,7 @@ def test_texts_are_cut_after_the_last_end_token(tower, make_tokens):
 
 
 @torch.no_grad()
+@pytest.mark.skipif(VERSION < (2, 7), reason="torch 2.6 initialises weights on a GPU only where there is one")
 def test_nothing_waits_for_a_gpu():
     """On tensors without data, where looking at one is an error."""
     with FakeTensorMode(), torch.device("cuda"):
@@ -371,9 +373,12 @@ def test_torch_can_export_composed_queries(tower, make_tokens, count, placeholde
         tokens = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
         return tokens, torch.randn(len(rows), count, tower.width)
 
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=6, max=tower.context_length - count + 1)
+    batch, length = (
+        torch.export.Dim("batch", max=99),
+        torch.export.Dim("length", min=6, max=tower.context_length - count + 1),
+    )
     shapes = {"tokens": {0: batch, 1: length}, "pseudo_tokens": {0: batch}}
-    exported = torch.export.export(Query(), make_inputs([1, 4]), dynamic_shapes=shapes).module()
+    exported = torch.export.export(Query(), make_inputs([1, 4]), dynamic_shapes=shapes, strict=False).module()
     for lengths in ([7], [9, 2, 12, 5, 1]):
         inputs = make_inputs(lengths)
         torch.testing.assert_close(exported(*inputs), tower.encode(*inputs, placeholder=5), atol=1e-5, rtol=1e-5)

@@ -1,5 +1,7 @@
 """The fast engine trains as the plain one does."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ import torch
 from rtd_plugin.contract import hookimpl
 from rtd_plugin.contract.plugins import list_recipes, use_plugins
 from rtd_plugin.engine.build import build_engine
+from rtd_plugin.engine.device_batches import DeviceBatches
 from rtd_plugin.engine.packed_tower import PackedTower
 from rtd_plugin.engine.partial_embedding import PartialEmbedding
 from rtd_plugin.engine.prefetching import AHEAD, PrefetchedBatches
+from rtd_plugin.training.batches import list_device_tensors
 from rtd_plugin.training.loop import make_accelerator
 from rtd_plugin.training.loss import rtd_loss
 from rtd_plugin.training.plain import build_plain
@@ -47,6 +51,18 @@ def test_twenty_steps_are_those_of_the_plain_engine(load_miniature, adapter):
             assert differences.mean() < 1e-5, name  # the steps move weights by up to 2e-2
             assert differences.max() < 1e-3, name  # Adam amplifies rounding where a gradient is all but zero
         assert not torch.equal(weight, before[name])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_are_those_of_the_plain_engine(load_miniature):
+    """The blocks, what is before them, and the loss, with batches of different shapes."""
+    run = load_miniature("lincir", "compile=true", "batch_size=16")
+    fast, plain = make_trainer(run, build_engine), make_trainer(run, build_plain)
+    for step in range(4):
+        loss, expected = fast.take_step(step, 1e-3).item(), plain.take_step(step, 1e-3).item()
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_only_tokens_that_occur_are_trained(load_miniature):
@@ -128,6 +144,15 @@ def test_features_are_the_same_to_the_last_bit_whenever_they_are_computed(load_m
     engine = make_trainer(run, build_engine)._engine
     for index in reversed(range(6)):
         assert torch.equal(torch.cat(engine.frozen.features(engine.batches[index])), expected[index])
+
+
+def test_batches_of_a_device_are_those_that_were_made(load_miniature):
+    """On a CPU there is neither a copy nor a stream; `tests/benchmarks/gpu.py` checks a GPU's losses."""
+    batches = make_trainer(load_miniature("lincir"), build_engine)._engine.batches
+    expected, batch = batches[3], DeviceBatches(batches, torch.device("cpu"))[3]
+    tensors, made = list_device_tensors(batch), list_device_tensors(expected)
+    assert len(tensors) == len(made) == 6  # the noise, and five of the queries
+    assert all(map(torch.equal, tensors, made))
 
 
 def test_prefetched_batches_are_the_same_in_any_order():

@@ -205,7 +205,9 @@ def test_weights_are_rounded_together_as_autocast_rounds_them(tower, monkeypatch
     tokens, pseudo_tokens, results = make_tokens(*PROMPTS), torch.randn(5, 32), []
     for together in (True, False):
         if not together:
-            monkeypatch.setattr("rtd_plugin.engine.packed_tower.round_weights", lambda block, dtype: {})
+            monkeypatch.setattr(
+                "rtd_plugin.engine.packed_tower.round_weights", lambda blocks, dtype: [{}] * len(blocks)
+            )
         tower.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             features = encode_packed(tower, tokens, pseudo_tokens)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from injection import Action, Fault, is_supported
 from scenarios import SCENARIOS
-from trials import Trial, print_reports, run_trials
+from trials import Trial, run_trials
 
 
 def kill_everywhere(trial: Trial, every: int, second: int) -> Iterator[tuple[str, str, list[str]]]:
@@ -43,7 +43,7 @@ def main() -> int:
         print("Needs Linux on x86-64, and gcc.", file=sys.stderr)
         return 2
     names = args.scenarios.split(",")
-    return print_reports(run_trials(lambda trial: kill_everywhere(trial, args.every, args.second), names, args.jobs))
+    return run_trials(lambda trial: kill_everywhere(trial, args.every, args.second), names, args.jobs)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
+import service_client
 import torch
 import yaml
 from injection import run
@@ -87,6 +88,10 @@ def _is_evaluated(work: Path) -> bool:
     return (work / "out/results.json").exists()
 
 
+def _is_removed(work: Path) -> bool:
+    return not (work / "patch").exists()
+
+
 SCENARIOS = (
     Scenario("train", TRAIN, RESUME, kept=RUN_FILES),
     Scenario("train-resume", RESUME, RESUME, ((*TRAIN, "--set", "steps=3"),), kept=RUN_FILES),
@@ -98,13 +103,19 @@ SCENARIOS = (
     Scenario("triplets-stats", ("triplets", "stats", "../inputs/triplets.jsonl", "--page", "page.html")),
     Scenario("patch", PATCH),
     Scenario("patch-again", PATCH, prepare=((*PATCH, "--blend", "0.5"),)),
-    Scenario("patch-remove", ("patch", "patch", "--remove"), prepare=(PATCH,), kept=r"patch/.*"),
+    Scenario("patch-remove", ("patch", "patch", "--remove"), (), (PATCH,), _is_removed, kept=r"patch/.*"),
     Scenario("export-openai", ("export", RUN, "--layout", "openai", "encoder.pt")),
     Scenario("export-folder", ("export", RUN, "--layout", "huggingface", "encoder"), kept=r"encoder/.*"),
     Scenario("export-rtd", ("export", RUN, "--layout", "rtd", "encoder.pt")),
     Scenario(
         "search",
         ("search", "../inputs/images/0.png", "is red", *SEARCHED, "--weights", RUN, *CACHED),
+    ),
+    Scenario("serve", ("serve", "--images", "../inputs/images", "--port", "0", "--weights", RUN, *CACHED)),
+    Scenario(
+        "serve-index",
+        ("serve", "--index", "gallery.faiss", "--port", "0", "--weights", RUN, *CACHED),
+        prepare=((*INDEX, "gallery.faiss"),),
     ),
     Scenario("index-faiss", (*INDEX, "gallery.faiss"), kept=r"gallery\.faiss"),
     Scenario("index-lance", (*INDEX, "gallery.lance"), kept=r"gallery\.lance", starts_threads=True),
@@ -168,12 +179,13 @@ def start_over(root: Path) -> Path:
 
 
 def set_up_process(root: Path) -> None:
-    """Prepare this process for all scenarios: a cache below the work folder, small chunks, a server that answers."""
+    """Prepare this process for all scenarios: a cache below the work folder, small chunks, servers and clients."""
     torch.set_num_threads(1)
     os.environ["RTD_PLUGIN_CACHE"] = str(root / "work/cache")
     rules_build.CHUNK = 8
     indexing.ROWS = 4
     llm_server.Server.ask = _answer  # type: ignore[method-assign]
+    service_client.install()
 
 
 def _answer(server: llm_server.Server, messages: list[dict[str, str]], seed: int) -> str:

@@ -28,8 +28,11 @@ from scenarios import (
     start_over,
     sweep_drafts,
 )
+from service_client import ANSWER
 
 from rtd_plugin.cli.main import main
+
+PRINTED_EVERY = 50  # faults
 
 
 @dataclass
@@ -50,6 +53,12 @@ class Report:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        outcome = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
+        trouble = f", {len(self.problems)} PROBLEMS" if self.problems else ""
+        faults = self.outcomes.total()
+        return f"{self.scenario:16} {self.calls:6} {faults:7}  {outcome}{trouble}, {self.seconds:.0f} s"
+
 
 class Trial:
     """A scenario with its undisturbed outcome.
@@ -67,6 +76,7 @@ class Trial:
         if self.undisturbed.code not in (0, 1) or "Error:" in self.undisturbed.output:
             raise RuntimeError(f"{scenario.name} fails without a fault: {self.undisturbed.output}")
         self.expected = read_outcome(root / "work")
+        self.answers = ANSWER.findall(self.undisturbed.output)
 
     def _begin(self) -> dict[str, str]:
         work = start_over(self.root)
@@ -104,6 +114,9 @@ class Trial:
         if ended.code == self.undisturbed.code and "Error:" not in ended.output:
             left = self._list_leftovers(work, ended)
             problems = _compare(self.expected, {n: d for n, d in read_outcome(work).items() if n not in left})
+            problems += [f"gave another {line}" for line in ANSWER.findall(ended.output) if line not in self.answers]
+            if "unexpected" in ended.output:
+                problems.append(f"said: {_last_line(ended)}")
             age_drafts(work)
             return "tolerated", problems + (self._repeat() if left or list_drafts(work) else [])
         problems = []
@@ -122,6 +135,8 @@ class Trial:
             ended = run_all(self.scenario.repeat or self.scenario.words, work)
             if ended.code != self.undisturbed.code or "Error:" in ended.output:
                 problems.append(f"repeated, ended with {ended.code}: {_last_line(ended)}")
+            if ANSWER.findall(ended.output) != self.answers:
+                problems.append(f"repeated, answered otherwise: {_last_line(ended)}")
         problems += _compare(self.expected, read_outcome(work))
         sweep_drafts(work)
         problems += [f"the draft {name} stays" for name in list_drafts(work)]
@@ -159,14 +174,20 @@ Check = Callable[[Trial], Iterator[tuple[str, str, list[str]]]]
 """Injects the faults of a kind; yields a description of each, how it ended, and the problems."""
 
 
-def run_trials(check: Check, names: Sequence[str], jobs: int) -> list[Report]:
-    """Inject a kind of fault into scenarios, several at a time, each in a separate folder.
+def run_trials(check: Check, names: Sequence[str], jobs: int) -> int:
+    """Inject a kind of fault into scenarios, several at a time, each in a separate folder, and print the outcomes.
+
+    A scenario's line is printed when it is done, and before that whenever `PRINTED_EVERY` more faults are.
 
     Args:
         check: injects the faults into one scenario.
         names: of the scenarios.
         jobs: processes.
+
+    Returns:
+        The exit code, 1 if there are problems.
     """
+    print(f"{'scenario':16} {'calls':>6} {'faults':>7}  outcome", flush=True)
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in names]
     with tempfile.TemporaryDirectory(prefix="rtd-faults-") as folder:
         reports, children = Path(folder).resolve() / "reports", []
@@ -190,7 +211,11 @@ def run_trials(check: Check, names: Sequence[str], jobs: int) -> list[Report]:
         if any(statuses):
             raise RuntimeError("a process of trials failed")
         found = {path.stem: json.loads(path.read_text()) for path in reports.glob("*.json")}
-    return [Report(**{**found[s.name], "outcomes": Counter(found[s.name]["outcomes"])}) for s in scenarios]
+    faults = sum(sum(report["outcomes"].values()) for report in found.values())
+    problems = sum(len(report["problems"]) for report in found.values())
+    seconds = sum(report["seconds"] for report in found.values())
+    print(f"{faults:,} faults, {problems:,} problems, {seconds:.0f} s of trials")
+    return int(problems > 0)
 
 
 def prepare(root: Path, scenarios: Sequence[Scenario]) -> None:
@@ -221,17 +246,7 @@ def _work(check: Check, scenarios: Sequence[Scenario], root: Path, reports: Path
                 report.problems.append(f"{description}: {problem}")
                 print(f"{scenario.name}: {description}: {problem}", flush=True)
             report.seconds = round(time.monotonic() - began, 1)
-            # After each fault: a run that is stopped has reports too.
             (reports / f"{scenario.name}.json").write_text(json.dumps(vars(report)))
-
-
-def print_reports(reports: Sequence[Report]) -> int:
-    """Print a table; return the exit code, 1 if there are problems."""
-    print(f"{'scenario':16} {'calls':>6} {'faults':>7}  outcome")
-    for report in reports:
-        outcome = ", ".join(f"{count} {name}" for name, count in sorted(report.outcomes.items()))
-        trouble = f", {len(report.problems)} PROBLEMS" if report.problems else ""
-        print(f"{report.scenario:16} {report.calls:6} {report.outcomes.total():7}  {outcome}{trouble}")
-    faults, problems = sum(r.outcomes.total() for r in reports), sum(len(r.problems) for r in reports)
-    print(f"{faults:,} faults, {problems:,} problems, {sum(r.seconds for r in reports):.0f} s of trials")
-    return int(problems > 0)
+            if report.outcomes.total() % PRINTED_EVERY == 0:
+                print(report, "so far", flush=True)
+        print(report, flush=True)

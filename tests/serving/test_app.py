@@ -1,6 +1,7 @@
 """The service's HTTP interface: what it answers, and what it refuses."""
 
 import io
+import tempfile
 import threading
 
 import pytest
@@ -99,6 +100,14 @@ def test_a_bad_picture_is_refused_with_a_sentence(connect, content, status, says
     answer = client.post("/search", data={"text": "is blue"}, files={"image": content})
     assert answer.status_code == status
     assert says in answer.json()["error"]
+
+
+def test_a_picture_that_cannot_be_stored_is_the_servers_fault(client, tmp_path, monkeypatch):
+    """Pictures of more than a megabyte are temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "removed"))
+    answer = client.post("/search", data={"text": "is blue"}, files={"image": make_image_file((700, 700), "bmp")})
+    assert answer.status_code == 507
+    assert answer.json()["error"].startswith("The picture cannot be stored (No such file or directory)")
 
 
 def test_a_body_without_a_length_is_limited_as_well(connect):

@@ -207,6 +207,13 @@ def test_one_step_that_ruins_the_weights(train_run, tmp_path):
     assert CheckpointStore(tmp_path / "run", 1).list_steps() == []
 
 
+def test_one_step_that_ruins_the_features(train_run, tmp_path):
+    """Its weights are finite, but too large for features."""
+    with pytest.raises(RTDError, match=r"features are not finite after step 1: lower optimizer.learning_rate"):
+        train_run("run", "optimizer.learning_rate=1.0e+30", "steps=1")
+    assert CheckpointStore(tmp_path / "run", 1).list_steps() == []
+
+
 def test_a_run_that_diverged_resumes_with_a_lower_learning_rate(train_run, tmp_path):
     """As the message advises."""
     train_run("run", "steps=2")

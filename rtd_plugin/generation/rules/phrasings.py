@@ -233,10 +233,13 @@ ATTRIBUTE = (
     "{the_old} {is} replaced by {a_new}",
     "instead of {a_old} there {is} {a_new}",
     "use {new_value} in place of {old_value}",
+    "{sole}is {less_old}",
+    "{the_noun} {is} {less_old}",
+    "{less_old} and {comparative}",
+    "make {the_noun} {less_old}",
     "{colour}paint {the_noun} {new_value}",
     "{colour}paint {the_noun} {new_value} instead of {old_value}",
     "{colour}make the color of {the_noun} {new_value}",
-    "{colour}is {new_value} in color",
     "{colour}has {new_value} color on {the_noun}",
     "{predicative}make {the_noun} {new_value} instead of {old_value}",
     "{predicative}make {the_noun} {new_value} rather than {old_value}",
@@ -536,7 +539,8 @@ DESCRIBE = tuple(
     pattern
     for pattern in ATTRIBUTE
     if not any(
-        field in pattern for field in ("{old", "{a_old}", "{the_old}", "instead", "now", "turn", "before", "first")
+        field in pattern
+        for field in ("{old", "{a_old}", "{the_old}", "{less_old}", "instead", "now", "turn", "before", "first")
     )
 )
 

@@ -135,6 +135,16 @@ VIEW = (
     "{background}make it with {new_backdrop} background effect",
     "{background}background of {the_subject} changed to {new_backdrop}",
     "{background}show {the_subject} with {new_backdrop} background rather than making it {old_backdrop}",
+    "{close}zoom in",
+    "{close}closer shot",
+    "{close}is a closer shot",
+    "{close}make it a close shot",
+    "{close}closer camera, not {old_view}",
+    "{far}zoom out",
+    "{far}further away",
+    "{far}is further away",
+    "{far}make it more distant",
+    "{far}more distant shot",
 )
 
 POSE = (
@@ -186,6 +196,7 @@ POSE = (
     "{posture}{new_having} instead of {old_having}",
     "{posture}change {old_having} to {new_having}",
     "{posture}another {subject} {new_seen}",
+    "make it {new_seen}",
 )
 
 ACTIVITY = (
