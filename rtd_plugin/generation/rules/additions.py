@@ -38,6 +38,11 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
             continue
         if link not in ("with", "and") and owner.noun not in PEOPLE:
             continue
+        if link == "and" and _is_had(owner):  # what is named beside a thing is not added to it, but to what has both
+            haver = _find_haver(scene, owner)
+            if haver is None:
+                continue
+            link, owner = "with", haver
         fields = {
             "bare": phrase.core,
             "the_thing": f"the {phrase.core}",
@@ -47,8 +52,7 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
             "subject_has": "have" if owner.plural else "has",
             **describe_subject(scene, owner),
         }
-        if link != "and" or not _is_had(owner):
-            fields[link] = ""
+        fields[link] = ""
         if link in ("wearing", "holding", "carrying"):
             fields["verb"], fields["using"] = link, ""
         anchors = frozenset(range(start, end))
@@ -59,9 +63,16 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
 
 
 def _is_had(owner: NounPhrase) -> bool:
-    """Return whether another thing has the owner: what is named beside it is not added to it."""
+    """Return whether another thing has the owner."""
     above = owner.head.head
     return above.lower_ == "with" or above.lemma_.lower() in HAVING
+
+
+def _find_haver(scene: Scene, thing: NounPhrase) -> NounPhrase | None:
+    """Return the phrase of what has a thing."""
+    above = thing.head.head
+    haver = scene.find_phrase(above.head if above.lower_ == "with" else find_subject(above))
+    return haver if haver is not None and scene.is_unique(haver) else None
 
 
 def _find_removal(scene: Scene, phrase: NounPhrase) -> tuple[int, int, str, NounPhrase] | None:

@@ -172,7 +172,7 @@ def render(doc: "Doc", changes: Sequence[Change]) -> str:
 
 def _join_words(words: list[str], doc: "Doc") -> str:
     for index, word in enumerate(words[:-1]):
-        if word.lower() in ("a", "an") and words[index + 1].isalpha():
+        if word.lower() in ("a", "an") and words[index + 1].replace("-", "").isalpha():
             article = add_article(words[index + 1].lower()).split()[0]
             words[index] = article.capitalize() if word[0].isupper() else article
     while words and words[0] in ",.":

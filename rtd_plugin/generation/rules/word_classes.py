@@ -142,7 +142,7 @@ FIXED = frozenset(
     corner inside outside midair mid-air other one each something someone anything nothing everything thing
     object item foreground view scene mouth hand face head hair arm leg foot eye ear nose tongue finger shoulder
     body neck tail paw lap knee tooth chest mid wing beak bill crown crest throat breast belly rump forehead cheek
-    eyebrow eyering wingbar feather nape toe heel sole waist waistband sleeve neckline collar hem surface border margin
+    eyebrow eyering wingbar feather nape toe heel sole waist waistband sleeve neckline hem surface border margin
     position action motion direction color colour size style leap
     jump run walk ride climb play look smile stand pose swing turn catch race slide splash game trick stunt
     match event time day night weather sun sunset shadow reflection sort while use name place area spot right
