@@ -3,8 +3,9 @@
     python tests/benchmarks/gpu.py [--towers ViT-B-32,ViT-L-14,ViT-H-14] [--triplets 128,512] [--steps 30]
         [--captions FILE --conditions FILE] [--minutes 10] [--output FILE.json]
 
-Each case runs in a separate process. First losses of 5 steps: the engine in fp32, bf16, fp16, compiled, and under
-data parallelism of one process, against the plain pair in fp32. Then the speed of these sides on the same triplets:
+Each case runs in a separate process. First losses of 12 steps, the last of which are replayed from graphs: the engine
+in fp32, bf16, fp16, compiled, and under data parallelism of one process, against the plain pair in fp32. Then the speed
+of these sides on the same triplets:
 
 * `authors`: every text padded to 77 tokens, reference captions encoded twice, an AdamW that is not fused, fp16 autocast
   with a gradient scaler: the cost of the authors' step;
@@ -46,6 +47,7 @@ from rtd_plugin.training.trainer import Trainer
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CORRECT = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3, "compiled": 2e-2, "ddp": 2e-2}  # of the loss, relative
 SIDES = ("authors", "good", "engine", "compiled")
+CHECKED = 12  # steps whose losses are compared
 WARM_UP = 8
 SECONDS = 5  # for the warm-up of shapes, and about as much for the steps that count
 SYNCHRONISATIONS = ("Synchronize", "cudaMemcpy ")
@@ -231,7 +233,7 @@ def run_case(args: argparse.Namespace) -> None:
         run = make_run(tower, build_projection(tower), source, Path(folder), args.batch, **settings)
         side = HandWritten(run, args.case) if args.case in ("authors", "good") else Ours(run, args.case)
         if args.only_losses:
-            result: dict[str, Any] = {"losses": [float(side.take_step(index, RATE)) for index in range(5)]}
+            result: dict[str, Any] = {"losses": [float(side.take_step(index, RATE)) for index in range(CHECKED)]}
         else:
             result = measure(side.take_step, args.steps)
             size = TOWERS[args.tower]
@@ -260,7 +262,7 @@ def start_case(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
 
 
 def check(args: argparse.Namespace, tower: str) -> dict[str, Any]:
-    """Compare losses of five steps with those of the plain pair in fp32."""
+    """Compare losses of the first steps with those of the plain pair in fp32."""
     case = {"tower": tower, "batch": 32, "only_losses": True}
     expected = start_case(args, case="plain", precision="fp32", **case)["losses"]
     gpu = DEVICE.type == "cuda"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rtd_plugin.generation.rules.activities import find_activity
 from rtd_plugin.generation.rules.fragments import is_title
 from rtd_plugin.generation.rules.phrases import NounPhrase
-from rtd_plugin.generation.rules.scene import Edit, Scene, choose_some, describe_subject, to_participle
+from rtd_plugin.generation.rules.scene import Edit, Scene, choose_some, describe_subject, mention_subject, to_participle
 from rtd_plugin.generation.rules.word_classes import FIXED, may_be_same_action
 
 SHORT = 4  # words of the old activity in a condition
@@ -29,12 +29,9 @@ def exchange_activities(scene: Scene) -> Iterator[Edit]:
         if not lemmas & set(text.split()) and not may_be_same_action(acting.split()[0], to_participle(text).split()[0])
     ]
     for text in choose_some(choices, scene.rng, 2):
-        yield Edit(
-            "activity",
-            _describe(scene, subject, acting, text, activity.form),
-            frozenset(range(len(scene.doc))),
-            target=((activity.start, activity.end, text),),
-        )
+        fields, mentions = mention_subject(scene, _describe(scene, subject, acting, text, activity.form), subject)
+        anchors = frozenset(range(subject.end, activity.end))
+        yield Edit("activity", fields, anchors, target=((activity.start, activity.end, text),), mentions=mentions)
 
 
 def _describe(scene: Scene, subject: NounPhrase, acting: str, new: str, form: str) -> dict[str, str]:

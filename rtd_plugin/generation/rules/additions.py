@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rtd_plugin.generation.rules.attributes import Attribute, find_attributes, list_kinds
-from rtd_plugin.generation.rules.exchanges import describe_attribute, describe_place
+from rtd_plugin.generation.rules.exchanges import anchor_attribute, describe_attribute, describe_place
 from rtd_plugin.generation.rules.fragments import lower_title
 from rtd_plugin.generation.rules.phrases import HAVING, NounPhrase, find_place, find_subject
 from rtd_plugin.generation.rules.scene import (
@@ -15,6 +15,7 @@ from rtd_plugin.generation.rules.scene import (
     Scene,
     add_article,
     describe_subject,
+    mention_subject,
     token_span,
 )
 from rtd_plugin.generation.rules.word_classes import ATTRIBUTES, PEOPLE
@@ -37,6 +38,11 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
             continue
         if link not in ("with", "and") and owner.noun not in PEOPLE:
             continue
+        if link == "and" and _is_had(owner):  # what is named beside a thing is not added to it, but to what has both
+            haver = _find_haver(scene, owner)
+            if haver is None:
+                continue
+            link, owner = "with", haver
         fields = {
             "bare": phrase.core,
             "the_thing": f"the {phrase.core}",
@@ -46,20 +52,27 @@ def remove_or_add_things(scene: Scene) -> Iterator[Edit]:
             "subject_has": "have" if owner.plural else "has",
             **describe_subject(scene, owner),
         }
-        if link != "and" or not _is_had(owner):
-            fields[link] = ""
+        fields[link] = ""
         if link in ("wearing", "holding", "carrying"):
             fields["verb"], fields["using"] = link, ""
-        anchors = frozenset(range(start, end)) | token_span(owner)
+        anchors = frozenset(range(start, end))
         deletion = ((start, end, ""),)
-        yield Edit("remove", fields, anchors, target=deletion)
-        yield Edit("add", fields, anchors, reference=deletion)
+        for kind, reference, target in (("remove", (), deletion), ("add", deletion, ())):
+            named, mentions = mention_subject(scene, fields, owner)
+            yield Edit(kind, named, anchors, reference, target, mentions=mentions)
 
 
 def _is_had(owner: NounPhrase) -> bool:
-    """Return whether another thing has the owner: what is named beside it is not added to it."""
+    """Return whether another thing has the owner."""
     above = owner.head.head
     return above.lower_ == "with" or above.lemma_.lower() in HAVING
+
+
+def _find_haver(scene: Scene, thing: NounPhrase) -> NounPhrase | None:
+    """Return the phrase of what has a thing."""
+    above = thing.head.head
+    haver = scene.find_phrase(above.head if above.lower_ == "with" else find_subject(above))
+    return haver if haver is not None and scene.is_unique(haver) else None
 
 
 def _find_removal(scene: Scene, phrase: NounPhrase) -> tuple[int, int, str, NounPhrase] | None:
@@ -106,8 +119,9 @@ def add_attributes(scene: Scene) -> Iterator[Edit]:
                 continue  # nothing else is said of the part
             fields = _omit_old(describe_attribute(scene, phrase, attribute, attribute.words, kind, ""))
             removal = (*attribute.removal, "")
-            anchors = token_span(phrase) | frozenset(range(*attribute.removal))
-            yield Edit("describe", fields, anchors, reference=(removal,), detail=kind)
+            fields, anchors, mentions = anchor_attribute(scene, phrase, attribute, fields)
+            anchors |= frozenset(range(*attribute.removal))
+            yield Edit("describe", fields, anchors, reference=(removal,), detail=kind, mentions=mentions)
 
 
 def _is_quality(token: "Token") -> bool:
@@ -190,6 +204,11 @@ def add_places(scene: Scene) -> Iterator[Edit]:
         fields = describe_place(scene, token.head, subject, scene.doc[token.i : place.end].text.lower())
         if "new_path" in fields and "verb" not in fields:
             continue
+        fields, mentions = mention_subject(scene, fields, subject)
         yield Edit(
-            "locate", fields, token_span(place) | token_span(subject) | {token.i}, reference=((token.i, place.end, ""),)
+            "locate",
+            fields,
+            token_span(place) | {token.i},
+            reference=((token.i, place.end, ""),),
+            mentions=mentions | {token.head.i},
         )

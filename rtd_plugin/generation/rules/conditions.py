@@ -15,7 +15,7 @@ from rtd_plugin.triplets.wording import ARTICLES
 # Which content a condition names first, old or new, and the relative frequencies where all fit. An encoder trained on a
 # single order relies on it, and fails on the other.
 ORDERS = {"old first": 36, "new first": 30, "one alone": 34}
-_OLD = ("{the_old", "{a_old", "{old", "{doing_old", "{placed_old")
+_OLD = ("{the_old", "{a_old", "{less_old", "{old", "{doing_old", "{placed_old")
 _NEW = ("{a_new", "{the_new", "{new", "{doing_new", "{placed_new", "{comparative")
 MOODS = ("imperative", "predicate", "clause", "noun")
 # Optional frames around a condition of each mood; around a noun that begins with its determiner also those of "thing".
@@ -143,6 +143,11 @@ def _list_suitable(kind: str, fields: frozenset[str]) -> tuple[Phrasing, ...]:
 def _list_phrasings(edit: Edit) -> tuple[Phrasing, ...]:
     """Return all phrasings of an edit."""
     return _list_suitable(edit.kind, frozenset(edit.fields))
+
+
+def can_phrase(edit: Edit) -> bool:
+    """Return whether a pattern fits an edit."""
+    return bool(_list_phrasings(edit))
 
 
 def _fill(phrasing: Phrasing, edit: Edit) -> str:

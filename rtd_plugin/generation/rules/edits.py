@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtd_plugin.generation.rules import activity_exchange, additions, exchanges, views
-from rtd_plugin.generation.rules.conditions import write_condition
+from rtd_plugin.generation.rules.conditions import can_phrase, write_condition
 from rtd_plugin.generation.rules.fragments import lower_title
 from rtd_plugin.generation.rules.lexicon import Lexicon
 from rtd_plugin.generation.rules.phrases import find_noun_phrases
@@ -75,7 +75,7 @@ def find_edits(
         if lexicon.is_sure(phrase.head.lower_, "noun") and not lexicon.is_part_of_names(lower_title(phrase.head.text))
     ]
     scene = Scene(doc, phrases, lexicon, rng, Counter() if partners is None else partners)
-    return [edit for find in FINDERS for edit in find(scene)]
+    return [edit for find in FINDERS for edit in find(scene) if can_phrase(edit)]
 
 
 def make_candidates(
@@ -104,10 +104,10 @@ def make_candidates(
             edits = [by_label[label].pop()]
             if rng.random() < TWO_EDITS:
                 further = chain.from_iterable(by_label.values())
-                compatible = [edit for edit in further if not edit.anchors & edits[0].anchors]
+                compatible = [edit for edit in further if edit.goes_with(edits[0])]
                 edits += [rng.choice(compatible)] if compatible else []
                 if compatible and rng.random() < THREE_EDITS:
-                    compatible = [edit for edit in compatible if not edit.anchors & edits[1].anchors]
+                    compatible = [edit for edit in compatible if edit.goes_with(edits[1])]
                     edits += [rng.choice(compatible)] if compatible else []
             (index,) = rng.choices(range(len(registers)), [share for _, share in registers])
             candidate = _make_candidate(doc, edits, rng, index, registers[index][0])

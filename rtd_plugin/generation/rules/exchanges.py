@@ -31,6 +31,7 @@ from rtd_plugin.generation.rules.scene import (
     describe_role,
     describe_setting,
     describe_subject,
+    mention_subject,
     to_plural,
     token_span,
 )
@@ -72,7 +73,8 @@ def exchange_nouns(scene: Scene) -> Iterator[Edit]:
                 continue
             changes = ((phrase.first, phrase.end, core), *pronouns)
             fields = _describe_exchange(scene, phrase, phrase.core, core)
-            yield Edit("noun", fields, token_span(phrase), target=changes, detail=_name_exchange(phrase, core))
+            anchors = token_span(phrase) | _find_verbs(scene, fields)
+            yield Edit("noun", fields, anchors, target=changes, detail=_name_exchange(phrase, core))
 
 
 def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Change, ...] | None:
@@ -162,20 +164,43 @@ def exchange_attributes(scene: Scene) -> Iterator[Edit]:
                 if not (kind == "colour" and phrase.noun in PEOPLE) and not _has_words(scene.doc.text.lower(), value)
             ]
             for value, kind in choose_some(values, scene.rng, 2):
-                yield Edit(
-                    "attribute",
-                    describe_attribute(scene, phrase, attribute, value, kind),
-                    token_span(phrase) | frozenset(range(attribute.start, attribute.end)),
-                    target=((attribute.start, attribute.end, value),),
-                    detail=kind,
+                fields, anchors, mentions = anchor_attribute(
+                    scene, phrase, attribute, describe_attribute(scene, phrase, attribute, value, kind)
                 )
+                changes = ((attribute.start, attribute.end, value),)
+                yield Edit("attribute", fields, anchors, target=changes, detail=kind, mentions=mentions)
+
+
+def anchor_attribute(
+    scene: Scene, phrase: NounPhrase, attribute: Attribute, fields: dict[str, str]
+) -> tuple[dict[str, str], frozenset[int], frozenset[int]]:
+    """Return the fields, the anchors and the mentions of an edit of an attribute.
+
+    In half of the cases the condition names the noun without its other attributes: another edit can change them.
+    """
+    own = frozenset(range(attribute.start, attribute.end))
+    if "predicative" not in fields or attribute.start >= phrase.end or scene.rng.random() < 0.5:
+        return fields, own | token_span(phrase) | _find_verbs(scene, fields), frozenset()
+    names = ("kind", "old_value", "new_value", "is", "predicative", "colour", "comparative", "less_old", "main", "sole")
+    noun = phrase.head.lower_
+    kept = {name: fields[name] for name in names if name in fields} | {"noun": noun, "the_noun": f"the {noun}"}
+    return kept, own, frozenset([phrase.head.i])
+
+
+def _find_verbs(scene: Scene, fields: dict[str, str]) -> frozenset[int]:
+    """Return the verbs that a condition may name as what a thing does."""
+    return frozenset(token.i for token in scene.doc if token.tag_ == "VBG") if "doing" in fields else frozenset()
 
 
 def _has_words(text: str, words: str) -> bool:
     return re.search(rf"\b{re.escape(words)}\b", text) is not None
 
 
-_PREDICATIVE = make_set("""
+_GRADED = frozenset((
+    "size", "height", "age", "length", "brightness", "fit", "width", "thickness", "finish", "occasion", "exposure",
+    "variety of colours",
+))  # fmt: skip
+_PREDICATIVE = frozenset(("variety of colours", "finish", "occasion", "exposure")) | make_set("""
     colour size pattern brightness fit length material state age height measure connection shape thickness width
     direction surface regularity bend
 """)
@@ -220,8 +245,10 @@ def describe_attribute(
         del fields["a_new_one"]
     if kind == "colour":
         fields["colour"] = ""
-    if new in COMPARATIVES and kind in ("size", "height", "age", "length", "brightness", "fit"):
+    if new in COMPARATIVES and kind in _GRADED:
         fields["comparative"] = COMPARATIVES[new]
+        if kind in ("finish", "occasion", "exposure", "variety of colours"):
+            fields["less_old"] = f"less {old}"
     if attribute.is_predicate:
         return fields | describe_role(scene, phrase)
     return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
@@ -240,7 +267,8 @@ def exchange_numbers(scene: Scene) -> Iterator[Edit]:
         for new in choose_some(counts, scene.rng, 2):
             fields = _describe_number(scene, phrase, old, new, phrase.core, phrase.core)
             change = (token.i, token.i + 1, NUMBERS[new - 1])
-            yield Edit("number", fields, token_span(phrase), target=(change,))
+            anchors = token_span(phrase) | _find_verbs(scene, fields)
+            yield Edit("number", fields, anchors, target=(change,))
 
 
 def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
@@ -263,12 +291,15 @@ def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
         several = scene.rng.choice((2, 2, 3, 4))
         word = NUMBERS[several - 1]
         changes = ((phrase.start, phrase.end, f"{word} {core}"), *verbs)
+        agreeing = frozenset(start for start, _, _ in verbs)
         if scene.rng.random() < 0.5:
             fields = _describe_number(scene, phrase, 1, several, phrase.core, core)
-            yield Edit("number", fields, token_span(phrase), target=changes)
+            anchors = token_span(phrase) | agreeing | _find_verbs(scene, fields)
+            yield Edit("number", fields, anchors, target=changes)
         else:
             fields = _describe_number(scene, phrase, several, 1, core, phrase.core)
-            yield Edit("number", fields, token_span(phrase), reference=changes)
+            anchors = token_span(phrase) | agreeing | _find_verbs(scene, fields)
+            yield Edit("number", fields, anchors, reference=changes)
 
 
 def _make_verbs_plural(head: "Token") -> tuple[Change, ...] | None:
@@ -313,7 +344,10 @@ def _describe_number(
         fields["one_more"] = ""
     if old - new == 1:
         fields["one_less"] = ""
-    return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
+    fields |= describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
+    if scene.rng.random() < 0.5:  # without the action, which another edit can then change
+        fields.pop("doing", None)
+    return fields
 
 
 def exchange_places(scene: Scene) -> Iterator[Edit]:
@@ -340,14 +374,23 @@ def exchange_places(scene: Scene) -> Iterator[Edit]:
             fields = describe_place(scene, token.head, subject, text) | {"old_place": old}
             if "new_path" in fields and "verb" not in fields:
                 continue
-            anchors = token_span(place) | token_span(subject) | {token.i}
-            yield Edit("place", fields, anchors, target=((token.i, place.end, text),))
+            anchors = token_span(place) | {token.i}
+            fields, mentions = mention_subject(scene, fields, subject)
+            changes = ((token.i, place.end, text),)
+            yield Edit("place", fields, anchors, target=changes, mentions=mentions | _find_verb(fields, token.head))
         noun_phrase = scene.doc[place.start : place.end].text
         for preposition in choose_some(scene.lexicon.find_prepositions(token.lower_, place.noun), scene.rng, 1):
             fields = describe_place(scene, token.head, subject, f"{preposition} {noun_phrase.lower()}")
             fields["old_place"] = scene.doc[token.i : place.end].text.lower()
-            anchors = token_span(place) | token_span(subject) | {token.i}
-            yield Edit("place", fields, anchors, target=((token.i, token.i + 1, preposition),))
+            anchors = token_span(place) | {token.i}
+            fields, mentions = mention_subject(scene, fields, subject)
+            changes = ((token.i, token.i + 1, preposition),)
+            yield Edit("place", fields, anchors, target=changes, mentions=mentions | _find_verb(fields, token.head))
+
+
+def _find_verb(fields: dict[str, str], verb: "Token") -> frozenset[int]:
+    """Return the verb that the condition of a place may name."""
+    return frozenset([verb.i]) if "verb" in fields else frozenset()
 
 
 def _count_places(verb: "Token") -> int:
@@ -389,7 +432,11 @@ def exchange_actions(scene: Scene) -> Iterator[Edit]:
                 "is": "are" if subject.plural else "is",
                 **describe_subject(scene, subject),
             }
+            where = frozenset[int]()
             after = next(iter(verb.rights), None)
             if after is not None and after.dep_ == "prep" and after.i == verb.i + 1 and (place := find_place(after)):
                 fields["where"] = scene.doc[after.i : place.end].text.lower()
-            yield Edit("action", fields, token_span(subject) | {verb.i}, target=((verb.i, verb.i + 1, action),))
+                where = frozenset(range(after.i, place.end))
+            fields, mentions = mention_subject(scene, fields, subject)
+            changes = ((verb.i, verb.i + 1, action),)
+            yield Edit("action", fields, frozenset([verb.i]), target=changes, mentions=mentions | where)

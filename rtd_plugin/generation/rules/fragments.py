@@ -32,7 +32,9 @@ def lower_title(title: str) -> str:
 
 
 def _lower(match: "re.Match[str]") -> str:
-    return match[0] if len(match[0]) > 1 and match[0].isupper() else match[0].lower()
+    word, lower = match[0], match[0].lower()
+    is_abbreviation = len(word) > 1 and word.isupper()
+    return word if is_abbreviation or len(lower) != len(word) else lower  # "İ" has two letters in lower case
 
 
 def capitalise_title(words: str) -> str:

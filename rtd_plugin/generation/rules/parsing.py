@@ -70,7 +70,7 @@ def _draft(caption: str) -> _Draft:
     if is_title(caption):
         text = lower_title(text)
     elif opener and not opener[0].isupper():
-        text = text[0].lower() + text[1:]
+        text = lower_title(text[0]) + text[1:]
     is_noun = opener is not None and opener[0].lower() not in _OPENERS and not opener[0].endswith("ing")
     return _Draft(caption, _ARTICLE + text if is_noun else text, len(_ARTICLE) if is_noun else 0)
 

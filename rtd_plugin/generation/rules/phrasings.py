@@ -233,10 +233,13 @@ ATTRIBUTE = (
     "{the_old} {is} replaced by {a_new}",
     "instead of {a_old} there {is} {a_new}",
     "use {new_value} in place of {old_value}",
+    "{sole}is {less_old}",
+    "{the_noun} {is} {less_old}",
+    "{less_old} and {comparative}",
+    "make {the_noun} {less_old}",
     "{colour}paint {the_noun} {new_value}",
     "{colour}paint {the_noun} {new_value} instead of {old_value}",
     "{colour}make the color of {the_noun} {new_value}",
-    "{colour}is {new_value} in color",
     "{colour}has {new_value} color on {the_noun}",
     "{predicative}make {the_noun} {new_value} instead of {old_value}",
     "{predicative}make {the_noun} {new_value} rather than {old_value}",
@@ -258,7 +261,7 @@ ATTRIBUTE = (
     "{the_noun} {is} {comparative} than in the first picture",
     "{main}{comparative} {noun} {doing}",
     "{main}{a_new} {is} {doing}",
-    "{main}{predicative}shows a similar {noun} but {new_value}",
+    "{sole}{predicative}shows a similar {noun} but {new_value}",
     "{main}show {a_new} {doing} instead of {a_old}",
     "{main}target on {a_new} {doing}",
     "{main}put {a_new} {doing}",
@@ -443,14 +446,14 @@ PLACE = (
     "change the background, {the_subject} {is} {new_place}",
     "change the place from {old_place} to {new_place}",
     "different background, {the_subject} {is} {new_place}",
-    "shows a similar {subject} {new_place}",
+    "{single}shows a similar {subject} {new_place}",
     "{single}shows another {subject} {new_place}",
     "{single}another {subject} {new_place}",
     "{single}one {subject} {new_place} rather than {old_place}",
     "unlike the first picture, {the_subject} {is} {new_place}",
     "{subject} {verb} {new_place} instead of {old_place}",
     "{subject} {verb} {new_path}",
-    "shows a similar {subject} {verb} {new_place}",
+    "{single}shows a similar {subject} {verb} {new_place}",
     "{single}shows another {subject} {verb} {new_path}",
     "make {the_subject} {verb} {new_place}",
     "make {the_subject} {verb} {new_path} rather than {old_place}",
@@ -513,8 +516,8 @@ ACTION = (
     "make {the_subject} {new_verb} {where} rather than {old_verb}",
     "put {the_subject} {where}, {new_verb} instead of {old_verb}",
     "show {the_subject} {new_verb} {where} rather than {old_verb}",
-    "shows a similar {subject} {new_verb} {where}",
-    "shows a similar {subject} {new_verb} instead of {old_verb}",
+    "{single}shows a similar {subject} {new_verb} {where}",
+    "{single}shows a similar {subject} {new_verb} instead of {old_verb}",
     "{single}shows another {subject} {new_verb} {where}",
     "{single}another {subject} {new_verb} {where}",
     "target on {the_subject} {new_verb} {where}",
@@ -536,7 +539,8 @@ DESCRIBE = tuple(
     pattern
     for pattern in ATTRIBUTE
     if not any(
-        field in pattern for field in ("{old", "{a_old}", "{the_old}", "instead", "now", "turn", "before", "first")
+        field in pattern
+        for field in ("{old", "{a_old}", "{the_old}", "{less_old}", "instead", "now", "turn", "before", "first")
     )
 )
 

@@ -7,7 +7,7 @@ Fields that are always empty restrict a pattern, as in `phrasings`: {close}, {fa
 VIEW = (
     "show {the_subject} {new_view}",
     "shows {the_subject} {new_view}",
-    "shows a similar {subject} {new_view}",
+    "{single}shows a similar {subject} {new_view}",
     "{the_subject} {new_view}",
     "{a_subject} {new_view}",
     "{the_subject} {is} {new_seen}",
@@ -77,7 +77,7 @@ VIEW = (
     "{background}put {the_subject} in front of a {new_backdrop} background",
     "{background}place {the_subject} against a {new_backdrop} background",
     "{background}show {the_subject} with a {new_backdrop} background",
-    "{background}shows a similar {subject} with a {new_backdrop} background",
+    "{background}{single}shows a similar {subject} with a {new_backdrop} background",
     "{background}{a_subject} with a {new_backdrop} background",
     "{background}{the_subject} {is} in front of a {new_backdrop} background",
     "{background}the background is {new_backdrop}",
@@ -135,12 +135,22 @@ VIEW = (
     "{background}make it with {new_backdrop} background effect",
     "{background}background of {the_subject} changed to {new_backdrop}",
     "{background}show {the_subject} with {new_backdrop} background rather than making it {old_backdrop}",
+    "{close}zoom in",
+    "{close}closer shot",
+    "{close}is a closer shot",
+    "{close}make it a close shot",
+    "{close}closer camera, not {old_view}",
+    "{far}zoom out",
+    "{far}further away",
+    "{far}is further away",
+    "{far}make it more distant",
+    "{far}more distant shot",
 )
 
 POSE = (
     "show {the_subject} {new_seen}",
     "shows {the_subject} {new_seen}",
-    "shows a similar {subject} {new_seen}",
+    "{single}shows a similar {subject} {new_seen}",
     "shows {the_subject} {new_seen} instead of {old_seen}",
     "have {the_subject} {new_seen}",
     "have {the_subject} {new_seen} rather than {old_seen}",
@@ -186,6 +196,7 @@ POSE = (
     "{posture}{new_having} instead of {old_having}",
     "{posture}change {old_having} to {new_having}",
     "{posture}another {subject} {new_seen}",
+    "make it {new_seen}",
 )
 
 ACTIVITY = (
@@ -223,7 +234,7 @@ ACTIVITY = (
     "shows {the_subject} {new_act}",
     "shows {the_subject} {new_act} instead of {old_act}",
     "shows {a_subject} {new_act}",
-    "shows a similar {subject} {new_act}",
+    "{single}shows a similar {subject} {new_act}",
     "{single}shows another {subject} {new_act}",
     "{single}a similar {subject} {is} {new_act}",
     "{single}another {subject} {new_act}",

@@ -29,7 +29,8 @@ class Edit:
     Attributes:
         kind: a key of `phrasings.PATTERNS`.
         fields: the values that its patterns may use.
-        anchors: tokens that change or that the condition mentions; edits that are combined share none.
+        anchors: tokens that change, or that the condition mentions with words that another edit may change.
+        mentions: further tokens that the condition names and that must not change: those of the subject.
         reference, target: the changes that turn the caption into either; () if it is the caption.
         detail: the kind of attribute, or for a noun "thing", "role" or "gender".
     """
@@ -40,6 +41,15 @@ class Edit:
     reference: tuple[Change, ...] = ()
     target: tuple[Change, ...] = ()
     detail: str = ""
+    mentions: frozenset[int] = frozenset()
+
+    def goes_with(self, other: "Edit") -> bool:
+        """Return whether two edits can be combined: neither changes what the other changes or names."""
+        return (
+            self.anchors.isdisjoint(other.anchors)
+            and self.anchors.isdisjoint(other.mentions)
+            and other.anchors.isdisjoint(self.mentions)
+        )
 
     @property
     def label(self) -> str:
@@ -56,6 +66,8 @@ PAIRED = make_set("each other both another together one pair")
 LOCATIVE = make_set("in on at near by under behind beside outside inside through across along over")
 STATIC = make_set("in on at near by under behind beside outside inside above around")  # a location, not a path
 NEEDS_PLACE = make_set("look lean be go come get take put dress cover surround stare point climb rid ride work land")
+UNNAMED = 0.35  # the share of edits of places, actions and views whose conditions do not name the subject
+_NAMES = ("the_subject", "subject", "a_subject")
 KEPT_DETERMINERS = frozenset(("a", "the", "", "poss", *NUMBERS[1:]))
 UNCLEAR = make_set("""
     multiple scattered other another first second third fourth several many few some various same different lone single
@@ -160,7 +172,7 @@ def render(doc: "Doc", changes: Sequence[Change]) -> str:
 
 def _join_words(words: list[str], doc: "Doc") -> str:
     for index, word in enumerate(words[:-1]):
-        if word.lower() in ("a", "an") and words[index + 1].isalpha():
+        if word.lower() in ("a", "an") and words[index + 1].replace("-", "").isalpha():
             article = add_article(words[index + 1].lower()).split()[0]
             words[index] = article.capitalize() if word[0].isupper() else article
     while words and words[0] in ",.":
@@ -189,10 +201,20 @@ def describe_subject(scene: Scene, phrase: NounPhrase) -> dict[str, str]:
     fields = {
         "the_subject": f"the {phrase.head.lower_}",
         "subject": phrase.head.lower_,
-        "a_subject": scene.to_indefinite(phrase),
+        "a_subject": scene.to_indefinite(phrase, phrase.head.lower_),
         **describe_role(scene, phrase),
     }
     return fields if phrase.plural else fields | {"single": ""}
+
+
+def mention_subject(scene: Scene, fields: dict[str, str], subject: NounPhrase) -> tuple[dict[str, str], frozenset[int]]:
+    """Return fields, with those that name the subject or, at random, without, and the token that they name.
+
+    An edit that does not name the subject can be combined with one that exchanges it.
+    """
+    if scene.rng.random() < UNNAMED:
+        return {name: value for name, value in fields.items() if name not in _NAMES}, frozenset()
+    return fields, frozenset([subject.head.i])
 
 
 def describe_setting(scene: Scene, phrase: NounPhrase, new: str, old: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from rtd_plugin.generation.rules.fragments import DETAIL, is_title
 from rtd_plugin.generation.rules.phrases import NounPhrase
-from rtd_plugin.generation.rules.scene import Change, Edit, Scene, describe_subject, token_span
+from rtd_plugin.generation.rules.scene import Change, Edit, Scene, describe_subject, mention_subject
 from rtd_plugin.generation.rules.word_classes import ANIMALS, FIXED, NUMBERS, PEOPLE
 
 
@@ -172,7 +172,7 @@ def _find_subject(scene: Scene) -> NounPhrase | None:
 def _is_followed_by_more(scene: Scene, subject: NounPhrase) -> bool:
     """Return whether more than a verb follows a noun: words after the noun would then describe something else."""
     after = scene.doc[subject.end] if subject.end < len(scene.doc) else None
-    return after is not None and not (after.pos_ in ("VERB", "AUX") or after.is_punct)
+    return after is None or not (after.pos_ in ("VERB", "AUX") or after.is_punct)
 
 
 def _list_suitable(views: Sequence[View], words: set[str]) -> list[View]:
@@ -186,14 +186,15 @@ def _change(scene: Scene, subject: NounPhrase, kind: str, group: str, views: Seq
     new = scene.rng.choice(views)
     fields = _describe(scene, subject, new)
     others = [view for view in views if view.name != new.name or view.caption != new.caption]
-    anchors, reference = token_span(subject), tuple[Change, ...]()
-    target, added = _place(scene, subject, new, kind)
+    reference = tuple[Change, ...]()
+    target, anchors = _place(scene, subject, new, kind)
     if others and scene.rng.random() < 0.5:
         old = scene.rng.choice(others)
         reference, more = _place(scene, subject, old, kind)
-        added |= more
+        anchors |= more
         fields |= {name.replace("new", "old"): old.fields[name] for name in new.fields.keys() & old.fields.keys()}
-    yield Edit(kind, fields, anchors | added, reference, target, detail=group)
+    fields, mentions = mention_subject(scene, fields, subject)
+    yield Edit(kind, fields, anchors, reference, target, group, mentions)
 
 
 def _describe(scene: Scene, subject: NounPhrase, view: View) -> dict[str, str]:
@@ -208,8 +209,7 @@ def _place(scene: Scene, subject: NounPhrase, view: View, kind: str) -> tuple[tu
         first = doc[0].text if doc[0].tag_ in ("NNP", "NNPS") else doc[0].lower_
         return ((0, 1, f"{view.caption} {first}"),), frozenset([0])
     if kind == "pose":
-        index = subject.end - 1
-        return ((index, index + 1, f"{doc[index].text} {view.caption}"),), frozenset([index])
+        return ((subject.end, subject.end + 1, f"{view.caption} {doc[subject.end].text}"),), frozenset([subject.end])
     index = len(doc) - 1
     while index and doc[index].is_punct:
         index -= 1

@@ -48,6 +48,10 @@ _ATTRIBUTES = {
     "bend": "straight|curved",
     "thickness": "thin|thick",
     "width": "narrow|wide",
+    "finish": "shiny,glossy|matte,dull",
+    "occasion": "casual|formal,elegant,fancy",
+    "exposure": "revealing|modest",
+    "variety of colours": "colorful,colourful,multicolored|monochrome,colorless",
     "surface": "smooth|rough",
     "style": "outline,line|filled,glyph|flat|isometric|hand-drawn",
     "direction": "upward|downward",
@@ -71,7 +75,10 @@ COMPARATIVES = {
     "small": "smaller", "little": "smaller", "tiny": "smaller", "large": "larger", "big": "bigger",
     "huge": "much larger", "giant": "much bigger", "tall": "taller", "high": "higher", "short": "shorter",
     "low": "lower", "young": "younger", "old": "older", "elderly": "older", "dark": "darker", "bright": "brighter",
-    "light": "lighter", "long": "longer", "tight": "tighter", "loose": "looser",
+    "light": "lighter", "long": "longer", "tight": "tighter", "loose": "looser", "wide": "wider",
+    "narrow": "narrower", "thin": "thinner", "thick": "thicker", "shiny": "shinier", "casual": "more casual",
+    "formal": "more formal", "elegant": "more elegant", "fancy": "fancier", "revealing": "more revealing",
+    "modest": "more modest", "colorful": "more colorful", "colourful": "more colourful",
 }  # fmt: skip
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -135,7 +142,7 @@ FIXED = frozenset(
     corner inside outside midair mid-air other one each something someone anything nothing everything thing
     object item foreground view scene mouth hand face head hair arm leg foot eye ear nose tongue finger shoulder
     body neck tail paw lap knee tooth chest mid wing beak bill crown crest throat breast belly rump forehead cheek
-    eyebrow eyering wingbar feather nape toe heel sole waist waistband sleeve neckline collar hem surface border margin
+    eyebrow eyering wingbar feather nape toe heel sole waist waistband sleeve neckline hem surface border margin
     position action motion direction color colour size style leap
     jump run walk ride climb play look smile stand pose swing turn catch race slide splash game trick stunt
     match event time day night weather sun sunset shadow reflection sort while use name place area spot right
