@@ -264,6 +264,8 @@ def _read_heads(config: Mapping[str, Any]) -> int:
 def _check_text_tower(config: Mapping[str, Any], name: str | Path) -> None:
     """Refuse configurations of open_clip whose text tower is not CLIP's."""
     text = config["text_cfg"]
+    if not isinstance(text, Mapping):
+        raise RTDError(f"{name}: text_cfg has to be an object: name an open_clip architecture")
     odd = [key for key, value in PLAIN_TEXT_TOWER.items() if text.get(key, value) != value]
     if odd:
         raise RTDError(

@@ -105,7 +105,7 @@ class ParquetTriplets:
         try:
             check_regular(path)
             self._file = pq.ParquetFile(path, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             problem = str(getattr(error, "strerror", None) or error).split(": ")[-1].split(". ")[0]
             raise RTDError(f"{path}: not a readable Parquet file ({problem})") from error
         schema = self._file.schema_arrow

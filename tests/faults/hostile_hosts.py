@@ -211,14 +211,15 @@ class Trials:
             else:
                 add_source(f"open({str(canary)!r}, 'w')\n{HOSTILE_CODE[name]}")(host, canary)
             for command in commands:
-                self.count += 1
-                getattr(self, f"_try_{command}")(f"{command}, {name}", host, canary)
+                self.count += getattr(self, f"_try_{command}")(f"{command}, {name}", host, canary)
         finally:
             shutil.rmtree(self.folder / "host-rtd-patch", ignore_errors=True)
             shutil.rmtree(host)
             canary.unlink(missing_ok=True)
 
-    def _try_patch(self, name: str, host: Path, canary: Path) -> None:
+    # Each returns whether it tried anything.
+
+    def _try_patch(self, name: str, host: Path, canary: Path) -> bool:
         before = _list_files(host)
         result = self._invoke("patch", str(host), "--weights", str(self.folder / "run"), "--adapter", "lincir")
         self._judge(name, result, (0, 1, 2))
@@ -226,14 +227,16 @@ class Trials:
             self._report(name, "code of the host ran")
         if _list_files(host) != before:
             self._report(name, "the host changed")
+        return True
 
-    def _try_doctor(self, name: str, host: Path, canary: Path) -> None:
+    def _try_doctor(self, name: str, host: Path, canary: Path) -> bool:
         self._judge(name, self._invoke("doctor", str(host), "--adapter", "lincir"), (0, 1, 2))
+        return True
 
-    def _try_run(self, name: str, host: Path, canary: Path) -> None:
-        """Run the hostile code itself as the program."""
+    def _try_run(self, name: str, host: Path, canary: Path) -> bool:
+        """Run the hostile code itself as the program, under the patch that `patch` made before."""
         if not (self.folder / "host-rtd-patch").exists() or name.rpartition(", ")[2] not in HOSTILE_CODE:
-            return
+            return False
         program = self.folder / "program.py"
         program.write_text(HOSTILE_CODE[name.rpartition(", ")[2]])
         words = [sys.executable, "-m", "rtd_plugin", "run", str(host), "--", "timeout", "30", sys.executable, program]
@@ -247,6 +250,7 @@ class Trials:
         code = alone.returncode if alone.returncode >= 0 else 128 - alone.returncode
         if ended.returncode not in (code, alone.returncode) or "unexpected" in said:
             self._report(name, f"ended with {ended.returncode}, not {code}: {said[-200:]!r}")
+        return True
 
     def _invoke(self, *words: str) -> Result:
         signal.signal(signal.SIGPROF, _exceed)
@@ -284,7 +288,7 @@ def _list_files(host: Path) -> list[tuple[str, int, int, int]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--commands", default="patch,doctor,run")
+    parser.add_argument("--commands", default="patch,doctor,run", help="run is tried only after patch")
     parser.add_argument("--hosts", default=",".join((*HOSTILE_FILES, *HOSTILE_CODE)))
     args = parser.parse_args()
 

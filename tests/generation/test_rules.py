@@ -1,5 +1,6 @@
 """Triplets by rules: what may change in a caption, correct grammar, and builds that can be repeated."""
 
+import errno
 import random
 import re
 import shutil
@@ -436,6 +437,15 @@ def test_a_stopped_build_continues(captions, tmp_path, monkeypatch):
     build(captions, output)
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not kept.exists()
+
+
+def test_parts_that_cannot_be_removed_are_named(tmp_path, monkeypatch, caplog):
+    def fail(folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module.shutil, "rmtree", fail)
+    module._remove_parts(tmp_path)
+    assert f"{tmp_path}: cannot be removed (Input/output error)" in caplog.text
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -33,6 +34,8 @@ from rtd_plugin.triplets.triplet_file import open_writer
 
 if TYPE_CHECKING:
     from rtd_plugin.generation.similarity import Embedding
+
+_log = logging.getLogger(__name__)
 
 CHUNK = 2000  # captions parsed, and edited, at once
 CANDIDATES = 3  # made for each triplet of a caption; the balance of kinds of edit chooses
@@ -165,8 +168,16 @@ def build(
                 raise RTDError(
                     f"{captions}: none of {result.captions:,} captions could be edited; pass more captions, in English"
                 )
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_parts(folder)
     return result
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove the parts of a finished build."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:  # the output is written, and another build removes them
+        _log.warning("%s: cannot be removed (%s), and is not needed any more", folder, error.strerror)
 
 
 def _list_new(candidates: Iterable[Candidate], seen: Collection[bytes]) -> Iterator[Candidate]:
