@@ -240,7 +240,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def say_status(request: Request, error: StarletteHTTPException) -> Response:
         if isinstance(error.__cause__, OSError):  # FastAPI blames the client's body for it
-            reason = f"The picture cannot be stored ({error.__cause__.strerror})"
+            reason = f"The image cannot be stored ({error.__cause__.strerror})"
             log.error("%s %s: %s: is the folder for temporary files full?", request.method, request.url.path, reason)
             return PlainJSON({"error": f"{reason}: send a smaller copy, or try again later."}, 507)
         return PlainJSON({"error": error.detail}, error.status_code, error.headers)

@@ -107,7 +107,7 @@ def test_a_picture_that_cannot_be_stored_is_the_servers_fault(client, tmp_path, 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "removed"))
     answer = client.post("/search", data={"text": "is blue"}, files={"image": make_image_file((700, 700), "bmp")})
     assert answer.status_code == 507
-    assert answer.json()["error"].startswith("The picture cannot be stored (No such file or directory)")
+    assert answer.json()["error"].startswith("The image cannot be stored (No such file or directory)")
 
 
 def test_a_body_without_a_length_is_limited_as_well(connect):

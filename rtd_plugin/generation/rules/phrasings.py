@@ -235,7 +235,7 @@ ATTRIBUTE = (
     "use {new_value} in place of {old_value}",
     "{sole}is {less_old}",
     "{the_noun} {is} {less_old}",
-    "{less_old} and {comparative}",
+    "{sole}is {less_old} and {comparative}",
     "make {the_noun} {less_old}",
     "{colour}paint {the_noun} {new_value}",
     "{colour}paint {the_noun} {new_value} instead of {old_value}",
