@@ -97,6 +97,13 @@ def picture(width, height):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("text", [[], "plain", 3])
+def test_a_text_tower_that_is_no_object_is_an_error(architecture, clip_model, tmp_path, text):
+    torch.save(clip_model.state_dict(), tmp_path / "clip.pt")
+    with pytest.raises(RTDError, match="text_cfg has to be an object"):
+        Backbone(architecture(text_cfg=text), checkpoint=tmp_path / "clip.pt").load_text_tower()
+
+
 def test_default_preprocessing_is_open_clips(architecture, clip_model, tmp_path):
     torch.save(clip_model.state_dict(), tmp_path / "model.pt")
     encoder = Backbone(architecture(), checkpoint=tmp_path / "model.pt").load_image_encoder()

@@ -136,6 +136,15 @@ def test_dictionary_columns(tmp_path):
     assert list(ParquetSource(path=tmp_path / "d.parquet").load().triplets) == TRIPLETS
 
 
+def test_names_of_columns_that_are_not_utf8_are_an_error(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(list(zip(*TRIPLETS, strict=True)), Triplet._fields), path, store_schema=False)
+    name = Triplet._fields[0].encode()
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" + name[1:]))
+    with pytest.raises(RTDError, match=r"x\.parquet: not a readable Parquet file"):
+        ParquetSource(path=path).load()
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", None])
 def test_a_file_that_is_not_parquet_is_an_error(tmp_path, content):
     path = tmp_path / "x.parquet"
