@@ -7,7 +7,7 @@ from typing import Any
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 40, WIDTH - 12, 10, 300  # of the area within the axes
 COLORS = 8  # of the page
-TICKS = 6  # of an axis of steps, at most, besides 0
+TICKS = 6  # at most, on an axis of steps, without that at 0
 
 
 def draw_recall_plot(curves: Mapping[str, Sequence[float]], dashed: set[str]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _find_before(phrase: NounPhrase) -> Iterator[Attribute]:
                 yield _make(phrase, position, end, measure)
             position = end
             continue
-        end = _find_listed(phrase, position) or position + 1
+        end = _find_end_of_value(phrase, position) or position + 1
         if end == position + 1 and _names_colour(phrase, position):
             end = position + 2
         if end > position + 1 or _is_attribute(phrase, doc[position]):
@@ -71,7 +71,7 @@ def _make(phrase: NounPhrase, start: int, end: int, measure: Measure | None = No
     return Attribute(start, end, lower_title(doc[start:end].text), noun, (start, end), measure)
 
 
-def _find_listed(phrase: NounPhrase, start: int) -> int:
+def _find_end_of_value(phrase: NounPhrase, start: int) -> int:
     """Return the end of the longest value of several words that starts at a token, such as "stainless steel"; or 0."""
     doc = phrase.head.doc
     for end in range(min(start + LONGEST, phrase.head.i), start + 1, -1):

@@ -92,7 +92,7 @@ def _attach(words: Sequence[Word], index: int, head: int, dep: str) -> None:
 
 
 def flatten_title(words: Sequence[Word]) -> None:
-    """Parse a title anew: noun phrases between prepositions, each with its last word as its noun.
+    """Parse a title by its words alone: noun phrases between prepositions, each with its last word as its noun.
 
     The parser takes nouns of titles for verbs ("gel ink pens", "tote bag"); tags of their modifiers do not matter.
     """
