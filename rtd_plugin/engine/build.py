@@ -24,8 +24,9 @@ from rtd_plugin.training.run import Run
 def build_engine(run: Run, accelerator: Accelerator) -> Engine:
     """Return a run's fast pair, with the tricks that fit its device; to leave one out, delete its lines."""
     recipe, device = run.recipe, accelerator.device
-    # A plugin's objective may encode any token, so all embeddings are trained.
-    replaced = {id(run.tower.token_embedding): embed_used_tokens(run, device)} if is_published() else {}
+    # A plugin's objective may encode any token, so all embeddings are trained, but for those that word noise reads.
+    partial = is_published() or recipe.wording.noise
+    replaced = {id(run.tower.token_embedding): embed_used_tokens(run, device)} if partial else {}
     tower = copy.deepcopy(run.tower, replaced).to(device).requires_grad_(True)
     encoder = PackedTower(tower, device, recipe.activation_checkpointing, recipe.compile)
     build = _build_for_cpu if device.type == "cpu" else _build_for_gpu

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from rtd_plugin.clip.tokens import END, START, find_room
 from rtd_plugin.contract.adapter import Adapter
 from rtd_plugin.training.frozen import PlainFrozen
-from rtd_plugin.training.order import BatchOrder, stream_seed
+from rtd_plugin.training.order import NOISE, ORDER, WORD_NOISE, BatchOrder, stream_seed
 from rtd_plugin.training.run import Run
+from rtd_plugin.training.word_noise import replace_words
 from rtd_plugin.triplets.ragged import Ragged
 from rtd_plugin.triplets.token_store import TokenBatch
 
-ORDER, NOISE = 0, 1  # a run's random streams
 CONDITION, REFERENCE = -1, -2  # stand for a triplet's texts in a prompt
 
 Prepare = Callable[[Tensor, int, Tensor, int | None], Any]
@@ -163,7 +163,7 @@ class RunBatches:
         run, settings = self._run, self._run.recipe.objective
         index, rank = divmod(index * self._processes + self._rank, self._order.processes)  # where the run began
         rows = self._order.rows(index, rank)
-        triplets = run.triplets.gather(rows)
+        triplets = self._add_word_noise(run.triplets.gather(rows), index, rank)
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
         tokens, subjects = stack_composed(batch, settings.hard_negatives, self._queries)
         seed = stream_seed(run.recipe.seed, NOISE, index, rank)
@@ -173,6 +173,13 @@ class RunBatches:
             noise=make_noise((len(batch.targets), run.tower.features), settings.noise_scale, seed),
             composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
         )
+
+    def _add_word_noise(self, triplets: TokenBatch, index: int, rank: int) -> TokenBatch:
+        recipe, run = self._run.recipe, self._run
+        if not recipe.wording.noise:
+            return triplets
+        seed, vocabulary = stream_seed(recipe.seed, WORD_NOISE, index, rank), len(run.tower.token_embedding.weight)
+        return replace_words(triplets, recipe.wording.noise, seed, vocabulary, run.adapter.prompt.placeholder_id)
 
 
 def stack_composed(batch: Batch, hard_negatives: bool, queries: int = 1) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets.interning import mix_bits
 
+ORDER, NOISE, HELD_OUT, WORD_NOISE = range(4)  # a run's random streams, for `stream_seed`
 FEISTEL_ROUNDS = 6
 
 

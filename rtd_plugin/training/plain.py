@@ -15,6 +15,7 @@ from rtd_plugin.training.frozen import PlainFrozen, copy_frozen
 from rtd_plugin.training.loss import rtd_loss
 from rtd_plugin.training.run import Run
 from rtd_plugin.training.step import Contrast
+from rtd_plugin.training.word_noise import freeze_other_embeddings
 
 Update = Callable[[Batch], Tensor]
 """Takes an optimizer step on a batch and returns the loss, without waiting for the device."""
@@ -98,5 +99,7 @@ def build_plain(run: Run, accelerator: Accelerator) -> Engine:
     """Return the pair without tricks."""
     device = accelerator.device
     tower = copy.deepcopy(run.tower).to(device).requires_grad_(True)
+    if run.recipe.wording.noise:
+        freeze_other_embeddings(run, tower.token_embedding)
     encoder, frozen = PlainTower(tower), PlainFrozen(*copy_frozen(run, device))
     return Engine(tower, encoder, frozen, RunBatches(run, accelerator, encoder.prepare, frozen))

@@ -57,6 +57,16 @@ class Objective(Keys):
     negatives: Literal["local", "gathered"] = "local"
 
 
+class Wording(Keys):
+    """What training does with the words of conditions; the defaults are the published setting.
+
+    Attributes:
+        noise: the share of a condition's words in neither caption that are replaced by random ones, in each batch anew.
+    """
+
+    noise: float = Field(0.0, ge=0, lt=1)
+
+
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _RATE, _RATES = TypeAdapter(_Rate), TypeAdapter(Annotated[list[_Rate], Field(min_length=2)])
 
@@ -132,6 +142,7 @@ class Recipe(Keys):
     projection: ProjectionFiles
     triplets: list[Source] = Field(min_length=1)
     objective: Objective = Objective()
+    wording: Wording = Wording()
     optimizer: Optimizer = Optimizer()
     steps: int = Field(2000, gt=0, le=MAX_COUNT)
     batch_size: int = Field(128, gt=1, le=MAX_COUNT)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rtd_plugin.checkpoint_parts import hash_checkpoint
 from rtd_plugin.clip.artifact import TextEncoderInfo, save_text_encoder
 from rtd_plugin.clip.fingerprint import digest, probe
+from rtd_plugin.clip.tokens import END, START
 from rtd_plugin.clip.tower import TextTower
 from rtd_plugin.clip.weight_files import FILE_NAME
 from rtd_plugin.contract import plugins
@@ -20,7 +21,7 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
-from rtd_plugin.training.order import stream_seed
+from rtd_plugin.training.order import HELD_OUT, stream_seed
 from rtd_plugin.training.rate_trials import read_search
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
@@ -28,7 +29,6 @@ from rtd_plugin.triplets.source_cache import open_source
 from rtd_plugin.triplets.token_store import TokenStore, open_token_store
 
 RECIPE_FILE = "recipe.yaml"
-HELD_OUT = 2  # the random stream, after those of `batches`
 MAX_HELD_OUT = 2000  # triplets: enough for an interval of ± 2 points, and ranked in seconds
 # On resuming; the order of the data does not change with them.
 MAY_CHANGE = (
@@ -95,6 +95,11 @@ class Run:
                 f"start {' or '.join(map(str, counts))}"
             )
         return batches // processes
+
+    def list_tokens(self) -> list[int]:
+        """Return the ids of the tokens in the run's texts and prompts, ascending."""
+        prompt, unconditioned = self.adapter.prompt.fill(condition=[]), self.adapter.unconditioned_prompt.fill()
+        return sorted({START, END, *prompt, *unconditioned, *self.triplets.vocabulary})
 
     @property
     def text_encoder(self) -> Path:

@@ -36,9 +36,11 @@ def load_miniature(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", ["lincir", "searle", "pic2word"])
-def test_twenty_steps_are_those_of_the_plain_engine(load_miniature, adapter):
-    run = load_miniature(adapter)
+@pytest.mark.parametrize(
+    ("adapter", "overrides"), [("lincir", ()), ("searle", ()), ("pic2word", ()), ("lincir", ("wording.noise=0.5",))]
+)
+def test_twenty_steps_are_those_of_the_plain_engine(load_miniature, adapter, overrides):
+    run = load_miniature(adapter, *overrides)
     fast, plain = make_trainer(run, build_engine), make_trainer(run, build_plain)
     for step in range(20):
         loss, expected = fast.take_step(step, 1e-3).item(), plain.take_step(step, 1e-3).item()
@@ -71,16 +73,36 @@ def test_only_tokens_that_occur_are_trained(load_miniature):
     assert len(embedding.weight) < 500
 
 
+class Objective:
+    """The published one without hard negatives, as a plugin."""
+
+    @hookimpl
+    def rtd_objective(self, inputs):
+        queries = inputs.encode(inputs.batch.queries, inputs.pseudo_tokens, inputs.placeholder)
+        return rtd_loss(queries, inputs.targets, inputs.settings.temperature)
+
+
+@pytest.mark.parametrize("build", [build_engine, build_plain])
+@pytest.mark.parametrize("plugins", [(), (Objective(),)], ids=["published", "plugin"])
+def test_words_that_occur_as_noise_alone_only_decay(load_miniature, build, plugins):
+    run = load_miniature("lincir", "wording.noise=0.9", "optimizer.weight_decay=0.5")
+    with use_plugins(*plugins):
+        trainer = make_trainer(run, build)
+        for step in range(3):
+            trainer.take_step(step, 1e-2)
+    before, after = (tower.token_embedding.weight.detach() for tower in (run.tower, trainer.copy_tower()))
+    drawn = torch.cat([trainer._engine.batches[index].queries.flatten() for index in range(3)]).unique()
+    is_trained = torch.zeros(len(before), dtype=torch.bool)
+    is_trained[run.list_tokens()] = True
+    assert (~is_trained[drawn]).sum() > 100
+    decayed = before * (1 - 1e-2 * 0.5) ** 3
+    torch.testing.assert_close(after[~is_trained], decayed[~is_trained], rtol=1e-5, atol=0)
+    moved = ((after - decayed).abs() > 1e-3).any(dim=1)
+    assert moved[drawn[is_trained[drawn]]].float().mean() > 0.9
+
+
 def test_a_plugins_objective_may_use_any_token(load_miniature):
     """A plugin with the published loss gives the same tower: untrained embeddings decay as trained ones do."""
-
-    class Objective:
-        @hookimpl
-        def rtd_objective(self, inputs):
-            tokens = inputs.batch.queries
-            queries = inputs.encode(tokens, inputs.pseudo_tokens, inputs.placeholder)
-            return rtd_loss(queries, inputs.targets, inputs.settings.temperature)
-
     overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}", "objective.hard_negatives=false")
     run = load_miniature("lincir", *overrides)
     partial = make_trainer(run, build_engine)

@@ -36,7 +36,13 @@ def optimizer_state(folder, step):
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("accumulation=2",), ("precision=bf16",), ("optimizer.schedule=cosine", "optimizer.max_grad_norm=0.5")],
+    [
+        (),
+        ("accumulation=2",),
+        ("precision=bf16",),
+        ("optimizer.schedule=cosine", "optimizer.max_grad_norm=0.5"),
+        ("wording.noise=0.5",),
+    ],
     ids=str,
 )
 def test_resuming_from_any_checkpoint_is_bit_for_bit(train_run, metrics, same_weights, tmp_path, overrides):
@@ -324,7 +330,7 @@ def test_batches_that_cannot_be_shared_equally_are_named(make_run):
 
 def test_each_step_reads_the_same_triplets_with_the_same_noise(make_run):
     """Of four processes, of two and of one, over several epochs."""
-    run = make_run("run", "batch_size=2", "accumulation=3")
+    run = make_run("run", "batch_size=2", "accumulation=3", "wording.noise=0.5")
 
     def list_batches(processes, began_with, step):
         shared = replace(run, began_with=began_with)
@@ -335,7 +341,7 @@ def test_each_step_reads_the_same_triplets_with_the_same_noise(make_run):
                 shared, accelerator, lambda *args: None, SimpleNamespace(count_pseudo_tokens=lambda: (1, 1))
             )
             found += [batches[index] for index in range(step * count, (step + 1) * count)]
-        return sorted((batch.rows.tolist(), batch.noise.tolist()) for batch in found)
+        return sorted((batch.rows.tolist(), batch.noise.tolist(), batch.queries.tolist()) for batch in found)
 
     for step in (0, 1, 7):
         expected = list_batches(4, None, step)

@@ -47,6 +47,7 @@ def test_defaults_are_the_published_setting(read):
         "concatenation": "projected",
         "negatives": "local",
     }
+    assert recipe.wording.model_dump() == {"noise": 0}
     assert recipe.optimizer.model_dump() == {
         "learning_rate": 1e-5,
         "weight_decay": 0.01,
@@ -139,6 +140,7 @@ def test_written_recipe_is_the_same_read_again(read, tmp_path):
         ("batch_size: 1", "line 13: batch_size: input should be greater than 1, found 1"),
         ("precision: fp8", "line 13: precision: input should be 'fp32', 'bf16' or 'fp16', found 'fp8'"),
         ("objective: {temperature: .inf}", "line 13: objective.temperature: input should be a finite number"),
+        ("wording: {noise: 1}", "line 13: wording.noise: input should be less than 1, found 1"),
         ("objective: 3", "line 13: objective: expected a mapping, found 3"),
         ("shuffle: 5", "line 13: shuffle: input should be a valid boolean"),
         ("tracker: notebook", "line 13: tracker: accelerate has no tracker 'notebook', only "),
@@ -261,8 +263,9 @@ def test_resume_recipe_changes_only_what_may_change(read, tmp_path):
     assert resumed.projection == began.projection
     with pytest.raises(UsageError, match="cannot resume with another batch_size than it started with \\(128\\)"):
         resume_recipe(tmp_path / "run", ("batch_size=9",), None)
-    with pytest.raises(UsageError, match="another objective"):
-        resume_recipe(tmp_path / "run", ("objective.temperature=1",), None)
+    for key, override in (("objective", "objective.temperature=1"), ("wording", "wording.noise=0.1")):
+        with pytest.raises(UsageError, match=f"another {key}"):
+            resume_recipe(tmp_path / "run", (override,), None)
 
 
 def test_a_shipped_recipe_says_what_it_needs():
