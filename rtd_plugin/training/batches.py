@@ -163,7 +163,7 @@ class RunBatches:
         run, settings = self._run, self._run.recipe.objective
         index, rank = divmod(index * self._processes + self._rank, self._order.processes)  # where the run began
         rows = self._order.rows(index, rank)
-        triplets = self._add_word_noise(run.triplets.gather(rows), index, rank)
+        triplets = self._add_word_noise(run.triplets.gather(rows, self._order.find_epoch(index)), index, rank)
         batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
         tokens, subjects = stack_composed(batch, settings.hard_negatives, self._queries)
         seed = stream_seed(run.recipe.seed, NOISE, index, rank)

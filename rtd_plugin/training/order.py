@@ -8,7 +8,7 @@ import numpy as np
 from rtd_plugin.errors import RTDError
 from rtd_plugin.triplets.interning import mix_bits
 
-ORDER, NOISE, HELD_OUT, WORD_NOISE = range(4)  # a run's random streams, for `stream_seed`
+ORDER, NOISE, HELD_OUT, WORD_NOISE, WORDINGS = range(5)  # a run's random streams, for `stream_seed`
 FEISTEL_ROUNDS = 6
 
 
@@ -42,10 +42,17 @@ class BatchOrder:
 
     def rows(self, index: int, rank: int = 0) -> np.ndarray:
         """Return a batch's triplets on one process as rows, (batch_size,) int64; `index` counts over all epochs."""
-        size = self.batch_size * self.processes
-        epoch, index = divmod(index, self.triplets // size)
-        start = index * size + rank * self.batch_size
-        return self.rows_at(np.arange(start, start + self.batch_size), epoch)
+        start = (index % self._batches * self.processes + rank) * self.batch_size
+        return self.rows_at(np.arange(start, start + self.batch_size), self.find_epoch(index))
+
+    def find_epoch(self, index: int) -> int:
+        """Return the epoch of a batch, counted from 0."""
+        return index // self._batches
+
+    @property
+    def _batches(self) -> int:
+        """Number of batches of an epoch."""
+        return self.triplets // (self.batch_size * self.processes)
 
     def rows_at(self, positions: np.ndarray, epoch: int = 0) -> np.ndarray:
         """Return which triplets are at some positions of an epoch, those included that it leaves out at its end."""

@@ -62,9 +62,11 @@ class Wording(Keys):
 
     Attributes:
         noise: the share of a condition's words in neither caption that are replaced by random ones, in each batch anew.
+        sample: whether an epoch takes one wording of each request, that is of the triplets that share both captions.
     """
 
     noise: float = Field(0.0, ge=0, lt=1)
+    sample: bool = False
 
 
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -21,7 +21,7 @@ from rtd_plugin.errors import RTDError, UsageError
 from rtd_plugin.files import write_text
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.training.checkpoints import CheckpointStore
-from rtd_plugin.training.order import HELD_OUT, stream_seed
+from rtd_plugin.training.order import HELD_OUT, WORDINGS, stream_seed
 from rtd_plugin.training.rate_trials import read_search
 from rtd_plugin.training.recipe import Recipe, read_recipe
 from rtd_plugin.triplets.mixture import Mixture
@@ -54,7 +54,8 @@ class Run:
         adapter: the method.
         tower: ψ₀, the pre-trained text tower.
         projection: φ, frozen.
-        triplets: to train on, of all sources in turn, as tokens, each source with its share.
+        triplets: to train on, of all sources in turn, as tokens, each source with its share; with `wording.sample`, one
+            for each request.
         held_out: the triplets that the recipe's validation holds out, if it does.
         skipped: broken records that the sources left out.
         base_digest, base_probe: fingerprints of ψ₀.
@@ -141,6 +142,8 @@ def load_run(recipe: Recipe, folder: Path, advance: Advance = ignore_progress) -
     sets = [open_source(source) for source in recipe.triplets]
     mixture = Mixture([triplets.count for triplets in sets], [source.weight for source in recipe.triplets])
     store, held_out = open_token_store(sets, adapter.prompt, advance).reorder(mixture), None
+    if recipe.wording.sample:
+        store = store.sample_wordings(stream_seed(recipe.seed, WORDINGS))
     if (share := _share_held_out(recipe)) is not None:
         store, held_out = store.hold_out(share, MAX_HELD_OUT, stream_seed(recipe.seed, HELD_OUT))
     return Run(

@@ -19,6 +19,7 @@ class Mixture:
         weights: one for each source, or None for all: every triplet once.
 
     Attributes:
+        sizes, weights: as given.
         name: distinguishes this mixture from others of the same sources; "" without weights.
 
     Raises:
@@ -35,6 +36,7 @@ class Mixture:
             longest = max(size / weight for size, weight in zip(sizes, given, strict=True))
             # The tolerance keeps a rounding error from adding a position.
             shares = [max(size, math.ceil(weight * longest - 1e-6)) for size, weight in zip(sizes, given, strict=True)]
+        self.sizes, self.weights = list(sizes), list(weights)
         self.name = "-".join(map(str, shares)) if given else ""
         self._sizes = np.array(sizes, np.int64)
         self._first_rows = np.cumsum(self._sizes) - self._sizes
@@ -61,3 +63,19 @@ class Mixture:
             raise IndexError(f"positions must be in [0, {len(self)})")
         source = np.searchsorted(self._ends, positions, side="right")
         return self._first_rows[source] + (positions - self._starts[source]) % self._sizes[source]
+
+    def count_visits(self, positions: np.ndarray, epoch: int) -> np.ndarray:
+        """Return how often the rows at positions of an epoch were visited before, in this epoch and the ones before.
+
+        Args:
+            positions: (B,) integers in [0, len(self)).
+            epoch: counted from 0.
+
+        Returns:
+            (B,) int64.
+        """
+        source = np.searchsorted(self._ends, positions, side="right")
+        sizes, shares = self._sizes[source], self._ends[source] - self._starts[source]
+        repeats, rows = np.divmod(positions - self._starts[source], sizes)
+        visits_per_epoch = shares // sizes + (rows < shares % sizes)
+        return epoch * visits_per_epoch + repeats

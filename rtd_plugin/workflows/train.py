@@ -56,7 +56,7 @@ class TrainingResult:
         text_encoder: file of the tuned text encoder, for `rtd_plugin.load_text_encoder`.
         adapter: name of the method.
         step: optimizer steps that the text encoder has taken: the last, or the best by the recipe's validation.
-        triplets: how many the run trained on.
+        triplets: how many an epoch of the run has.
         skipped: broken records that the triplet sources left out.
         seconds: from start to end.
         validation: before and after by the metric that selects, on the recipe's validation, as `measure_gain` gives it;
@@ -154,7 +154,7 @@ def train(
         broadcast_object_list([str(folder)])
         run = _load_run(choice.recipe, folder, accelerator, progress)
         if run.skipped:
-            records = count_noun(run.skipped + len(run.triplets), "record")
+            records = count_noun(run.skipped + run.triplets.records, "record")
             log.warning(f"Left out {run.skipped:,} broken of {records}.")
         measure, control, evaluation = _prepare_measures(run, accelerator, progress)
         write_recipe(run.recipe, folder)

@@ -212,12 +212,17 @@ def test_an_adapter_without_miniature_needs_a_recipe(rtd, monkeypatch):
 
 
 def test_left_out_records_are_counted(rtd, files, tmp_path):
+    """Among all records, also if an epoch has fewer triplets."""
     lines = (files / "triplets.jsonl").read_text().splitlines()
-    (tmp_path / "some.jsonl").write_text("\n".join([*lines[:20], '{"caption": "a pear"}', "{", *lines[20:]]))
+    (tmp_path / "some.jsonl").write_text(
+        "\n".join([*lines[:20], '{"caption": "a pear"}', "{", *lines[20:], *lines[:10]])
+    )
     broken = ("--set", "triplets.0.path=some.jsonl", "--set", "triplets.0.skip_invalid=true", "--set", "steps=1")
+    broken += ("--set", "wording.sample=true")
     done = rtd("train", "--recipe", files / "tiny.yaml", *broken, "--json")
-    assert done.stderr.startswith("Left out 2 broken of 50 records.\n")
-    assert json.loads(done.stdout)["skipped"] == 2
+    assert "\nLeft out 2 broken of 60 records.\n" in done.stderr
+    results = json.loads(done.stdout)
+    assert (results["skipped"], results["triplets"]) == (2, 48)
 
 
 @pytest.mark.slow

@@ -139,15 +139,21 @@ def projection():
 
 @pytest.fixture
 def recipe_file(tmp_path, tower, projection, triplets):
-    """A recipe of six steps, with its files beside it."""
+    """A recipe of six steps, with its files beside it, and a file with two further wordings of each triplet."""
     save_file(tower.state_dict(), tmp_path / "clip.safetensors")
     torch.save({"epoch": 3, "Phi": projection.state_dict()}, tmp_path / "phi.pt")
     text = {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 2}
     (tmp_path / "clip.json").write_text(json.dumps({"embed_dim": FEATURES, "text_cfg": text}))
-    with (tmp_path / "triplets.jsonl").open("w") as file:
-        for triplet in triplets:
-            json.dump({"caption": triplet.reference, "edit": triplet.condition, "output": triplet.target}, file)
-            file.write("\n")
+    wordings = [
+        triplet._replace(condition=form.format(triplet.condition))
+        for triplet in triplets
+        for form in ("{}", "the same, but {}", "now it {}")
+    ]
+    for name, records in (("triplets.jsonl", triplets), ("wordings.jsonl", wordings)):
+        with (tmp_path / name).open("w") as file:
+            for triplet in records:
+                json.dump({"caption": triplet.reference, "edit": triplet.condition, "output": triplet.target}, file)
+                file.write("\n")
     (tmp_path / "recipe.yaml").write_text(
         "adapter: lincir\n"
         "backbone:\n"

@@ -41,11 +41,14 @@ def optimizer_state(folder, step):
         ("accumulation=2",),
         ("precision=bf16",),
         ("optimizer.schedule=cosine", "optimizer.max_grad_norm=0.5"),
-        ("wording.noise=0.5",),
+        ("wording={noise: 0.5, sample: true}", "triplets.0.path=wordings.jsonl", "batch_size=60"),  # two epochs
     ],
     ids=str,
 )
-def test_resuming_from_any_checkpoint_is_bit_for_bit(train_run, metrics, same_weights, tmp_path, overrides):
+def test_resuming_from_any_checkpoint_is_bit_for_bit(
+    train_run, metrics, same_weights, tmp_path, monkeypatch, overrides
+):
+    monkeypatch.chdir(tmp_path)
     overrides = (*overrides, "checkpoints={every: 1, keep: 9}", "steps=4")
     weights, _ = train_run("whole", *overrides)
     for step in (1, 3):
@@ -328,9 +331,10 @@ def test_batches_that_cannot_be_shared_equally_are_named(make_run):
         run.count_batches(3)
 
 
-def test_each_step_reads_the_same_triplets_with_the_same_noise(make_run):
+def test_each_step_reads_the_same_triplets_with_the_same_noise(make_run, tmp_path):
     """Of four processes, of two and of one, over several epochs."""
-    run = make_run("run", "batch_size=2", "accumulation=3", "wording.noise=0.5")
+    wordings = ("wording={noise: 0.5, sample: true}", f"triplets.0.path={tmp_path / 'wordings.jsonl'}")
+    run = make_run("run", "batch_size=2", "accumulation=3", *wordings)
 
     def list_batches(processes, began_with, step):
         shared = replace(run, began_with=began_with)

@@ -47,7 +47,7 @@ def test_defaults_are_the_published_setting(read):
         "concatenation": "projected",
         "negatives": "local",
     }
-    assert recipe.wording.model_dump() == {"noise": 0}
+    assert recipe.wording.model_dump() == {"noise": 0, "sample": False}
     assert recipe.optimizer.model_dump() == {
         "learning_rate": 1e-5,
         "weight_decay": 0.01,
@@ -263,7 +263,7 @@ def test_resume_recipe_changes_only_what_may_change(read, tmp_path):
     assert resumed.projection == began.projection
     with pytest.raises(UsageError, match="cannot resume with another batch_size than it started with \\(128\\)"):
         resume_recipe(tmp_path / "run", ("batch_size=9",), None)
-    for key, override in (("objective", "objective.temperature=1"), ("wording", "wording.noise=0.1")):
+    for key, override in (("objective", "objective.temperature=1"), ("wording", "wording.sample=true")):
         with pytest.raises(UsageError, match=f"another {key}"):
             resume_recipe(tmp_path / "run", (override,), None)
 

@@ -57,6 +57,17 @@ def test_a_small_source_is_repeated_from_its_start():
     assert all_rows(mixture) == [0, 1, 0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("sizes", "weights"), [((3, 1), (None, None)), ((2, 7), (1, 1)), ((5, 3), (1, 4))])
+def test_visits_of_a_row_are_counted_over_epochs(sizes, weights):
+    mixture, visited = Mixture(sizes, weights), Counter()
+    positions = np.arange(len(mixture))
+    for epoch in range(3):
+        counted = mixture.count_visits(positions[::-1], epoch)[::-1]
+        for row, visits in zip(all_rows(mixture), counted.tolist(), strict=True):
+            assert visits == visited[row]
+            visited[row] += 1
+
+
 def test_a_missing_weight_is_named():
     with pytest.raises(UsageError, match=r"triplets\.1\.weight: missing"):
         Mixture([1, 1], [2, None])
