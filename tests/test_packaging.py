@@ -61,7 +61,7 @@ def test_every_module_is_in_the_wheel(contents):
 def test_every_data_file_of_the_core_is_in_the_wheel(contents):
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rtd_plugin").rglob("*.*") if path.is_file()}
     data = {file for file in files if "__pycache__" not in file}
-    assert "rtd_plugin/miniature/phrasings.yaml" in data
+    assert {f"rtd_plugin/miniature/{name}phrasings.yaml" for name in ("", "independent_")} <= data
     assert data <= contents.keys()
 
 

@@ -22,6 +22,8 @@ class MiniatureBenchmark(Benchmark):
 
     Attributes:
         split: "test" for reported figures, "development" for every choice before.
+        phrasings: "usual" ones, seen and unseen in training, or "independent" ones, whose author had not seen those.
+            All else is the same.
         wordings: of each request. With several, its siblings (other edits of the reference) are its wrong answers.
     """
 
@@ -30,18 +32,28 @@ class MiniatureBenchmark(Benchmark):
     subset_recall_at: ClassVar[tuple[int, ...]] = (1,)
 
     split: Literal["development", "test"] = "test"
+    phrasings: Literal["usual", "independent"] = "usual"
     wordings: int = Field(1, ge=1, le=20)
 
     def queries(self) -> Sequence[Query]:
-        """Return two queries per reference: one in a phrasing that text triplets use ("seen"), one "unseen"."""
-        rng = random.Random(f"miniature queries {self.split}")
-        queries = [_make_query(task, rng) for task in split(self.split).tasks]
+        """Return two queries per reference: one in a phrasing that text triplets use ("seen"), one "unseen".
+
+        With independent phrasings, both are in the group "independent".
+        """
+        tasks, stream = split(self.split).tasks, str(self.split)
+        rng = random.Random(f"miniature queries {stream}")
+        queries = [_make_query(task, rng) for task in tasks]
+        if self.phrasings == "independent":
+            stream = f"independent {stream}"
+            rng = random.Random(f"miniature queries {stream}")
+            tasks = tuple(task._replace(group="independent") for task in tasks)
+            queries = [_reword(query, task, rng) for query, task in zip(queries, tasks, strict=True)]
         if self.wordings == 1:
             return queries
         return [
             replace(query, conditions=(wording,), request=str(index), wrong=query.subset[1:])
-            for index, (query, task) in enumerate(zip(queries, split(self.split).tasks, strict=True))
-            for wording in _draw_wordings(query, task, self.wordings, random.Random(f"miniature {self.split} {index}"))
+            for index, (query, task) in enumerate(zip(queries, tasks, strict=True))
+            for wording in _draw_wordings(query, task, self.wordings, random.Random(f"miniature {stream} {index}"))
         ]
 
     def gallery(self) -> Sequence[str]:
@@ -64,6 +76,11 @@ def _make_query(task: Task, rng: random.Random) -> Query:
         groups=(task.group,),
         target_caption=caption(target, rng),
     )
+
+
+def _reword(query: Query, task: Task, rng: random.Random) -> Query:
+    """Return a query with a condition in the task's phrasings."""
+    return replace(query, conditions=(condition(task.edit, task.reference, rng, task.group),), groups=(task.group,))
 
 
 def _draw_wordings(query: Query, task: Task, count: int, rng: random.Random) -> list[str]:

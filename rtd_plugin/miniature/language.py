@@ -1,8 +1,8 @@
 """Texts about scenes: captions, and conditions that request an edit.
 
 CLIP is pre-trained on captions; conditions appear in text triplets and queries only. A phrasing is a pattern of
-`phrasings.py` in a wrapper. Patterns and wrappers of the two groups, "seen" (triplets, queries) and "unseen" (queries
-only), are disjoint.
+`phrasings.py` in a wrapper. Patterns and wrappers of the groups "seen" (triplets, queries) and "unseen" (queries only)
+are disjoint; those of "independent" (queries only) were written apart. `requests.py` phrases the other triplets.
 """
 
 import random
@@ -53,7 +53,7 @@ def condition(edit: Edit, scene: Scene, rng: random.Random, group: str = "seen")
     """Return a request for `edit` of the reference `scene`, phrased as in CIRR, lower case.
 
     Args:
-        group: "seen" or "unseen", the phrasings to choose from.
+        group: "seen", "unseen" or "independent", the phrasings to choose from.
     """
     patterns: Sequence[str] = PATTERNS[group][edit.kind]
     if edit.before and len(scene.things) == 2:
@@ -67,6 +67,11 @@ def noun_phrase(thing: Thing, rng: random.Random) -> str:
     """Return a description of a thing without its place, such as "small striped red circle"."""
     words = (rng.choice(SIZE_WORDS[thing.size]), rng.choice(TEXTURE_WORDS[thing.texture]), thing.colour, thing.shape)
     return " ".join(word for word in words if word)
+
+
+def choose_word(value: str, rng: random.Random) -> str:
+    """Return words for the value of an attribute, which are never empty."""
+    return rng.choice([word for word in WORDS.get(value, (value,)) if word])
 
 
 def with_article(phrase: str) -> str:
@@ -92,7 +97,7 @@ def _fill_fields(edit: Edit, scene: Scene, rng: random.Random, group: str) -> di
         fields["rest"] = _identify(rest, scene, rng, group)
     elif edit.kind != "add":
         old, new = (getattr(t, edit.kind) for t in (edit.before, edit.after))
-        word = rng.choice([word for word in WORDS.get(new, (new,)) if word])
+        word = choose_word(new, rng)
         fields |= {"new": word, "old": old, "a_new": with_article(word), "an_old": with_article(old)}
         fields["comparative"] = COMPARATIVES.get(word, "")
     return fields

@@ -1,5 +1,6 @@
-"""The phrasings of conditions, from `phrasings.yaml`, and stray words."""
+"""The phrasings of conditions, from `phrasings.yaml` and `independent_phrasings.yaml`, and stray words."""
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -10,10 +11,26 @@ def _split_lines(value: Any) -> Any:
     return value.splitlines() if isinstance(value, str) else {key: _split_lines(text) for key, text in value.items()}
 
 
-_TEXTS = _split_lines(yaml.safe_load(files(__package__).joinpath("phrasings.yaml").read_text(encoding="utf-8")))
-WRAPPERS: dict[str, list[str]] = _TEXTS["wrappers"]  # by group, "seen" or "unseen"
-REFERENTS: dict[str, list[str]] = _TEXTS["referents"]
-PATTERNS: dict[str, dict[str, list[str]]] = _TEXTS["patterns"]  # by group and kind of edit
+def _load_table(name: str) -> Any:
+    """Return a table of both files, by group."""
+    return {group: texts for file in _FILES for group, texts in file[name].items()}
+
+
+def _collect_words(group: str) -> set[str]:
+    patterns = (pattern for patterns in PATTERNS[group].values() for pattern in patterns)
+    texts = " ".join((*patterns, *WRAPPERS[group], *REFERENTS[group]))
+    return set(re.findall("[a-z]+", re.sub(r"\{\w*\}", "", texts)))
+
+
+_FILES = [
+    _split_lines(yaml.safe_load(files(__package__).joinpath(name).read_text(encoding="utf-8")))
+    for name in ("phrasings.yaml", "independent_phrasings.yaml")
+]
+WRAPPERS: dict[str, list[str]] = _load_table("wrappers")  # by group, "seen", "unseen" or "independent"
+REFERENTS: dict[str, list[str]] = _load_table("referents")
+PATTERNS: dict[str, dict[str, list[str]]] = _load_table("patterns")  # by group and kind of edit
+UNSEEN_WORDS = frozenset(_collect_words("unseen") - _collect_words("seen"))
+"""Words that only "unseen" phrasings have; no condition of a triplet has one."""
 
 # Words of conditions, and of captions on the web, that do not describe a picture when they are in its caption.
 _STRAY_WORDS = """

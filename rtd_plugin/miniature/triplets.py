@@ -8,13 +8,19 @@ from typing import ClassVar
 from pydantic import PositiveInt
 
 from rtd_plugin.miniature.language import caption, condition
+from rtd_plugin.miniature.requests import write_grammar_condition
 from rtd_plugin.miniature.splits import draw_training_scenes, may_train
 from rtd_plugin.miniature.world import random_edit
 from rtd_plugin.triplets.triplet import Triplet, TripletSet, TripletSource
 
+GRAMMAR = 0.5  # the share of conditions by the grammar; the others have "seen" phrasings
+
 
 class MiniatureTriplets(TripletSource):
     """Text triplets about random scenes, none of which is in a benchmark's split.
+
+    Half of the conditions have the miniature's "seen" phrasings, half are written by the grammar in
+    `rtd_plugin/phrasing/`.
 
     Attributes:
         count: number of triplets.
@@ -35,5 +41,6 @@ class MiniatureTriplets(TripletSource):
             scene = next(scenes)
             edit = random_edit(scene, rng)
             if may_train(target := edit.apply(scene)):
-                triplets.append(Triplet(caption(scene, rng), condition(edit, scene, rng), caption(target, rng)))
+                write = write_grammar_condition if rng.random() < GRAMMAR else condition
+                triplets.append(Triplet(caption(scene, rng), write(edit, scene, rng), caption(target, rng)))
         return TripletSet(triplets, hashlib.sha256(json.dumps(triplets).encode()).hexdigest())

@@ -9,24 +9,20 @@ tables of docs/miniature.md: recall in percent on the test split, mean and stand
 
 import argparse
 import json
-import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import rtd_recipes.miniature
 import torch
-from miniature import GROUPS, compute_metrics, make_run, train_tower
+from miniature import GROUPS, compute_metrics, format_mean, load_retrievals, make_run, map_in_processes, train_tower
 from torch import Tensor
 
 from rtd_plugin import hookimpl
 from rtd_plugin.contract import plugins
-from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.files import write_text
 from rtd_plugin.training.batches import stack_tokens
@@ -86,25 +82,25 @@ class Cell:
 
 
 @cache
-def load_retrieval(backbone: Path, adapter: str) -> tuple[Retrieval, dict[str, Any]]:
+def load_once(backbone: Path, adapter: str) -> tuple[dict[str, Retrieval], dict[str, Any]]:
     """Return the test split for one projection, and its metrics before training."""
     run = Cell(backbone, adapter, 0).make_run(Path())
-    images = ImageFeatures(run.recipe.backbone.load_image_encoder())
-    retrieval = Retrieval(run.recipe.evaluation, run.adapter, images, run.projection, run.tower)
+    retrievals = load_retrievals(run)
     before = {
-        "image only": compute_metrics(retrieval.rank_by_image()),
-        "before": compute_metrics(retrieval.rank_composed(run.tower)),
+        "image only": compute_metrics(retrievals, Retrieval.rank_by_image),
+        "before": compute_metrics(retrievals, partial(Retrieval.rank_composed, tower=run.tower)),
     }
-    return retrieval, before
+    return retrievals, before
 
 
-def measure(cell: Cell, output: Path) -> None:
+def measure(output: Path, cell: Cell) -> None:
     """Train a run, and write the metrics before and after."""
-    retrieval, before = load_retrieval(cell.backbone, cell.adapter)
+    retrievals, before = load_once(cell.backbone, cell.adapter)
     _, ablation_plugins = ABLATIONS.get(cell.ablation, ([], []))
     with tempfile.TemporaryDirectory() as folder, plugins.use_plugins(*ablation_plugins):
         tower, seconds = train_tower(cell.make_run(Path(folder)), cell.name)
-    results = {**before, "after": compute_metrics(retrieval.rank_composed(tower)), "seconds": seconds}
+    after = compute_metrics(retrievals, partial(Retrieval.rank_composed, tower=tower))
+    results = {**before, "after": after, "seconds": seconds}
     write_text(output / f"{cell.name}.json", json.dumps(results, indent=2))
 
 
@@ -112,13 +108,6 @@ def list_cells(backbones: Sequence[Path], seeds: int) -> list[Cell]:
     """Return the runs of all tables."""
     main = [Cell(backbone, adapter, seed) for backbone in backbones for adapter in ADAPTERS for seed in range(seeds)]
     return main + [Cell(SHIPPED, "lincir", seed, ablation) for ablation in ABLATIONS for seed in range(seeds)]
-
-
-def format_mean(values: Iterable[float], sign: str = "") -> str:
-    """Return mean and standard deviation as text."""
-    values = list(values)
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.1f}{deviation}"
 
 
 def print_tables(output: Path, backbones: Sequence[Path], seeds: int) -> None:
@@ -159,8 +148,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     backbones = [SHIPPED, *(folder.resolve() for folder in args.backbones)]
     missing = [cell for cell in list_cells(backbones, args.seeds) if not (args.output / f"{cell.name}.json").is_file()]
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        list(pool.map(measure, missing, [args.output] * len(missing)))
+    map_in_processes(partial(measure, args.output), missing, args.jobs)
     print_tables(args.output, backbones, args.seeds)
 
 

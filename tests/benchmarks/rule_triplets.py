@@ -11,13 +11,12 @@ import json
 import random
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from miniature import compute_metrics, make_run, print_tables, train_tower
+from miniature import compute_metrics, load_retrievals, make_run, print_tables, train_tower
 
-from rtd_plugin.contract import plugins
-from rtd_plugin.evaluation.image_features import ImageFeatures
 from rtd_plugin.evaluation.retrieval import Retrieval
 from rtd_plugin.generation.rules.build import build
 from rtd_plugin.miniature.language import PLACE_WORDS, SIZE_WORDS, TEXTURE_WORDS, caption
@@ -78,17 +77,15 @@ def main() -> None:
         triplets = write_rule_triplets(args.captions, folder)
         print(f"{sum(1 for _ in triplets.open()):,} triplets of {args.captions:,} captions")
         run = make_run(RECIPE, 0, folder / "base")
-        adapter = plugins.find_adapter(run.recipe.adapter)
-        images = ImageFeatures(run.recipe.backbone.load_image_encoder())
-        retrieval = Retrieval(run.recipe.evaluation, adapter, images, run.projection, run.tower)
+        retrievals, frozen = load_retrievals(run), run.tower
         rows: dict[str, list[dict[str, Any]]] = {
-            "frozen": [compute_metrics(retrieval.rank_composed(run.tower))],
+            "frozen": [compute_metrics(retrievals, partial(Retrieval.rank_composed, tower=frozen))],
             "rules": [],
         }
         for seed in range(args.seeds):
             run = make_run(RECIPE, seed, folder / f"run-{seed}", f"triplets=[{{source: json, path: {triplets}}}]")
             tower, _ = train_tower(run, f"seed {seed}")
-            rows["rules"].append(compute_metrics(retrieval.rank_composed(tower)))
+            rows["rules"].append(compute_metrics(retrievals, partial(Retrieval.rank_composed, tower=tower)))
             print_tables(rows)
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2), encoding="utf-8")

@@ -60,7 +60,7 @@ def test_caption_is_complete():
             assert thing.texture == "plain" or says(text, thing.texture)
 
 
-@pytest.mark.parametrize("group", ["seen", "unseen"])
+@pytest.mark.parametrize("group", PATTERNS)
 def test_condition_names_the_new_value(edits, group):
     rng = random.Random(0)
     for scene, edit in edits:
@@ -78,7 +78,7 @@ def test_condition_names_the_new_value(edits, group):
                 assert says(text, getattr(edit.after, attribute)), text
 
 
-@pytest.mark.parametrize("group", ["seen", "unseen"])
+@pytest.mark.parametrize("group", PATTERNS)
 def test_condition_identifies_one_of_two_things(edits, group):
     """Where one condition fits two edits of a scene, the wrong target would be as right as the right one."""
     rng = random.Random(0)
@@ -91,7 +91,8 @@ def test_condition_identifies_one_of_two_things(edits, group):
 
 
 def test_phrasings_are_disjoint_and_many():
-    assert set(PATTERNS["seen"]) == set(PATTERNS["unseen"]) == set(KINDS)
+    assert set(PATTERNS) == set(WRAPPERS) == set(REFERENTS) == {"seen", "unseen", "independent"}
+    assert all(set(patterns) == set(KINDS) for patterns in PATTERNS.values())
     for kind in KINDS:
         seen, unseen = PATTERNS["seen"][kind], PATTERNS["unseen"][kind]
         assert len(set(seen)) == len(seen) >= 15

@@ -1,15 +1,18 @@
 """The content of the benchmark, none of which is in training."""
 
+import hashlib
 import random
-from dataclasses import astuple
+import re
+from dataclasses import astuple, replace
 
 import pytest
 
 from rtd_plugin.miniature.benchmark import MiniatureBenchmark
+from rtd_plugin.miniature.phrasings import PATTERNS, REFERENTS, UNSEEN_WORDS, WRAPPERS
 from rtd_plugin.miniature.rendering import render
 from rtd_plugin.miniature.splits import draw_training_scenes, list_reserved, split
 from rtd_plugin.miniature.triplets import MiniatureTriplets
-from rtd_plugin.miniature.world import HELD_OUT, KINDS, Scene
+from rtd_plugin.miniature.world import HELD_OUT, KINDS, SHAPES, Scene
 
 
 @pytest.fixture(params=["development", "test"])
@@ -118,6 +121,74 @@ def test_triplets_share_no_unseen_phrasing(triplets):
         }
         assert len(unseen) > 400
         assert not conditions & unseen
+
+
+def test_triplets_have_no_word_that_only_unseen_phrasings_have(triplets):
+    """The words are collected from the patterns here once more."""
+
+    def words(group):
+        patterns = [pattern for patterns in PATTERNS[group].values() for pattern in patterns]
+        texts = [*patterns, *WRAPPERS[group], *REFERENTS[group]]
+        return {word for text in texts for word in text.split() if word.isalpha()}
+
+    new = words("unseen") - words("seen")
+    assert {"erase", "backdrop", "swap", "version"} <= new
+    assert not [triplet for triplet in triplets if new.intersection(re.findall("[a-z]+", triplet.condition))]
+
+
+def test_no_triplet_has_an_unseen_pattern(triplets):
+    """All unseen patterns but one have a word that training never has."""
+    patterns = [pattern for patterns in PATTERNS["unseen"].values() for pattern in patterns]
+    rest = [pattern for pattern in patterns if UNSEEN_WORDS.isdisjoint(pattern.split())]
+    assert rest == ["have a {comparative} {shape}"]
+    pattern = re.compile(rf"\bhave a (smaller|larger|bigger) ({'|'.join(SHAPES)})\b")
+    assert not [triplet for triplet in triplets if pattern.search(triplet.condition)]
+
+
+def test_half_of_the_conditions_are_by_the_grammar(triplets):
+    """Only the miniature's own phrasings have the wrapper "same picture but", in a known share of them."""
+    wrapped = sum("same picture but" in triplet.condition for triplet in triplets)
+    share = WRAPPERS["seen"].count("same picture but {}") / len(WRAPPERS["seen"])
+    assert wrapped / len(triplets) == pytest.approx(share / 2, rel=0.2)
+    assert any("target on" in triplet.condition for triplet in triplets)
+
+
+def test_usual_queries_have_not_changed():
+    """Figures of different versions are comparable."""
+    digests = {
+        (name, count): hashlib.sha256(
+            repr(MiniatureBenchmark(split=name, wordings=count).queries()).encode()
+        ).hexdigest()[:16]
+        for name in ("development", "test")
+        for count in (1, 6)
+    }
+    assert digests == {
+        ("development", 1): "d51ab52ae0cb07ff",
+        ("development", 6): "7e9e3ab108fa0be5",
+        ("test", 1): "1f24d9c132396127",
+        ("test", 6): "0096192d616c88b8",
+    }
+
+
+def test_independent_phrasings_change_conditions_alone(benchmark):
+    independent = benchmark.model_copy(update={"phrasings": "independent"})
+    assert independent.gallery() == benchmark.gallery()
+    differing = 0
+    for usual, query in zip(benchmark.queries(), independent.queries(), strict=True):
+        assert query == replace(usual, conditions=query.conditions, groups=("independent",))
+        differing += query.conditions != usual.conditions
+    assert differing > 900
+
+
+def test_several_independent_wordings_begin_with_the_query(benchmark):
+    queries = benchmark.model_copy(update={"phrasings": "independent"}).queries()
+    wordings = benchmark.model_copy(update={"phrasings": "independent", "wordings": 6}).queries()
+    by_request = {}
+    for wording in wordings:
+        assert wording.groups == ("independent",)
+        by_request.setdefault(wording.request, []).append(wording.conditions)
+    assert [conditions[0] for conditions in by_request.values()] == [query.conditions for query in queries]
+    assert all(len(set(conditions)) == 6 for conditions in by_request.values())
 
 
 def test_triplets_are_reproducible():
