@@ -27,6 +27,7 @@ ORDER = [
     "contract",
     "testing",
     "triplets",
+    "phrasing",
     "evaluation",
     "search",
     "serving",

@@ -18,8 +18,8 @@ from rtd_plugin.generation.rules.fragments import capitalise_title, find_details
 from rtd_plugin.generation.rules.lexicon import Lexicon, count_words
 from rtd_plugin.generation.rules.measures import find_measure, list_measures
 from rtd_plugin.generation.rules.phrases import find_noun_phrases
-from rtd_plugin.generation.rules.phrasings import PATTERNS
 from rtd_plugin.generation.rules.scene import render
+from rtd_plugin.phrasing.patterns import PATTERNS
 from rtd_plugin.triplets.wording import TONE_MODIFIERS, list_changed_words, split_words
 from rtd_plugin.workflows.check import check_triplets
 

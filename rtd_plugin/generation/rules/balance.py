@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtd_plugin.generation.rules.edits import Candidate
-from rtd_plugin.generation.rules.registers import REGISTERS, Register
+from rtd_plugin.phrasing.registers import REGISTERS, Register
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.wording import Order, split_words
 

@@ -23,7 +23,7 @@ from rtd_plugin.generation.rules.balance import TARGETS, Balance
 from rtd_plugin.generation.rules.edits import Candidate, make_candidates
 from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
-from rtd_plugin.generation.rules.registers import RegisterName
+from rtd_plugin.phrasing.registers import RegisterName
 from rtd_plugin.progress import Advance, ignore_progress
 from rtd_plugin.ray_tasks import RayTasks
 from rtd_plugin.regular_files import read_bytes, read_text

@@ -7,13 +7,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtd_plugin.generation.rules import activity_exchange, additions, exchanges, views
-from rtd_plugin.generation.rules.conditions import can_phrase, write_condition
 from rtd_plugin.generation.rules.fragments import lower_title
 from rtd_plugin.generation.rules.lexicon import Lexicon
 from rtd_plugin.generation.rules.phrases import find_noun_phrases
-from rtd_plugin.generation.rules.registers import REGISTERS, Register
 from rtd_plugin.generation.rules.scene import Edit, Scene, is_sound, render
-from rtd_plugin.generation.rules.slips import misspell
+from rtd_plugin.phrasing.conditions import can_phrase, write_condition
+from rtd_plugin.phrasing.registers import REGISTERS, Register
+from rtd_plugin.phrasing.slips import misspell
 from rtd_plugin.triplets.checks import find_problems
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.wording import Order, find_order, list_changed_words

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +14,7 @@ from rtd_plugin.generation.rules.fragments import DETAIL, capitalise_title, is_t
 from rtd_plugin.generation.rules.lexicon import PLACES, Lexicon
 from rtd_plugin.generation.rules.phrases import NounPhrase, find_subject
 from rtd_plugin.generation.rules.word_classes import NUMBERS, make_set
+from rtd_plugin.phrasing.conditions import Request
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -23,20 +24,16 @@ Change = tuple[int, int, str]  # replaces the tokens from start to end (excluded
 
 
 @dataclass(frozen=True)
-class Edit:
-    """One difference between reference and target.
+class Edit(Request):
+    """One difference between reference and target, and the request for it.
 
     Attributes:
-        kind: a key of `phrasings.PATTERNS`.
-        fields: the values that its patterns may use.
         anchors: tokens that change, or that the condition mentions with words that another edit may change.
         mentions: further tokens that the condition names and that must not change: those of the subject.
         reference, target: the changes that turn the caption into either; () if it is the caption.
         detail: the kind of attribute, or for a noun "thing", "role" or "gender".
     """
 
-    kind: str
-    fields: Mapping[str, str]
     anchors: frozenset[int]
     reference: tuple[Change, ...] = ()
     target: tuple[Change, ...] = ()

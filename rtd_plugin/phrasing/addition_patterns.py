@@ -1,4 +1,4 @@
-"""Patterns for the removal and the addition of things; their fields are those of `phrasings`."""
+"""Patterns for the removal and the addition of things; their fields are those of `patterns`."""
 
 REMOVE = (
     "remove {the_thing}",

@@ -1,12 +1,12 @@
-"""Patterns for the conditions of each kind of edit, in the registers of CIRR, CIRCO and FashionIQ.
+"""Patterns for the conditions of each kind of request, in the registers of CIRR, CIRCO and FashionIQ.
 
-A pattern fits an edit that has all its fields. Some fields are always empty and only restrict a pattern: {main} to the
-subject of the caption, {colour} to colours, {wearing} to clothes, {using} to things that are worn, held or carried,
-{one_more} to one more thing.
+A pattern fits a request that has all its fields. Some fields are always empty and only restrict a pattern: {main} to
+the subject of the caption, {colour} to colours, {wearing} to clothes, {using} to things that are worn, held or
+carried, {one_more} to one more thing.
 """
 
-from rtd_plugin.generation.rules.phrasings_of_additions import ADD, REMOVE
-from rtd_plugin.generation.rules.phrasings_of_views import ACTIVITY, POSE, VIEW
+from rtd_plugin.phrasing.addition_patterns import ADD, REMOVE
+from rtd_plugin.phrasing.view_patterns import ACTIVITY, POSE, VIEW
 
 NOUN = (
     "replace {the_old} with {a_new}",

@@ -1,15 +1,15 @@
-"""Write conditions that ask for edits, phrased as people do."""
+"""Write conditions for requests, phrased as people do."""
 
 import random
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from string import Formatter
 from typing import NamedTuple
 
-from rtd_plugin.generation.rules.phrasings import PATTERNS
-from rtd_plugin.generation.rules.registers import REQUESTS, Register
-from rtd_plugin.generation.rules.scene import Edit
+from rtd_plugin.phrasing.patterns import PATTERNS
+from rtd_plugin.phrasing.registers import REQUESTS, Register
 from rtd_plugin.triplets.wording import ARTICLES
 
 # Which content a condition names first, old or new, and the relative frequencies where all fit. An encoder trained on a
@@ -79,6 +79,19 @@ _ACTIONS = ("{doing_new}", "{new_verb}", "{verb}", "{new_act}")
 _DETERMINERS = frozenset(["a", "an", "one", "two", "three", "four", "five", "six", "seven", "eight", "another", "more"])
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a condition asks for.
+
+    Attributes:
+        kind: a key of `patterns.PATTERNS`.
+        fields: the values that its patterns may use, by name; an empty one only says that a pattern fits.
+    """
+
+    kind: str
+    fields: Mapping[str, str]
+
+
 class Phrasing(NamedTuple):
     """A pattern with its mood and its order, keys of MOODS and ORDERS."""
 
@@ -87,9 +100,9 @@ class Phrasing(NamedTuple):
     order: str
 
 
-def write_condition(edits: Sequence[Edit], rng: random.Random, register: Register = REQUESTS) -> str:
-    """Write a condition that asks for one or more edits."""
-    text = _phrase_several(edits, rng, register) if len(edits) > 1 else _phrase_one(edits[0], rng, register)
+def write_condition(requests: Sequence[Request], rng: random.Random, register: Register = REQUESTS) -> str:
+    """Write a condition for one or more requests."""
+    text = _phrase_several(requests, rng, register) if len(requests) > 1 else _phrase_one(requests[0], rng, register)
     if rng.random() < register.telegraphic:
         text = _leave_articles_out(text, rng)
     if rng.random() < register.sentence_case:
@@ -140,18 +153,18 @@ def _list_suitable(kind: str, fields: frozenset[str]) -> tuple[Phrasing, ...]:
     )
 
 
-def _list_phrasings(edit: Edit) -> tuple[Phrasing, ...]:
-    """Return all phrasings of an edit."""
-    return _list_suitable(edit.kind, frozenset(edit.fields))
+def _list_phrasings(request: Request) -> tuple[Phrasing, ...]:
+    """Return all phrasings of a request."""
+    return _list_suitable(request.kind, frozenset(request.fields))
 
 
-def can_phrase(edit: Edit) -> bool:
-    """Return whether a pattern fits an edit."""
-    return bool(_list_phrasings(edit))
+def can_phrase(request: Request) -> bool:
+    """Return whether a pattern fits a request."""
+    return bool(_list_phrasings(request))
 
 
-def _fill(phrasing: Phrasing, edit: Edit) -> str:
-    return " ".join(phrasing.pattern.format(**edit.fields).split())
+def _fill(phrasing: Phrasing, request: Request) -> str:
+    return " ".join(phrasing.pattern.format(**request.fields).split())
 
 
 def _draw(shares: Mapping[str, int], available: Collection[str], rng: random.Random) -> str:
@@ -168,9 +181,9 @@ def _choose(phrasings: Sequence[Phrasing], rng: random.Random, moods: Mapping[st
     return rng.choice([phrasing for phrasing in wanted if (phrasing.order, phrasing.mood) == (order, mood)])
 
 
-def _phrase_one(edit: Edit, rng: random.Random, register: Register) -> str:
-    phrasing = _choose(_list_phrasings(edit), rng, register.moods)
-    text = _fill(phrasing, edit)
+def _phrase_one(request: Request, rng: random.Random, register: Register) -> str:
+    phrasing = _choose(_list_phrasings(request), rng, register.moods)
+    text = _fill(phrasing, request)
     if rng.random() >= register.framed or text.startswith(_ALONE):
         return text
     frames = FRAMES[phrasing.mood]
@@ -183,19 +196,21 @@ def _phrase_one(edit: Edit, rng: random.Random, register: Register) -> str:
     return rng.choice(frames).format(text)
 
 
-def _phrase_several(edits: Sequence[Edit], rng: random.Random, register: Register) -> str:
-    """Phrase edits as one sentence or two, in the same mood if possible."""
-    joinable = [[phrasing for phrasing in _list_phrasings(edit) if _can_join(phrasing.pattern)] for edit in edits]
+def _phrase_several(requests: Sequence[Request], rng: random.Random, register: Register) -> str:
+    """Phrase requests as one sentence or two, in the same mood if possible."""
+    joinable = [
+        [phrasing for phrasing in _list_phrasings(request) if _can_join(phrasing.pattern)] for request in requests
+    ]
     shared = set.intersection(*({phrasing.mood for phrasing in phrasings} for phrasings in joinable))
     shared = {mood for mood in shared if register.moods[mood]} or shared
     if not shared or rng.random() < 0.15:
-        texts = [_fill(_choose(_list_phrasings(edit), rng, register.moods), edit) for edit in edits]
+        texts = [_fill(_choose(_list_phrasings(request), rng, register.moods), request) for request in requests]
         return _join(texts, MIXED_LINKS, rng)
     mood = _draw(register.moods, shared, rng)
     texts = []
-    for edit, phrasings in zip(edits, joinable, strict=True):
+    for request, phrasings in zip(requests, joinable, strict=True):
         chosen = _choose([each for each in phrasings if each.mood == mood], rng, register.moods)
-        texts.append(_fill(chosen, edit))
+        texts.append(_fill(chosen, request))
     text = _join(texts, LINKS[mood], rng)
     if rng.random() < register.framed / 2 and mood in ("predicate", "clause"):
         return rng.choice(FRAMES[mood]).format(text)

@@ -1,6 +1,6 @@
 """Patterns for edits of the camera view, the background, the light and the pose; and of the whole activity.
 
-Fields that are always empty restrict a pattern, as in `phrasings`: {close}, {far}, {angle}, {background}, {bright},
+Fields that are always empty restrict a pattern, as in `patterns`: {close}, {far}, {angle}, {background}, {bright},
 {dim}, {night}, {colourless} and {drawn} to such a view, {facing} and {posture} to such a pose, {single} to one subject.
 """
 
