@@ -145,15 +145,17 @@ def test_accumulation_averages_the_gradients_of_its_batches(train_run, metrics, 
 
 
 def test_each_batch_of_each_process_has_different_noise(train_run, monkeypatch):
+    """On features, and of words."""
     seeds = []
-    make_noise = batches.make_noise
+    make_noise, replace_words = batches.make_noise, batches.replace_words
     monkeypatch.setattr(batches, "make_noise", lambda *given: seeds.append(given[-1]) or make_noise(*given))
+    monkeypatch.setattr(batches, "replace_words", lambda *given: seeds.append(given[2]) or replace_words(*given))
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
     for rank in (0, 1):
         monkeypatch.setattr(Accelerator, "process_index", property(lambda _, rank=rank: rank))
-        train_run(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2")
-    train_run("seed", "shuffle=false", "accumulation=2", "steps=2", "seed=1")
-    assert len(seeds) == len(set(seeds)) == 12
+        train_run(f"rank {rank}", "shuffle=false", "accumulation=2", "steps=2", "wording.noise=0.5")
+    train_run("seed", "shuffle=false", "accumulation=2", "steps=2", "wording.noise=0.5", "seed=1")
+    assert len(seeds) == len(set(seeds)) == 24
 
 
 def test_accumulation_takes_the_next_batches(make_run, monkeypatch):
