@@ -38,6 +38,8 @@ class Batch:
         noise: (B, D) fp32, to be added to the references' features.
         composed: what `stack_composed` returns, as `prepare` made it.
         packed_captions: the targets, then the references, if they were prepared too.
+        reworded: as `queries`, in another wording of each request; None without `wording.consistency`.
+        consistency: scalar in fp32, the weight of the distance between the two; None without it.
     """
 
     references: Tensor
@@ -48,6 +50,8 @@ class Batch:
     noise: Tensor = field(default_factory=lambda: torch.empty(0))
     composed: Any = None
     packed_captions: Any = None
+    reworded: Tensor | None = None
+    consistency: Tensor | None = None
 
 
 def make_batch(
@@ -161,10 +165,15 @@ class RunBatches:
 
     def __getitem__(self, index: int) -> Batch:
         run, settings = self._run, self._run.recipe.objective
+        step = index // run.count_batches(self._processes)
         index, rank = divmod(index * self._processes + self._rank, self._order.processes)  # where the run began
         rows = self._order.rows(index, rank)
-        triplets = self._add_word_noise(run.triplets.gather(rows, self._order.find_epoch(index)), index, rank)
-        batch = make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
+        batch = self._read(rows, index, rank)
+        if run.recipe.wording.consistency:
+            # It grows with the steps: from the first one on, it teaches the encoder to ignore conditions.
+            weight = run.recipe.wording.consistency * (step + 1) / run.recipe.steps
+            reworded = self._read(rows, index, rank, later=1).queries
+            batch = replace(batch, reworded=reworded, consistency=torch.tensor(weight))
         tokens, subjects = stack_composed(batch, settings.hard_negatives, self._queries)
         seed = stream_seed(run.recipe.seed, NOISE, index, rank)
         return replace(
@@ -174,12 +183,15 @@ class RunBatches:
             composed=self._prepare(tokens, run.adapter.prompt.placeholder_id, subjects, self._pseudo_tokens),
         )
 
-    def _add_word_noise(self, triplets: TokenBatch, index: int, rank: int) -> TokenBatch:
-        recipe, run = self._run.recipe, self._run
-        if not recipe.wording.noise:
-            return triplets
-        seed, vocabulary = stream_seed(recipe.seed, WORD_NOISE, index, rank), len(run.tower.token_embedding.weight)
-        return replace_words(triplets, recipe.wording.noise, seed, vocabulary, run.adapter.prompt.placeholder_id)
+    def _read(self, rows: np.ndarray, index: int, rank: int, later: int = 0) -> Batch:
+        """Return triplets in prompts, in the wordings of an epoch or those that come later, with word noise."""
+        run, share = self._run, self._run.recipe.wording.noise
+        triplets = run.triplets.gather(rows, self._order.find_epoch(index), later)
+        if share:
+            seed = stream_seed(run.recipe.seed, WORD_NOISE, index, rank, later)
+            vocabulary, placeholder = len(run.tower.token_embedding.weight), run.adapter.prompt.placeholder_id
+            triplets = replace_words(triplets, share, seed, vocabulary, placeholder)
+        return make_batch(triplets, run.adapter, run.tower.context_length, self._projected, self._pseudo_tokens or 1)
 
 
 def stack_composed(batch: Batch, hard_negatives: bool, queries: int = 1) -> tuple[Tensor, Tensor]:
@@ -187,15 +199,19 @@ def stack_composed(batch: Batch, hard_negatives: bool, queries: int = 1) -> tupl
 
     Args:
         batch: B triplets.
-        hard_negatives: whether the unconditioned queries follow the queries: T texts, B or 2B.
+        hard_negatives: whether the unconditioned queries follow the queries. The reworded queries, if the batch has
+            them, come last: T texts, B to 3B.
         queries: how many composed queries the method averages, m: the T texts are repeated for each.
 
     Returns:
         (m · T, L) tokens and (m · T,) int64, rows of m · B.
     """
-    tokens, subjects = batch.queries, torch.arange(len(batch.queries))
+    texts = [batch.queries]
     if hard_negatives:
-        tokens, subjects = stack_tokens(tokens, batch.unconditioned), subjects.repeat(2)
+        texts.append(batch.unconditioned)
+    if batch.reworded is not None:
+        texts.append(batch.reworded)
+    tokens, subjects = stack_tokens(*texts), torch.arange(len(batch.queries)).repeat(len(texts))
     first_rows = torch.arange(queries) * len(batch.queries)
     return tokens.repeat(queries, 1), (first_rows.unsqueeze(1) + subjects).flatten()
 
@@ -219,7 +235,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def map_device_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     """Apply a function to the tensors that a step needs on the device; tokens stay on the CPU."""
-    names = ("noise", "composed", "packed_captions")
+    names = ("noise", "composed", "packed_captions", "consistency")
     return replace(batch, **{name: map_tensors(function, getattr(batch, name)) for name in names})
 
 

@@ -43,6 +43,24 @@ def rtd_loss(queries: Tensor, targets: Tensor, temperature: float = 0.07) -> Ten
     return F.cross_entropy(similarities.masked_fill(itself, float("-inf")), partners)
 
 
+def wording_distance(queries: Tensor, reworded: Tensor) -> Tensor:
+    """Return the mean cosine distance between the queries of two wordings of each request.
+
+    Args:
+        queries: (n, D) features of composed queries, not normalised.
+        reworded: (n, D) those in another wording.
+
+    Returns:
+        The mean of 1 - cos, a scalar in fp32 between 0 and 2.
+
+    Example:
+        >>> features = torch.eye(4)
+        >>> wording_distance(features, 2 * features).item()
+        0.0
+    """
+    return 1 - F.cosine_similarity(queries.float(), reworded.float()).mean()
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows (n, D) of all P processes, (P n, D) fp32, with gradients; those given if there is one process."""
     if not distributed.is_available() or not distributed.is_initialized():

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from rtd_plugin.clip.backbones import Backbone
@@ -63,10 +64,18 @@ class Wording(Keys):
     Attributes:
         noise: the share of a condition's words in neither caption that are replaced by random ones, in each batch anew.
         sample: whether an epoch takes one wording of each request, that is of the triplets that share both captions.
+        consistency: at the last step, the weight of the distance between the queries of two wordings of a request.
     """
 
     noise: float = Field(0.0, ge=0, lt=1)
     sample: bool = False
+    consistency: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> "Wording":
+        if self.consistency and not self.sample:
+            raise ValueError("consistency compares two wordings of a request, so it needs sample: true")
+        return self
 
 
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

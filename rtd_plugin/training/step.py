@@ -9,7 +9,7 @@ from torch import Tensor
 from rtd_plugin.clip.tower import average_features
 from rtd_plugin.training.batches import Batch
 from rtd_plugin.training.frozen import PlainFrozen
-from rtd_plugin.training.loss import gather_rows, rtd_loss
+from rtd_plugin.training.loss import gather_rows, rtd_loss, wording_distance
 from rtd_plugin.training.recipe import Objective
 
 Encode = Callable[[Any, Tensor | None], Tensor]
@@ -43,7 +43,18 @@ def compute_loss(
     # Refined batch: the prompt without a condition must find the reference, the hard negative of the one with it.
     if settings.hard_negatives:
         targets = torch.cat([targets, references])  # (2B, D)
-    queries = average_features(encode(batch.composed, pseudo_tokens).split(len(targets)))  # as targets
-    if settings.negatives == "gathered":
-        queries, targets = gather_rows(queries), gather_rows(targets)
-    return contrast(queries, targets, settings.temperature)
+    texts = len(targets) + (0 if batch.reworded is None else len(batch.reworded))
+    queries = average_features(encode(batch.composed, pseudo_tokens).split(texts))  # as targets, then the reworded ones
+
+    def find_targets(queries: Tensor) -> Tensor:
+        gathered = settings.negatives == "gathered"
+        pair = (gather_rows(queries), gather_rows(targets)) if gathered else (queries, targets)
+        return contrast(*pair, settings.temperature)
+
+    if batch.reworded is None or batch.consistency is None:
+        return find_targets(queries)
+    # Consistency, which the paper does not have: another wording of a request must give the same query.
+    queries, reworded = queries.split([len(targets), len(batch.reworded)])
+    first, unconditioned = queries.split([len(reworded), len(targets) - len(reworded)])
+    loss = (find_targets(queries) + find_targets(torch.cat([reworded, unconditioned]))) / 2
+    return loss + batch.consistency * wording_distance(first, reworded) / settings.temperature

@@ -71,12 +71,13 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self._mixture) if self._selected is None else len(self._selected)
 
-    def gather(self, rows: np.ndarray, epoch: int = 0) -> TokenBatch:
+    def gather(self, rows: np.ndarray, epoch: int = 0, later: int = 0) -> TokenBatch:
         """Read many triplets at once.
 
         Args:
             rows: (B,) integers in [0, len(self)).
             epoch: counted from 0; only the choice of conditions by `sample_wordings` depends on it.
+            later: 0 for that choice, 1 for the wordings of the next visit, and so on.
 
         Raises:
             IndexError: a row is outside the store.
@@ -84,7 +85,7 @@ class TokenStore:
         positions = rows if self._selected is None else self._selected[rows]
         indices = self._mixture.rows(positions)
         if self._requests is not None:
-            indices = self._requests.choose(indices, self._mixture.count_visits(positions, epoch), self._seed)
+            indices = self._requests.choose(indices, self._mixture.count_visits(positions, epoch) + later, self._seed)
         triplets = self._triplets[indices].astype(np.int64)
         starts = self._starts[triplets]
         lengths = self._starts[triplets + 1] - starts
