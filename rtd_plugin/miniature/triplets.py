@@ -23,24 +23,28 @@ class MiniatureTriplets(TripletSource):
     `rtd_plugin/phrasing/`.
 
     Attributes:
-        count: number of triplets.
+        count: number of requests.
+        wordings: conditions for each request, each in a triplet with the same captions.
         seed: of the scenes and their wording.
     """
 
     name: ClassVar[str] = "miniature"
 
     count: PositiveInt = 16000
+    wordings: PositiveInt = 1
     seed: int = 0
 
     def load(self) -> TripletSet:
-        """Generate the triplets, always the same for one count and seed."""
+        """Generate the triplets, always the same for the same options."""
         rng = random.Random(f"miniature triplets {self.seed}")
         scenes = draw_training_scenes(rng)
         triplets: list[Triplet] = []
-        while len(triplets) < self.count:
+        while len(triplets) < self.count * self.wordings:
             scene = next(scenes)
             edit = random_edit(scene, rng)
             if may_train(target := edit.apply(scene)):
-                write = write_grammar_condition if rng.random() < GRAMMAR else condition
-                triplets.append(Triplet(caption(scene, rng), write(edit, scene, rng), caption(target, rng)))
+                captions = caption(scene, rng), caption(target, rng)
+                for _ in range(self.wordings):
+                    write = write_grammar_condition if rng.random() < GRAMMAR else condition
+                    triplets.append(Triplet(captions[0], write(edit, scene, rng), captions[1]))
         return TripletSet(triplets, hashlib.sha256(json.dumps(triplets).encode()).hexdigest())

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,14 +103,14 @@ def measure_training(task: tuple[str, int, tuple[str, ...]]) -> dict[str, Any]:
 
 
 def write_shuffled_triplets(recipe: str, file: Path) -> None:
-    """Write the recipe's triplets as JSON lines, with their conditions in random order."""
+    """Write the recipe's triplets as JSON lines; each request has the conditions of another one, drawn at random."""
     (source,) = read_recipe(plugins.find_recipe(recipe)).triplets
-    triplets = source.load().triplets
-    conditions = [triplet.condition for triplet in triplets]
-    random.Random(0).shuffle(conditions)
+    triplets = list(source.load().triplets)
+    requests = [triplets[first : first + source.wordings] for first in range(0, len(triplets), source.wordings)]
+    others = random.Random(0).sample(requests, len(requests))
     records = (
-        {"reference_caption": triplet.reference, "conditioning_caption": condition, "target_caption": triplet.target}
-        for triplet, condition in zip(triplets, conditions, strict=True)
+        {"reference_caption": kept.reference, "conditioning_caption": other.condition, "target_caption": kept.target}
+        for kept, other in zip(chain.from_iterable(requests), chain.from_iterable(others), strict=True)
     )
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
