@@ -51,10 +51,13 @@ class TrainedTargets:
         return rtd_loss(queries, torch.cat([targets, references]), inputs.settings.temperature)
 
 
+PUBLISHED = ["wording={}", "triplets.0.wordings=1"]
 ABLATIONS: dict[str, tuple[list[str], list[object]]] = {  # overrides of the recipe, plugins
-    "without hard negatives": (["objective.hard_negatives=false"], []),
-    "plain text concatenation": (["objective.concatenation=text"], []),
-    "target encoder not frozen": ([], [TrainedTargets()]),
+    "word noise, without consistency": (["wording.consistency=0"], []),
+    "published objective": (PUBLISHED, []),
+    "without hard negatives": ([*PUBLISHED, "objective.hard_negatives=false"], []),
+    "plain text concatenation": ([*PUBLISHED, "objective.concatenation=text"], []),
+    "target encoder not frozen": (PUBLISHED, [TrainedTargets()]),
 }
 
 
@@ -124,7 +127,7 @@ def print_tables(output: Path, backbones: Sequence[Path], seeds: int) -> None:
         print(f"\n| {group} phrasings | {COLUMNS}" + "---|" * 8)
         for ablation in (None, *ABLATIONS):
             runs = [results.get(Cell(SHIPPED, "lincir", seed, ablation)) for seed in range(seeds)]
-            print_row(ablation or "RTD", runs, group)
+            print_row(ablation or "the recipe", runs, group)
 
 
 def print_row(name: str, results: Sequence[dict[str, Any] | None], group: str) -> None:

@@ -206,3 +206,11 @@ def test_importing_the_miniature_imports_no_torch():
 
     code = "import sys, rtd_plugin.miniature.benchmark, rtd_plugin.miniature.triplets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_wordings_of_a_request_follow_each_other_with_the_same_captions():
+    triplets = MiniatureTriplets(count=200, wordings=3).load().triplets
+    requests = [triplets[first : first + 3] for first in range(0, 600, 3)]
+    assert len(triplets) == 600
+    assert all(len({(triplet.reference, triplet.target) for triplet in request}) == 1 for request in requests)
+    assert sum(len({triplet.condition for triplet in request}) > 1 for request in requests) > 190
