@@ -22,8 +22,9 @@ class MiniatureBenchmark(Benchmark):
 
     Attributes:
         split: "test" for reported figures, "development" for every choice before.
-        phrasings: "usual" ones, seen and unseen in training, or "independent" ones, whose author had not seen those.
-            All else is the same.
+        phrasings: "usual": half of the queries in phrasings that training has seen, half in unseen ones. Or all queries in
+            those of one group, to compare groups on the same requests: "seen", "unseen", or "independent", whose author
+            had not seen the others.
         wordings: of each request. With several, its siblings (other edits of the reference) are its wrong answers.
     """
 
@@ -32,21 +33,21 @@ class MiniatureBenchmark(Benchmark):
     subset_recall_at: ClassVar[tuple[int, ...]] = (1,)
 
     split: Literal["development", "test"] = "test"
-    phrasings: Literal["usual", "independent"] = "usual"
+    phrasings: Literal["usual", "seen", "unseen", "independent"] = "usual"
     wordings: int = Field(1, ge=1, le=20)
 
     def queries(self) -> Sequence[Query]:
         """Return two queries per reference: one in a phrasing that text triplets use ("seen"), one "unseen".
 
-        With independent phrasings, both are in the group "independent".
+        With the phrasings of one group, both are in it.
         """
         tasks, stream = split(self.split).tasks, str(self.split)
         rng = random.Random(f"miniature queries {stream}")
         queries = [_make_query(task, rng) for task in tasks]
-        if self.phrasings == "independent":
-            stream = f"independent {stream}"
+        if self.phrasings != "usual":
+            stream = f"{self.phrasings} {stream}"
             rng = random.Random(f"miniature queries {stream}")
-            tasks = tuple(task._replace(group="independent") for task in tasks)
+            tasks = tuple(task._replace(group=self.phrasings) for task in tasks)
             queries = [_reword(query, task, rng) for query, task in zip(queries, tasks, strict=True)]
         if self.wordings == 1:
             return queries
