@@ -47,7 +47,7 @@ def test_defaults_are_the_published_setting(read):
         "concatenation": "projected",
         "negatives": "local",
     }
-    assert recipe.wording.model_dump() == {"noise": 0, "sample": False}
+    assert recipe.wording.model_dump() == {"noise": 0, "sample": False, "consistency": 0}
     assert recipe.optimizer.model_dump() == {
         "learning_rate": 1e-5,
         "weight_decay": 0.01,
