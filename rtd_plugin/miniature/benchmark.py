@@ -22,9 +22,9 @@ class MiniatureBenchmark(Benchmark):
 
     Attributes:
         split: "test" for reported figures, "development" for every choice before.
-        phrasings: "usual": half of the queries in phrasings that training has seen, half in unseen ones. Or all queries in
-            those of one group, to compare groups on the same requests: "seen", "unseen", or "independent", whose author
-            had not seen the others.
+        phrasings: "usual": half of the queries in phrasings that training has seen, half in unseen ones. Or all queries
+            in those of one group, to compare groups on the same requests: "seen", "unseen", or "independent", whose
+            author had not seen the others.
         wordings: of each request. With several, its siblings (other edits of the reference) are its wrong answers.
     """
 
