@@ -1,4 +1,4 @@
-"""The shipped default: `rtd-plugin train --adapter NAME` with no other options but fewer steps."""
+"""The shipped default: `rtd-plugin train --adapter NAME` with no other options but fewer steps and triplets."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lincir", "pic2word", "searle"])
 def test_miniature(rtd, tmp_path, adapter):
-    done = rtd("train", "--adapter", adapter, "--set", "steps=3", "--json")
+    done = rtd("train", "--adapter", adapter, "--set", "steps=3", "--set", "triplets.0.count=1000", "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["run"] == f"runs/{adapter}-miniature"
