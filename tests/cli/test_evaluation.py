@@ -242,6 +242,7 @@ def test_shuffled_conditions_are_a_warning(rtd, tmp_path):
         rtd,
         "lincir-miniature",
         source,
+        "wording={}",
         "steps=100",
         "optimizer.learning_rate=3e-4",
         "validation={triplets: 0.1, every: 50}",
