@@ -31,7 +31,7 @@ PUBLISHED = {
         "concatenation": "projected",
         "negatives": "local",
     },
-    "wording": {"noise": 0, "sample": False},
+    "wording": {"noise": 0, "sample": False, "consistency": 0},
     "optimizer": {
         "learning_rate": 1e-5,
         "weight_decay": 0.01,

@@ -103,7 +103,7 @@ def test_words_that_occur_as_noise_alone_only_decay(load_miniature, build, plugi
 
 def test_a_plugins_objective_may_use_any_token(load_miniature):
     """A plugin with the published loss gives the same tower: untrained embeddings decay as trained ones do."""
-    overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}", "objective.hard_negatives=false")
+    overrides = ("optimizer={learning_rate: 1.0e-3, weight_decay: 0.5}", "objective.hard_negatives=false", "wording={}")
     run = load_miniature("lincir", *overrides)
     partial = make_trainer(run, build_engine)
     losses = [partial.take_step(step, 1e-3 / (1 + step)).item() for step in range(5)]
@@ -173,7 +173,7 @@ def test_batches_of_a_device_are_those_that_were_made(load_miniature):
     batches = make_trainer(load_miniature("lincir"), build_engine)._engine.batches
     expected, batch = batches[3], DeviceBatches(batches, torch.device("cpu"))[3]
     tensors, made = list_device_tensors(batch), list_device_tensors(expected)
-    assert len(tensors) == len(made) == 6  # the noise, and five of the queries
+    assert len(tensors) == len(made) == 7  # the noise, five of the queries, and the weight of consistency
     assert all(map(torch.equal, tensors, made))
 
 
