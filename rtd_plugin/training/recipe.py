@@ -62,7 +62,8 @@ class Wording(Keys):
     """What training does with the words of conditions; the defaults are the published setting.
 
     Attributes:
-        noise: the share of a condition's words in neither caption that are replaced by random ones, in each batch anew.
+        noise: the share of a condition's words in neither caption that are replaced by random ones, drawn for each
+            batch.
         sample: whether an epoch takes one wording of each request, that is of the triplets that share both captions.
         consistency: at the last step, the weight of the distance between the queries of two wordings of a request.
     """
