@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/rate_search.py [ADAPTER …] [--seeds 2] [--output FILE.jsonl]
 
-Trains each adapter's miniature at a constant learning rate: the published one (1e-5), the one that the search chooses,
-and each that it may choose, which shows what a whole grid finds. Recall is that of images of the test split, which
-the search does not see; processor time includes validation, not evaluation. With `--triplets` and `--shuffled`, on
-fewer triplets, or on triplets with all conditions shuffled. Ten seconds a run on one idle core.
+Trains each adapter's miniature with the published objective at a constant learning rate: the published one (1e-5), the
+one that the search chooses, and each that it may choose, which shows what a whole grid finds. Recall is that of images
+of the test split, which the search does not see; processor time includes validation, not evaluation. With `--triplets`
+and `--shuffled`, on fewer triplets, or on triplets with all conditions shuffled. Ten seconds a run on one idle core.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from rtd_plugin.training.recipe import read_recipe
 from rtd_plugin.training.run import load_run
 
 PUBLISHED = 1e-5
+STEPS = 250
 GRID = sorted({*AUTO, *HIGHER} - {PUBLISHED}, reverse=True)
 
 
@@ -56,6 +57,8 @@ def train(recipe: str, rate: float | str, seed: int, triplets: Path, folder: Pat
     os.environ["RTD_PLUGIN_CACHE"] = str(folder / "cache")
     overrides = [
         f"seed={seed}",
+        f"steps={STEPS}",
+        "wording={}",
         f"triplets=[{{source: json, path: {triplets}}}]",
         f"optimizer={{learning_rate: {rate}}}",
         "validation={triplets: 0.1, every: 31}",
@@ -70,7 +73,7 @@ def train(recipe: str, rate: float | str, seed: int, triplets: Path, folder: Pat
         "seed": seed,
         "asked": rate,
         "rate": result.search["learning_rate"] if result.search else rate,
-        "steps": sum_steps(result.search["trials"]) + 250 if result.search else 250,
+        "steps": sum_steps(result.search["trials"]) + STEPS if result.search else STEPS,
         "step": result.step,
         "seconds": time.process_time() - start,
         "held_out": {key: result.validation[key] for key in ("before", "after", "helps")},
