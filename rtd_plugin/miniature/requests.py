@@ -10,7 +10,17 @@ from rtd_plugin.miniature.world import Edit, Scene, Thing
 from rtd_plugin.phrasing.conditions import Request, write_condition
 from rtd_plugin.phrasing.registers import REQUESTS
 
-REGISTER = replace(REQUESTS, sentence_case=0.0, full_stop=0.0)  # all texts of the miniature are lower case
+# All texts of the miniature are lower case, and the patterns that all registers have are equally likely.
+REGISTER = replace(
+    REQUESTS,
+    moods={"imperative": 40, "predicate": 18, "clause": 22, "noun": 20},
+    orders={"old first": 36, "new first": 30, "one alone": 34},
+    openings={},
+    patterns={},
+    framed=0.4,
+    sentence_case=0.0,
+    full_stop=0.0,
+)
 WITH_COLOUR = 0.3  # the share of things whose colour is named although another attribute changes
 _WORD = re.compile("[a-z]+")
 
@@ -89,7 +99,7 @@ def _request_shape(before: Thing, after: Thing, role: dict[str, str], rng: rando
         "a_old": with_article(old),
         "a_new": with_article(new),
     }
-    return Request("noun", {"is": "is", "old": old, **names, **role})
+    return Request("noun", {"is": "is", "is_old": "is", "old": old, **names, **role})
 
 
 def _request_place(before: Thing, after: Thing, role: dict[str, str], rng: random.Random) -> Request:

@@ -10,16 +10,23 @@ from rtd_plugin.phrasing.registers import REGISTERS, Register
 from rtd_plugin.triplets.triplet import Triplet
 from rtd_plugin.triplets.wording import Order, split_words
 
-# Target share of edits of each kind, in percent, as far as captions allow it: those in CIRR, with a minimum so that
-# every kind is learnt.
+# Target share of edits of each kind, in percent, as far as captions allow it: those in CIRR and, for statements alone,
+# those in FashionIQ, with a minimum so that every kind is learnt.
 TARGETS = {
     "thing": 15, "attribute": 12, "activity": 10, "number": 9, "place": 8, "describe": 8, "action": 7, "remove": 7,
     "role": 6, "add": 6, "view": 5, "pose": 4, "locate": 3, "gender": 3,
 }  # fmt: skip
-ORDERS: dict[Order, float] = {"old first": 27, "new first": 27, "new alone": 36, "old alone": 6, "neither": 4}
+STATED_TARGETS = TARGETS | {
+    "attribute": 42, "describe": 24, "add": 9, "thing": 6, "remove": 5, "number": 1, "activity": 1, "place": 1,
+    "action": 1, "role": 1, "view": 1, "pose": 1, "locate": 1, "gender": 1,
+}  # fmt: skip
+# How often statements are about a kind of attribute, relative to others.
+STATED_DETAILS = {
+    "colour": 8, "sleeves": 4, "length": 4, "hem": 3, "fit": 2, "pattern": 1, "material": 0.2, "type": 0.2,
+}  # fmt: skip
 OTHER = ""  # stands for all first words that a register does not list
 WEIGHTS = (1.0, 1.5, 1.0)  # of the first word, the length and the order of a condition in the choice of its wording
-WORD_WEIGHT = 5.0  # of its words
+WORD_WEIGHT = 6.0  # of its words
 PRIOR = 100  # conditions whose shares are those wanted, before the first
 
 
@@ -28,10 +35,13 @@ class Balance:
 
     Attributes:
         edits: chosen so far, by label.
+        targets: the share of edits with each label that it aims at, in percent.
     """
 
     def __init__(self, register: str = "mixed") -> None:
         self.edits: Counter[str] = Counter()
+        self._detail_shares = STATED_DETAILS if register == "statements" else {}
+        self.targets = STATED_TARGETS if register == "statements" else TARGETS
         self._details: Counter[tuple[str, str]] = Counter()
         self._wordings = [_WordingBalance(register) for register, _ in REGISTERS[register]]
 
@@ -47,9 +57,10 @@ class Balance:
             self._details.update(zip(best.labels, best.details, strict=True))
         return chosen
 
-    def _rate(self, candidate: Candidate) -> tuple[float, int]:
-        lacks = [TARGETS[label] / (1 + self.edits[label]) for label in candidate.labels]
-        details = [self._details[pair] for pair in zip(candidate.labels, candidate.details, strict=True)]
+    def _rate(self, candidate: Candidate) -> tuple[float, float]:
+        lacks = [self.targets[label] / (1 + self.edits[label]) for label in candidate.labels]
+        pairs = zip(candidate.labels, candidate.details, strict=True)
+        details = [self._details[pair] / self._detail_shares.get(pair[1], 1) for pair in pairs]
         return sum(lacks) / len(lacks), -max(details)
 
 
@@ -58,7 +69,7 @@ class _WordingBalance:
 
     def __init__(self, register: Register) -> None:
         other = {OTHER: 100 - sum(register.openings.values())}
-        shares: tuple[Mapping[Any, float], ...] = (dict(register.openings) | other, register.lengths, ORDERS)
+        shares: tuple[Mapping[Any, float], ...] = (dict(register.openings) | other, register.lengths, register.named)
         self._shares = shares
         self._counts: tuple[Counter[object], ...] = (Counter(), Counter(), Counter())
         self._total = 0

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rtd_plugin.errors import RTDError
 from rtd_plugin.files import write_atomically, write_text
 from rtd_plugin.generation.captions import Caption, hash_captions, read_captions, split_captions
-from rtd_plugin.generation.rules.balance import TARGETS, Balance
+from rtd_plugin.generation.rules.balance import Balance
 from rtd_plugin.generation.rules.edits import Candidate, make_candidates
 from rtd_plugin.generation.rules.lexicon import Counts, Lexicon, count_words
 from rtd_plugin.generation.rules.parsing import load_parser, pack, parse, unpack
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 CHUNK = 2000  # captions parsed, and edited, at once
 CANDIDATES = 3  # made for each triplet of a caption; the balance of kinds of edit chooses
-FORMAT = 3  # of the chunks that a stopped build leaves; increase it when the rules change
+FORMAT = 4  # of the chunks that a stopped build leaves; increase it when the rules change
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -53,7 +53,8 @@ class RuleBuild:
         captions, skipped: captions that were used, and that could not be.
         first_fault: why the first skipped caption could not be used; "" without one.
         triplets: triplets written.
-        edits: triplets with each kind of edit, a key of `TARGETS`.
+        edits: triplets with each kind of edit, a key of `targets`.
+        targets: the share of each kind that the build aimed at, in percent.
         without_partner: the nouns that could be exchanged but had no substitute, the most frequent first.
     """
 
@@ -62,13 +63,15 @@ class RuleBuild:
     first_fault: str = ""
     triplets: int = 0
     edits: Counter[str] = field(default_factory=Counter)
+    targets: Mapping[str, int] = field(default_factory=dict)
     without_partner: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values, with the share that each kind of edit has and should have in percent."""
         total = max(1, self.edits.total())
-        shares = {kind: round(100 * self.edits[kind] / total, 1) for kind in TARGETS}
-        return {**vars(self), "edits": dict(self.edits), "share_percent": shares, "target_percent": TARGETS}
+        shares = {kind: round(100 * self.edits[kind] / total, 1) for kind in self.targets}
+        values = {name: value for name, value in vars(self).items() if name != "targets"}
+        return {**values, "edits": dict(self.edits), "share_percent": shares, "target_percent": dict(self.targets)}
 
 
 class ParseJob(NamedTuple):
@@ -160,7 +163,7 @@ def build(
                         seen.add(hash_triplet(triplet))
                         write(triplet)
                 advance(done, len(keys), f"{len(seen):,} triplets")
-            result.edits = balance.edits
+            result.edits, result.targets = balance.edits, balance.targets
             lonely = [noun for noun, has_partner in partners if not has_partner and not partners[noun, True]]
             result.without_partner = sorted(lonely, key=lambda noun: (-partners[noun, False], noun))
             result.triplets = len(seen)

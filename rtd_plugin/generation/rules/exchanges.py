@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rtd_plugin.generation.rules.attributes import Attribute, find_attributes
+from rtd_plugin.generation.rules.comparisons import compare_values
 from rtd_plugin.generation.rules.fragments import is_detail, list_details, lower_title
 from rtd_plugin.generation.rules.phrases import (
     NounPhrase,
@@ -32,11 +33,12 @@ from rtd_plugin.generation.rules.scene import (
     describe_setting,
     describe_subject,
     mention_subject,
+    to_participle,
     to_plural,
+    to_third_person,
     token_span,
 )
 from rtd_plugin.generation.rules.word_classes import (
-    COMPARATIVES,
     FEMALE,
     FIXED,
     MALE,
@@ -48,6 +50,7 @@ from rtd_plugin.generation.rules.word_classes import (
 if TYPE_CHECKING:
     from spacy.tokens import Token
 
+SEVERAL = 0.2  # the share of exchanged nouns that become several, where they can
 _SWAPPED = {"he": "she", "him": "her", "his": "her", "himself": "herself", "she": "he", "herself": "himself"}
 
 
@@ -74,7 +77,13 @@ def exchange_nouns(scene: Scene) -> Iterator[Edit]:
             changes = ((phrase.first, phrase.end, core), *pronouns)
             fields = _describe_exchange(scene, phrase, phrase.core, core)
             anchors = token_span(phrase) | _find_verbs(scene, fields)
-            yield Edit("noun", fields, anchors, target=changes, detail=_name_exchange(phrase, core))
+            detail = _name_exchange(phrase, core)
+            if scene.rng.random() < SEVERAL and (plural := _make_several(scene, phrase, core)) is not None:
+                several, verbs = plural
+                changes = ((phrase.start, phrase.end, several), *verbs)
+                fields = _describe_exchange(scene, phrase, phrase.core, core, several)
+                anchors |= frozenset(start for start, _, _ in verbs)
+            yield Edit("noun", fields, anchors, target=changes, detail=detail)
 
 
 def _change_pronouns(scene: Scene, phrase: NounPhrase, core: str) -> tuple[Change, ...] | None:
@@ -116,17 +125,17 @@ def _find_sex(noun: str) -> str:
     return "male" if noun in MALE else "female" if noun in FEMALE else ""
 
 
-def _describe_exchange(scene: Scene, phrase: NounPhrase, old: str, new: str) -> dict[str, str]:
-    """Return the fields for the exchange of one thing for another."""
+def _describe_exchange(scene: Scene, phrase: NounPhrase, old: str, new: str, several: str = "") -> dict[str, str]:
+    """Return the fields for the exchange of one thing for another, or for `several` others."""
     plural = phrase.plural
     fields = {
         "old": old,
-        "new": new,
+        "new": several or new,
         "a_old": scene.to_indefinite(phrase, old),
-        "a_new": scene.to_indefinite(phrase, new),
+        "a_new": several or scene.to_indefinite(phrase, new),
         "the_old": f"the {old}",
-        "the_new": f"the {new}",
-        "is": "are" if plural else "is",
+        "the_new": f"the {several or new}",
+        "is": "are" if plural or several else "is",
         "is_old": "are" if plural else "is",
     }
     return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
@@ -181,7 +190,22 @@ def anchor_attribute(
     own = frozenset(range(attribute.start, attribute.end))
     if "predicative" not in fields or attribute.start >= phrase.end or scene.rng.random() < 0.5:
         return fields, own | token_span(phrase) | _find_verbs(scene, fields), frozenset()
-    names = ("kind", "old_value", "new_value", "is", "predicative", "colour", "comparative", "less_old", "main", "sole")
+    names = (
+        *("kind", "old_value", "new_value", "is", "predicative", "colour", "pattern", "plain", "new_sleeves"),
+        *(
+            "other_sleeves",
+            "new_hue",
+            "old_hue",
+            "vivid",
+            "muted",
+            "new_print",
+            "revealing",
+            "comparative",
+            "less_old",
+            "main",
+            "sole",
+        ),
+    )
     noun = phrase.head.lower_
     kept = {name: fields[name] for name in names if name in fields} | {"noun": noun, "the_noun": f"the {noun}"}
     return kept, own, frozenset([phrase.head.i])
@@ -196,10 +220,6 @@ def _has_words(text: str, words: str) -> bool:
     return re.search(rf"\b{re.escape(words)}\b", text) is not None
 
 
-_GRADED = frozenset((
-    "size", "height", "age", "length", "brightness", "fit", "width", "thickness", "finish", "occasion", "exposure",
-    "variety of colours",
-))  # fmt: skip
 _PREDICATIVE = frozenset(("variety of colours", "finish", "occasion", "exposure")) | make_set("""
     colour size pattern brightness fit length material state age height measure connection shape thickness width
     direction surface regularity bend
@@ -245,10 +265,7 @@ def describe_attribute(
         del fields["a_new_one"]
     if kind == "colour":
         fields["colour"] = ""
-    if new in COMPARATIVES and kind in _GRADED:
-        fields["comparative"] = COMPARATIVES[new]
-        if kind in ("finish", "occasion", "exposure", "variety of colours"):
-            fields["less_old"] = f"less {old}"
+    fields |= compare_values(kind, old, new)
     if attribute.is_predicate:
         return fields | describe_role(scene, phrase)
     return fields | describe_setting(scene, phrase, fields["a_new"], fields["a_old"])
@@ -273,22 +290,13 @@ def exchange_numbers(scene: Scene) -> Iterator[Edit]:
 
 def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
     """Yield edits that exchange one thing for several, or several for one; verbs agree."""
-    if any(token.lower_ in PAIRED or token.lower_ in PRONOUNS for token in scene.doc):
-        return
     for phrase in scene.phrases:
-        head = phrase.head
-        if phrase.determiner != "a" or head.tag_ != "NN" or not scene.is_unique(phrase) or phrase.is_part:
-            continue
-        if any(token.lemma_.lower() in OWN for token in (head.head, *head.rights)) or find_followers(head):
-            continue
-        if head.head.lower_ == "in" and (head.head.head.lemma_.lower() in PEOPLE or head.head.head.lower_ == "dressed"):
-            continue  # several coats are not worn
-        verbs = _make_verbs_plural(head)
-        plural = to_plural(head.lower_)
+        verbs = _find_verbs_of_several(scene, phrase)
+        plural = to_plural(phrase.head.lower_)
         if verbs is None or not scene.lexicon.is_sure(plural, "noun") or not scene.lexicon.is_countable(phrase.term):
             continue
         core = " ".join([*phrase.core.split()[:-1], plural])
-        several = scene.rng.choice((2, 2, 3, 4))
+        several = scene.rng.choice((2, 2, 2, 3, 3, 4))
         word = NUMBERS[several - 1]
         changes = ((phrase.start, phrase.end, f"{word} {core}"), *verbs)
         agreeing = frozenset(start for start, _, _ in verbs)
@@ -300,6 +308,30 @@ def change_between_one_and_several(scene: Scene) -> Iterator[Edit]:
             fields = _describe_number(scene, phrase, several, 1, core, phrase.core)
             anchors = token_span(phrase) | agreeing | _find_verbs(scene, fields)
             yield Edit("number", fields, anchors, reference=changes)
+
+
+def _make_several(scene: Scene, phrase: NounPhrase, core: str) -> tuple[str, tuple[Change, ...]] | None:
+    """Return several things for one, such as "two cats" for "cat", and the changes of verbs; None if not."""
+    verbs = _find_verbs_of_several(scene, phrase)
+    *modifiers, noun = core.split()
+    plural = to_plural(noun)
+    if verbs is None or not scene.lexicon.is_sure(plural, "noun") or not scene.lexicon.is_countable(noun):
+        return None
+    return " ".join([NUMBERS[scene.rng.choice((2, 2, 3)) - 1], *modifiers, plural]), verbs
+
+
+def _find_verbs_of_several(scene: Scene, phrase: NounPhrase) -> tuple[Change, ...] | None:
+    """Return the changes of verbs if several things replace one; None if the caption implies that it is one."""
+    if any(token.lower_ in PAIRED or token.lower_ in PRONOUNS for token in scene.doc):
+        return None
+    head = phrase.head
+    if phrase.determiner != "a" or head.tag_ != "NN" or not scene.is_unique(phrase) or phrase.is_part:
+        return None
+    if any(token.lemma_.lower() in OWN for token in (head.head, *head.rights)) or find_followers(head):
+        return None
+    if head.head.lower_ == "in" and (head.head.head.lemma_.lower() in PEOPLE or head.head.head.lower_ == "dressed"):
+        return None  # several coats are not worn
+    return _make_verbs_plural(head)
 
 
 def _make_verbs_plural(head: "Token") -> tuple[Change, ...] | None:
@@ -338,6 +370,8 @@ def _describe_number(
     }
     if new == 1:
         fields["single"] = ""
+    if new > 2:
+        fields["group"] = ""
     if old > 1:
         fields["several"] = ""
     if new - old == 1:
@@ -406,6 +440,9 @@ def describe_place(scene: Scene, verb: "Token", subject: NounPhrase, place: str)
     }
     if verb.tag_ == "VBG" and not any(token.dep_ in ("dobj", "prt", "xcomp", "ccomp") for token in verb.rights):
         fields["verb"] = verb.lower_
+        base = verb.lemma_.lower()
+        if to_participle(base) == verb.lower_:
+            fields["does"] = base if subject.plural else to_third_person(base)
     return fields
 
 

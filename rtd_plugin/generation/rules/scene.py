@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,13 @@ def to_participle(clause: str) -> str:
         if verb.endswith("ing") and len(verb) > 4
         else " ".join([_load_inflect().present_participle(verb), *rest])
     )
+
+
+def to_third_person(verb: str) -> str:
+    """Return the third person singular of a verb in the present tense."""
+    if verb.endswith(("s", "x", "z", "ch", "sh", "o")):
+        return f"{verb}es"
+    return f"{verb[:-1]}ies" if re.search("[^aeiou]y$", verb) else f"{verb}s"
 
 
 def is_sound(doc: "Doc") -> bool:

@@ -24,11 +24,12 @@ _ATTRIBUTES = {
     "size": "small,little,tiny,miniature|medium,medium-sized,medium sized|large,big,huge,giant,enormous",
     "height": "tall,high|short,low",
     "age": "young,younger,teenage|old,older,elderly",
-    "pattern": "striped|spotted,dotted,speckled,polka dot|plaid,checkered,checked|floral,flowered|plain,solid|paisley",
+    "pattern": "striped|spotted,dotted,speckled,polka dot|plaid,checkered,checked|floral,flowered|plain,solid|paisley|"
+    "patterned,printed|embroidered|sequined",
     "brightness": "dark|bright,light",
     "material": "wooden,wood|metal|plastic|brick|stone|concrete,cement|leather|denim|glass|ceramic|"
     "stainless steel,steel|aluminum|cast iron,iron|bamboo|walnut|oak|rubber|silicone|cotton|linen|wool|silk|satin|"
-    "velvet|lace|suede|fleece|canvas|straw",
+    "velvet|lace,lacy|suede|fleece|canvas|straw",
     "state": "open|closed",
     "filling": "empty|full|crowded,busy",
     "weather": "sunny|cloudy|foggy|rainy|snowy",
@@ -38,7 +39,7 @@ _ATTRIBUTES = {
     "sleeves": "sleeveless|short-sleeved|long-sleeved",
     "length": "long|short",
     "fit": "tight,fitted,slim,slim-fit|loose,relaxed|oversized",
-    "hem": "mini|midi|maxi",
+    "hem": "mini|knee-length|midi,calf-length|maxi,ankle-length",
     "waist": "high-waisted|mid-rise|low-rise",
     "leg": "skinny|straight-leg|wide-leg|flared",
     "wearer": "men's,mens|women's,womens|kids',kids,children's|toddler",
@@ -49,7 +50,11 @@ _ATTRIBUTES = {
     "thickness": "thin|thick",
     "width": "narrow|wide",
     "finish": "shiny,glossy|matte,dull",
-    "occasion": "casual|formal,elegant,fancy",
+    "occasion": "casual|sporty,athletic|formal,elegant,fancy",
+    "neckline": "v-neck,v-necked|round-neck,round-necked,crew-neck|scoop-neck,scoop-necked|boat-neck|"
+    "polo-neck,turtleneck|halter-neck,halter|strapless|off-the-shoulder|one-shoulder",
+    "fastening": "button-down,button-up|zip-up,zip-through",
+    "transparency": "sheer,see-through|opaque",
     "exposure": "revealing|modest",
     "variety of colours": "colorful,colourful,multicolored|monochrome,colorless",
     "surface": "smooth|rough",
