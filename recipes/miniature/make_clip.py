@@ -8,12 +8,14 @@ writes OUT/clip.safetensors, a state dict in open_clip's layout for the model co
 import argparse
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from rich.progress import track
 from safetensors.torch import save_file
@@ -30,13 +32,27 @@ PEAK_LEARNING_RATE = 2e-3
 WARMUP_STEPS = 50
 
 
-def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
-    """Train as CLIP (Radford et al. 2021) and return the state dict after `steps` batches of new scenes."""
-    torch.manual_seed(seed)
+def draw_batches(batch_size: int, seed: int) -> Iterator[tuple[Tensor, list[str]]]:
+    """Yield batches of new scenes: their images, as `image_batch` returns them, and captions."""
     rng = random.Random(f"miniature clip {seed}")
     scenes = draw_training_scenes(rng)
-    open_clip.add_model_config(Path(__file__).with_name(f"{MODEL}.json"))
-    model = open_clip.create_model(MODEL, force_context_length=CONTEXT_LENGTH)
+    while True:
+        batch = [next(scenes) for _ in range(batch_size)]
+        captions = [noisy_caption(scene, rng) for scene in batch]
+        yield image_batch(batch), captions
+
+
+def pretrain(config: Path, batches: Iterator[tuple[Tensor, list[str]]], steps: int, seed: int) -> dict[str, Tensor]:
+    """Train as CLIP (Radford et al. 2021) and return the state dict after `steps` batches.
+
+    Args:
+        config: open_clip's model configuration.
+        batches: images (B, 3, SIDE, SIDE) and their captions.
+        seed: of the first weights.
+    """
+    torch.manual_seed(seed)
+    open_clip.add_model_config(config)
+    model = open_clip.create_model(config.stem, force_context_length=CONTEXT_LENGTH)
     model.visual.to(memory_format=torch.channels_last)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=CONTEXT_LENGTH)
     optimizer = torch.optim.AdamW(
@@ -47,10 +63,10 @@ def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     words = torch.zeros(model.vocab_size, dtype=torch.bool)
     model.train()
     for _ in track(range(steps), description="Pre-training CLIP"):
-        batch = [next(scenes) for _ in range(batch_size)]
-        tokens = tokenizer([noisy_caption(scene, rng) for scene in batch])
+        images, captions = next(batches)
+        tokens = tokenizer(captions)
         words[tokens] = True
-        loss = contrast(*model(image_batch(batch), tokens))
+        loss = contrast(*model(images, tokens))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,16 +75,20 @@ def pretrain(steps: int, batch_size: int, seed: int) -> dict[str, Tensor]:
             model.logit_scale.clamp_(0, math.log(100))
     model.eval()
     with torch.no_grad():
-        _match_norms(model, image_batch(batch), tokens)
+        _match_norms(model, images, tokens)
         model.token_embedding.weight[~words] = 0  # words that no caption has
     return _fill_context(model.state_dict())
 
 
 def image_batch(scenes: list[Scene]) -> Tensor:
     """Return images as a batch, equal to the result of open_clip's transform: (B, 3, SIDE, SIDE)."""
-    pixels = torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes]))
+    return normalise(np.stack([np.asarray(render(scene)) for scene in scenes]))
+
+
+def normalise(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return pixels (B, SIDE, SIDE, 3) as open_clip's transform does: (B, 3, SIDE, SIDE)."""
     mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
-    return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)  # a view: channels stay last in memory
+    return ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)  # a view: channels stay last in memory
 
 
 def _parameter_groups(model: torch.nn.Module) -> list[dict]:
@@ -108,7 +128,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch-size", type=int, default=128)
     args = parser.parse_args()
-    state = pretrain(args.steps, args.batch_size, args.seed)
+    config = Path(__file__).with_name(f"{MODEL}.json")
+    state = pretrain(config, draw_batches(args.batch_size, args.seed), args.steps, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     half = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     save_file(half, args.out / "clip.safetensors", {"format_version": "1", "model": MODEL, "seed": str(args.seed)})

@@ -8,6 +8,7 @@ caption's feature; for half of the captions the prompt is "a photo of $".
 """
 
 import random
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
@@ -27,21 +28,28 @@ DROPOUT = 0.1  # LinCIR's 0.5 is for millions of captions and 30 times the chann
 
 
 def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
-    """Return the projection module after `steps` batches of captions."""
-    tower = clip.load_text_tower().requires_grad_(False)
-    torch.manual_seed(seed)
+    """Return the projection module after `steps` batches of captions of training scenes."""
     rng = random.Random(f"miniature lincir {seed}")
     scenes = draw_training_scenes(rng)
     captions = [noisy_caption(next(scenes), rng) for _ in range(CAPTIONS)]
+    return train_on(captions, [mask_keywords(caption) for caption in captions], clip, steps, batch_size, seed)
+
+
+def train_on(
+    captions: Sequence[str], masked_captions: Sequence[str], clip: Backbone, steps: int, batch_size: int, seed: int
+) -> Phi:
+    """Return the projection module after `steps` batches of captions; in masked ones `$` replaces keywords."""
+    tower = clip.load_text_tower().requires_grad_(False)
+    torch.manual_seed(seed)
     tokens = tokenize(captions)
     with torch.no_grad():
-        features = torch.cat([tower.encode(chunk) for chunk in tokens.split(CHUNK)])  # (CAPTIONS, D)
-    masked = pad([Prompt(mask_keywords(caption)).encode() for caption in captions])
+        features = torch.cat([tower.encode(chunk) for chunk in tokens.split(CHUNK)])  # (number of captions, D)
+    masked = pad([Prompt(caption).encode() for caption in masked_captions])
     whole = pad([Prompt("a photo of $").encode()]).expand(batch_size // 2, -1)
     phi = Phi(tower.features, tower.width, DROPOUT)
 
     def loss() -> Tensor:
-        chosen = torch.randint(CAPTIONS, (batch_size,))
+        chosen = torch.randint(len(captions), (batch_size,))
         noise = torch.rand(batch_size, 1) * torch.randn(batch_size, tower.features)
         pseudo_tokens = phi(features[chosen] + noise)
         queries = torch.cat(
@@ -56,10 +64,10 @@ def train(clip: Backbone, steps: int, batch_size: int, seed: int) -> Phi:
     return phi
 
 
-def mask_keywords(caption: str) -> str:
+def mask_keywords(caption: str, is_keyword: Callable[[str], bool] = KEYWORDS.__contains__) -> str:
     """Return the caption with one `$` for each run of keywords."""
-    runs = groupby(caption.split(), key=KEYWORDS.__contains__)
-    return " ".join("$" if is_keyword else " ".join(words) for is_keyword, words in runs)
+    runs = groupby(caption.split(), key=is_keyword)
+    return " ".join("$" if masked else " ".join(words) for masked, words in runs)
 
 
 if __name__ == "__main__":
