@@ -53,7 +53,7 @@ class TrainedTargets:
 
 PUBLISHED = ["wording={}", "triplets.0.wordings=1"]
 ABLATIONS: dict[str, tuple[list[str], list[object]]] = {  # overrides of the recipe, plugins
-    "word noise, without consistency": (["wording.consistency=0"], []),
+    "wordings, without consistency": (["wording.consistency=0"], []),
     "published objective": (PUBLISHED, []),
     "without hard negatives": ([*PUBLISHED, "objective.hard_negatives=false"], []),
     "plain text concatenation": ([*PUBLISHED, "objective.concatenation=text"], []),
