@@ -50,6 +50,11 @@ from rtd_plugin.generation.rules.word_classes import (
 if TYPE_CHECKING:
     from spacy.tokens import Token
 
+# Fields of an edit of an attribute that say nothing of what else its caption has.
+_OF_VALUES = (
+    "kind", "old_value", "new_value", "is", "predicative", "colour", "pattern", "plain", "new_sleeves", "other_sleeves",
+    "new_hue", "old_hue", "vivid", "muted", "new_print", "revealing", "comparative", "less_old", "main", "sole",
+)  # fmt: skip
 SEVERAL = 0.2  # the share of exchanged nouns that become several, where they can
 _SWAPPED = {"he": "she", "him": "her", "his": "her", "himself": "herself", "she": "he", "herself": "himself"}
 
@@ -190,24 +195,8 @@ def anchor_attribute(
     own = frozenset(range(attribute.start, attribute.end))
     if "predicative" not in fields or attribute.start >= phrase.end or scene.rng.random() < 0.5:
         return fields, own | token_span(phrase) | _find_verbs(scene, fields), frozenset()
-    names = (
-        *("kind", "old_value", "new_value", "is", "predicative", "colour", "pattern", "plain", "new_sleeves"),
-        *(
-            "other_sleeves",
-            "new_hue",
-            "old_hue",
-            "vivid",
-            "muted",
-            "new_print",
-            "revealing",
-            "comparative",
-            "less_old",
-            "main",
-            "sole",
-        ),
-    )
     noun = phrase.head.lower_
-    kept = {name: fields[name] for name in names if name in fields} | {"noun": noun, "the_noun": f"the {noun}"}
+    kept = {name: fields[name] for name in _OF_VALUES if name in fields} | {"noun": noun, "the_noun": f"the {noun}"}
     return kept, own, frozenset([phrase.head.i])
 
 
