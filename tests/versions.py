@@ -75,7 +75,7 @@ class Environment:
 
 ENVIRONMENTS = (Environment("oldest", "3.10", True), Environment("newest", "3.13", False))
 UV = (sys.executable, "-m", "uv", "--quiet")
-PARALLEL = ("--numprocesses", "2", "--dist", "loadfile")
+PARALLEL = ("--numprocesses", "2", "--dist", "worksteal")
 HOST = "host"
 HOST_PACKAGES = ("torch==1.11.0", "torchvision==0.12.0", "numpy<1.25", "clip-anytorch==2.6.0", "setuptools<81")
 

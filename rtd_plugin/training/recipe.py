@@ -215,7 +215,7 @@ def read_recipe(
         >>> from rtd_plugin.contract.plugins import find_recipe
         >>> recipe = read_recipe(find_recipe("lincir-miniature"), ["optimizer.learning_rate=1e-4"])
         >>> recipe.steps, recipe.optimizer.learning_rate
-        (400, 0.0001)
+        (640, 0.0001)
     """
     text, values = (None, dict(recipe)) if isinstance(recipe, Mapping) else read_values(recipe)
     if adapter is not None:
