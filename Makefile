@@ -14,7 +14,7 @@ test: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The oldest and the newest supported versions, where their Pythons are installed.
 versions: $(TEST_INSTALLED)
