@@ -14,7 +14,7 @@ test: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The oldest and the newest supported versions, where their Pythons are installed.
 versions: $(TEST_INSTALLED)
