@@ -1,6 +1,6 @@
 """Pictures of emoji on coloured backdrops, with captions made of the emoji's own names, and edits between them.
 
-The emoji are those of the npm packages `emoji-datasource-COLLECTION`: one set of names, drawn anew by each collection.
+The emoji are those of the npm packages `emoji-datasource-COLLECTION`: each collection draws the same names its own way.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Whether the recipe's `wording` helps on pictures that nobody drew for this project: emoji of four collections.
+"""Whether the recipe's `wording` helps on pictures that others drew: emoji of four collections.
 
     npm pack emoji-datasource-google emoji-datasource-facebook emoji-datasource-apple emoji-datasource-twitter
     for name in google facebook apple twitter; do

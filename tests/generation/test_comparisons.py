@@ -41,7 +41,7 @@ def test_sleeves_are_named_as_parts(old, new, fields):
 
 
 def test_only_colours_of_one_word_are_graded():
-    """Nobody writes "more light blue"."""
+    """A shade with a modifier would make "more light blue"."""
     assert compare_values("colour", "light blue", "yellow") == {"new_hue": "yellow"}
 
 

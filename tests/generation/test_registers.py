@@ -25,6 +25,7 @@ from rtd_plugin.workflows.check import check_triplets
 
 CAPTIONS = Path(__file__).parents[1] / "data" / "captions"
 SETS = ("products", "fashion", "icons", "medical", "birds")
+COMPARED = {"darker", "lighter", "brighter", "colorful", "longer", "shorter", "revealing"}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_targets_keep_the_manner_of_their_captions(builds, name):
 def test_conditions_name_what_the_target_has_instead(builds, name):
     """Half of a compound tone, or an unnamed difference, would teach the wrong thing.
 
-    Some compare ("larger", "darker", "one more"), or misspell a word.
+    A few say "larger", "one more", or misspell a word. Tones and lengths may be compared instead ("darker").
     """
     triplets = read_triplets(builds(name)[1])
     unnamed = 0
@@ -102,8 +103,8 @@ def test_conditions_name_what_the_target_has_instead(builds, name):
         reference, condition, target = (text.replace("-", " ") for text in triplet)
         named = split_words(condition)
         _, new = list_changed_words((reference, condition, target))
-        unnamed += bool(new - {*named} - TONE_MODIFIERS)
-    assert unnamed <= 0.15 * len(triplets)
+        unnamed += bool(new - {*named} - TONE_MODIFIERS) and not COMPARED & {*named}
+    assert unnamed <= 0.1 * len(triplets)
 
 
 def parse_one(text):

@@ -72,10 +72,10 @@ def lexicon(docs):
 def edit_caption(lexicon):
     """A function from a caption to its edits by kind, each as (reference, target, edit)."""
 
-    def edit_caption(text: str) -> dict[str, list]:
+    def edit_caption(text: str, seeds: int = 8) -> dict[str, list]:
         (doc,) = parsing.parse([text])
         found: dict[str, list] = {}
-        for seed in range(8):
+        for seed in range(seeds):
             for edit in find_edits(doc, lexicon, random.Random(seed)):
                 pair = (render(doc, edit.reference), render(doc, edit.target), edit)
                 if pair[:2] not in [known[:2] for known in found.setdefault(edit.kind, [])]:
@@ -149,10 +149,10 @@ def test_places_and_actions(edit_caption):
 def test_the_camera_the_background_and_the_pose_change(edit_caption):
     texts = ("A black dog running on the beach .", "A brown dog is running .", "A white cat is sleeping on the grass .")
     texts += ("A white horse is sitting on a bench .", "A black cat is running in the snow .")
-    views = [pair for text in texts for pair in edit_caption(text).get("view", ())]
+    views = [pair for text in texts for pair in edit_caption(text, seeds=40)["view"]]
     words = ("close-up of", "photo of", "drawing of", "painting of", "seen from", "background", "light", "night")
     assert all(any(word in target for word in words) for _, target, _ in views)
-    assert len({edit.detail for *_, edit in views}) >= 3
+    assert {edit.detail for *_, edit in views} >= {"angle", "picture"}
     for reference, target, edit in views + edit_caption("A black dog is running on the beach .")["pose"]:
         assert reference != target
         assert edit.fields.get("the_subject", "the dog") in ("the dog", "the cat", "the horse")
