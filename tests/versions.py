@@ -1,6 +1,6 @@
 """Run quick tests on the oldest and the newest supported versions, and patched hosts in the oldest that hosts may have.
 
-Each runs in a separate virtual environment.
+Each runs in a separate virtual environment, which is removed when its tests have passed.
 
 `python tests/versions.py [NAME ...]`, or `make versions`. Interpreters come from PATH or pyenv; nothing but packages is
 downloaded (2 to 3 GB of torch for each). What was run, with which versions, and what was skipped is printed at the end.
@@ -146,6 +146,8 @@ def run(environment: Environment) -> str:
     has_passed = subprocess.run(pytest, cwd=ROOT).returncode == 0
     times = f"{installed - started:.0f} s to install, {time.monotonic() - installed:.0f} s to test"
     versions = read_versions(python)
+    if has_passed:
+        shutil.rmtree(FOLDER / environment.name)
     shown = ", ".join(f"{name} {versions.get(name.replace('_', '-'), 'is missing')}" for name in SHOWN)
     newer = list_newer(versions, requires("rtd-plugin") or ()) if environment.is_oldest else []
     problem = f" NOT THE OLDEST: {', '.join(newer)}" if newer else ""
@@ -168,6 +170,8 @@ def run_host() -> str:
     done = subprocess.run(pytest, cwd=ROOT, env={**os.environ, "RTD_PLUGIN_HOST_PYTHON": str(python)})
     times = f"{installed - started:.0f} s to install, {time.monotonic() - installed:.0f} s to test"
     result = "PASSED" if done.returncode == 0 else "FAILED"
+    if done.returncode == 0:
+        shutil.rmtree(FOLDER / HOST)
     return f"{result}: hosts with Python 3.8, {', '.join(HOST_PACKAGES)} ({times})"
 
 
