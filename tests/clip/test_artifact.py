@@ -1,6 +1,8 @@
 """A saved text encoder is loaded unchanged, with its metadata; broken files are refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,14 @@ def test_a_saved_encoder_loads_with_the_same_weights_and_settings(tower, run, pa
     assert (loaded.activation, loaded.heads) == (tower.activation, 2)
     assert not loaded.training
     assert not any(weight.requires_grad for weight in loaded.parameters())
+
+
+def test_loading_imports_neither_open_clip_nor_torchs_compiler(tower, run):
+    """Each takes two seconds."""
+    code = "import sys, rtd_plugin; rtd_plugin.load_text_encoder(sys.argv[1])"
+    code += "; print(sys.modules.keys() & {'open_clip', 'torch._dynamo', 'transformers'})"
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_metadata_is_read_back(tower, run):
