@@ -203,7 +203,7 @@ def find_nearest(conditions: Sequence[str], real: Sequence[str], rng: random.Ran
 
 def _list_terms(text: str) -> list[str]:
     words = split_words(text)
-    return words + [" ".join(pair) for pair in itertools.pairwise(words)]
+    return [*words, *(" ".join(pair) for pair in itertools.pairwise(words))]
 
 
 def _weigh_terms(text: str, weights: Mapping[str, float]) -> dict[str, float]:

@@ -276,6 +276,7 @@ def _join(texts: Sequence[str], links: Sequence[str], rng: random.Random) -> str
     return ", ".join(texts[:-1]) + rng.choice((" and ", ", and ", ", ")) + texts[-1]
 
 
+@cache
 def _can_join(pattern: str) -> bool:
     """Return whether a condition can be half of a sentence."""
     text = _strip_restrictions(pattern)

@@ -28,6 +28,7 @@ PROBLEMS = {
     "torn compound": "the condition names only the last word of a compound in the target",
     "duplicate": "the triplet occurs earlier",
 }
+_PUNCTUATION = re.compile(r"[\W_]+")
 # Texts that spreadsheet programs evaluate: any operand after `=`; after `+`, `-` and `@` only calls and references, so
 # "- a dog", "+ size dress" and "@home" do not match. Imports drop leading white space; signs may be full width.
 _FORMULA = re.compile(
@@ -108,7 +109,7 @@ def _count_tokens(text: str, fits: int) -> int:
 
 def normalise(text: str) -> str:
     """Return a text's words in lower case, without punctuation."""
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
+    return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
 
 
 def hash_triplet(triplet: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -42,9 +43,10 @@ _EXCHANGES = (
 )
 
 
-def split_words(text: str) -> list[str]:
+@lru_cache(maxsize=1024)  # the captions of many wordings are the same
+def split_words(text: str) -> tuple[str, ...]:
     """Return a text's words in lower case."""
-    return WORD.findall(text.lower())
+    return tuple(WORD.findall(text.lower()))
 
 
 def is_unchanged(triplet: Triplet) -> bool:
