@@ -59,7 +59,14 @@ def command() -> None:
 @OUTPUT
 @COLUMN
 @click.option(
-    "--per-caption", default=5, show_default=True, type=click.IntRange(1), help="Triplets per caption, at most."
+    "--per-caption", default=5, show_default=True, type=click.IntRange(1), help="Requests per caption, at most."
+)
+@click.option(
+    "--wordings",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Wordings of each request, at most: triplets with the same captions, for wording.sample.",
 )
 @click.option(
     "--workers",

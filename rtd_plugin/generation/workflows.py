@@ -20,6 +20,7 @@ def build_triplets(
     *,
     column: str | None = None,
     per_caption: int | None = None,
+    wordings: int = 1,
     seed: int = 0,
     workers: int | None = None,
     ray: str | None = None,
@@ -43,7 +44,8 @@ def build_triplets(
         output: the file to write.
         method: "rules", for English captions, or "llm", a language model on a server.
         column: the column or key that has the captions; None: recognised by its name or the first records.
-        per_caption: triplets of one caption; by default at most 5 by rules, and 2 asked for from a language model.
+        per_caption: requests of one caption; by default at most 5 by rules, and 2 asked for from a language model.
+        wordings: of each request by rules, at most: triplets with the same captions, for `wording.sample` of a recipe.
         seed: of all random choices.
         workers: processes for rules (by default one per processor; the result does not depend on it), concurrent
             requests for a language model (by default 4).
@@ -95,6 +97,7 @@ def build_triplets(
                 output,
                 column=column,
                 per_caption=per_caption or 5,
+                wordings=wordings,
                 seed=seed,
                 workers=workers or count_processors(),
                 register=register,

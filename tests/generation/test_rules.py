@@ -1,6 +1,7 @@
 """Triplets by rules: what may change in a caption, correct grammar, and builds that can be repeated."""
 
 import errno
+import json
 import random
 import re
 import shutil
@@ -216,6 +217,16 @@ def test_of_an_attributes_kinds_the_rarest_comes_first():
     assert balance.choose([colour, size], 1)[0].reference == "size"
 
 
+def test_a_pair_has_as_many_wordings_as_are_wanted_and_there_are():
+    balance = Balance(wordings=2)
+    several = make_candidate("a", ["thing"], ["thing"], [(text, "new alone") for text in ("x", "y y", "z z z")])
+    single = make_candidate("b", ["thing"], ["thing"])
+    chosen = balance.choose([several, single], 2)
+    assert [triplet.reference for triplet in chosen] == ["a", "a", "b"]
+    assert len({triplet.condition for triplet in chosen[:2]}) == 2
+    assert balance.edits["thing"] == 3
+
+
 @pytest.mark.parametrize("name", REGISTERS)
 def test_wordings_approach_the_shares_of_their_register(name):
     """Of two first words and two lengths, all in equal supply, each is chosen as often as the register has it."""
@@ -429,9 +440,9 @@ def test_shared_contexts_make_nouns_similar(docs):
 
 @pytest.fixture
 def captions(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 30)
+    monkeypatch.setattr(module, "CHUNK", 10)
     path = tmp_path / "captions.txt"
-    path.write_text("".join(f"{text}\n" for text in corpus()), encoding="utf-8")
+    path.write_text("".join(f"{text}\n" for text in corpus()[::3]), encoding="utf-8")
     return path
 
 
@@ -446,6 +457,21 @@ def test_a_build_can_be_repeated_and_has_no_problems(captions, tmp_path):
     checked = check_triplets(first)
     assert (checked["records"], checked["problems"]) == (built.triplets, {})
     assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.slow
+def test_several_wordings_are_triplets_with_the_same_captions(captions, tmp_path):
+    build(captions, tmp_path / "one.jsonl")
+    built = build(captions, tmp_path / "several.jsonl", wordings=4)
+    one, several = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("one.jsonl", "several.jsonl")
+    )
+    requests = Counter((each["reference_caption"], each["target_caption"]) for each in several)
+    assert len(several) == built.triplets > 3 * len(requests) > 2.5 * len(one)
+    assert max(requests.values()) == 4
+    checked = check_triplets(tmp_path / "several.jsonl")
+    assert (checked["records"], checked["problems"]) == (built.triplets, {})
 
 
 @pytest.mark.slow

@@ -33,27 +33,40 @@ PRIOR = 100  # conditions whose shares are those wanted, before the first
 class Balance:
     """Chooses triplets so that kinds of edit approach their targets, and wordings those of their register.
 
+    Args:
+        register: of the conditions, a key of `REGISTERS`.
+        wordings: of one request, at most.
+
     Attributes:
         edits: chosen so far, by label.
         targets: the share of edits with each label that it aims at, in percent.
     """
 
-    def __init__(self, register: str = "mixed") -> None:
+    def __init__(self, register: str = "mixed", wordings: int = 1) -> None:
         self.edits: Counter[str] = Counter()
         self._detail_shares = STATED_DETAILS if register == "statements" else {}
         self.targets = STATED_TARGETS if register == "statements" else TARGETS
         self._details: Counter[tuple[str, str]] = Counter()
         self._wordings = [_WordingBalance(register) for register, _ in REGISTERS[register]]
+        self._max_wordings = wordings
 
     def choose(self, candidates: Sequence[Candidate], count: int) -> list[Triplet]:
-        """Choose triplets of one caption, those of the rarest kinds, relative to their targets, first."""
+        """Choose requests of one caption, those of the rarest kinds, relative to their targets, first.
+
+        Args:
+            candidates: of the caption.
+            count: of requests, at most.
+
+        Returns:
+            The triplets; the wordings of one request follow each other.
+        """
         remaining, chosen = list(candidates), list[Triplet]()
-        while remaining and len(chosen) < count:
+        for _ in range(min(count, len(remaining))):
             best = max(remaining, key=self._rate)
             remaining.remove(best)
-            condition = self._wordings[best.register].choose(best.wordings)
-            chosen.append(Triplet(best.reference, condition, best.target))
-            self.edits.update(best.labels)
+            conditions = self._wordings[best.register].choose(best.wordings, self._max_wordings)
+            chosen += [Triplet(best.reference, condition, best.target) for condition in conditions]
+            self.edits.update(best.labels * len(conditions))
             self._details.update(zip(best.labels, best.details, strict=True))
         return chosen
 
@@ -77,17 +90,24 @@ class _WordingBalance:
         self._word_counts: Counter[str] = Counter()
         self._word_total = 0
 
-    def choose(self, wordings: Sequence[tuple[str, Order]]) -> str:
-        """Choose the wording whose first word, length and order are furthest below their shares."""
-        rated = [(self._list_features(text, order), text) for text, order in wordings]
-        features, text = max(rated, key=lambda pair: self._rate(pair[0]) + self._rate_words(pair[1]))
+    def choose(self, wordings: Sequence[tuple[str, Order]], count: int) -> list[str]:
+        """Choose the wordings, at most so many, whose first word, length and order are furthest below their shares."""
+        remaining = [(self._list_features(text, order), text) for text, order in wordings]
+        chosen = list[str]()
+        for _ in range(min(count, len(remaining))):
+            best = max(remaining, key=lambda pair: self._rate(pair[0]) + self._rate_words(pair[1]))
+            remaining.remove(best)
+            self._count(*best)
+            chosen.append(best[1])
+        return chosen
+
+    def _count(self, features: tuple[object, ...], text: str) -> None:
         words = split_words(text)
         self._word_counts.update(word for word in words if word in self._words)
         self._word_total += len(words)
         for counts, feature in zip(self._counts, features, strict=True):
             counts[feature] += 1
         self._total += 1
-        return text
 
     def _list_features(self, text: str, order: Order) -> tuple[object, ...]:
         words = split_words(text)

@@ -31,6 +31,7 @@ from rtd_plugin.triplets.checks import hash_triplet
 from rtd_plugin.triplets.parallel import map_in_order
 from rtd_plugin.triplets.records import Fault
 from rtd_plugin.triplets.triplet_file import open_writer
+from rtd_plugin.triplets.wording import Order
 
 if TYPE_CHECKING:
     from rtd_plugin.generation.similarity import Embedding
@@ -100,6 +101,7 @@ def build(
     *,
     column: str | None = None,
     per_caption: int = 5,
+    wordings: int = 1,
     seed: int = 0,
     workers: int = 1,
     register: RegisterName = "mixed",
@@ -116,7 +118,8 @@ def build(
     Args:
         captions, column: as `read_captions` takes them.
         output: the file to write.
-        per_caption: triplets of one caption, at most.
+        per_caption: requests (pairs of a reference and a target caption) made of one caption, at most.
+        wordings: triplets of one request, each with another condition, at most.
         seed: of all random choices.
         workers: number of processes.
         register: how the conditions are written, a key of `REGISTERS`.
@@ -152,7 +155,7 @@ def build(
             EditJob(folder, chunk, key, options, per_caption, seed, register) for chunk, key in enumerate(keys)
         )
         seen: set[bytes] = set()
-        balance = Balance(register)
+        balance = Balance(register, wordings)
         partners: Counter[tuple[str, bool]] = Counter()
         with open_writer(output) as write:
             for done, path in enumerate(pool.map(_edit_chunk, edit_jobs), 1):
@@ -184,15 +187,13 @@ def _remove_parts(folder: Path) -> None:
 
 
 def _list_new(candidates: Iterable[Candidate], seen: Collection[bytes]) -> Iterator[Candidate]:
-    """Yield candidates with those of their wordings that make a triplet that is not among `seen`."""
+    """Yield candidates with those of their wordings that make distinct triplets that are not among `seen`."""
     for candidate in candidates:
-        wordings = [
-            (text, order)
-            for text, order in candidate.wordings
-            if hash_triplet((candidate.reference, text, candidate.target)) not in seen
-        ]
-        if wordings:
-            yield candidate._replace(wordings=wordings)
+        wordings: dict[bytes, tuple[str, Order]] = {}
+        for text, order in candidate.wordings:
+            wordings.setdefault(hash_triplet((candidate.reference, text, candidate.target)), (text, order))
+        if new := [wording for key, wording in wordings.items() if key not in seen]:
+            yield candidate._replace(wordings=new)
 
 
 def _skip_faults(captions: Iterable[Caption | Fault], result: RuleBuild) -> Iterator[Caption]:
