@@ -135,8 +135,10 @@ def print_spread(rows: Mapping[str, list[Metrics]]) -> None:
     """Print the metrics over several wordings of each request: the mean over the seeds."""
     print(f"\n| {WORDINGS} wordings | R@1 | R@10 | spread R@1 | spread R@10 | worst R@1 | worst R@10 |")
     print("|---" * 7 + "|")
-    for name in ("frozen", "tuned"):
-        cells = [f"{statistics.mean(seed['wordings'][metric] for seed in rows[name]):.1f}" for metric in SPREAD]
+    for name, seeds in rows.items():
+        if "wordings" not in seeds[0]:
+            continue
+        cells = [f"{statistics.mean(seed['wordings'][metric] for seed in seeds):.1f}" for metric in SPREAD]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
