@@ -42,7 +42,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "catalogue").mkdir()
     for name, color in (("shoe", "blue"), ("boot", "red"), ("sandal", "green")):
         Image.new("RGB", (40, 30), color).save(folder / "catalogue" / f"{name}.png")
-    captions = {triplet.reference: None for triplet in MiniatureTriplets(count=400).load().triplets}
+    captions = {triplet.reference: None for triplet in MiniatureTriplets(count=80).load().triplets}
     (folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
     recipe = read_recipe(find_recipe("lincir-miniature"), ["steps=16", "evaluation=null"]).to_dict()
     recipe |= {"triplets": [{"source": "json", "path": "triplets.jsonl"}]}

@@ -18,6 +18,7 @@ from rtd_plugin.hub import find_run
 from rtd_plugin.workflows.push import shorten_recipe
 
 pytestmark = pytest.mark.slow
+FIND = "import sys; from rtd_plugin.hub import find_run; print(find_run(sys.argv[1]))"
 FILES = {"README.md", "metrics.jsonl", "recipe.yaml", "text_encoder.safetensors"}
 
 
@@ -55,8 +56,7 @@ def test_a_run_comes_back_as_it_went(call, hub, finished_run, tmp_path):
     assert set(pushed["files"]) == FILES
     assert pushed["weights"] == f"hf://me/tuned@{pushed['commit']}"
     assert hub.repositories["me/tuned"].private
-    find = "import sys; from rtd_plugin.hub import find_run; print(find_run(sys.argv[1]))"
-    folder = Path(call("-c", find, "hf://me/tuned").strip())
+    folder = Path(call("-c", FIND, "hf://me/tuned").strip())
     for name in FILES - {"recipe.yaml"}:
         assert (folder / name).read_bytes() == (finished_run / name).read_bytes()
     values = yaml.safe_load((folder / "recipe.yaml").read_text())
@@ -68,19 +68,18 @@ def test_a_run_comes_back_as_it_went(call, hub, finished_run, tmp_path):
     exported = call("export", "hf://me/tuned", "--layout", "huggingface", "exported.safetensors")
     assert "exported.safetensors" in exported
     # Without a token, a private repository cannot be seen.
-    message = call("-c", find, "hf://me/tuned", code=1, token=None, HF_HOME=str(tmp_path / "elsewhere"))
+    message = call("-c", FIND, "hf://me/tuned", code=1, token=None, HF_HOME=str(tmp_path / "elsewhere"))
     assert "hf://me/tuned: no such repository, or not for you" in message
 
 
 def test_the_cache_serves_without_the_hub(call, hub, finished_run):
     call("push", finished_run, "me/tuned")
-    export = ("export", "hf://me/tuned", "--layout", "rtd", "tuned.pt")
-    call(*export)
+    call("-c", FIND, "hf://me/tuned")
     hub.requests.clear()
-    call(*export, HF_HUB_OFFLINE="1")
+    call("export", "hf://me/tuned", "--layout", "rtd", "tuned.pt", HF_HUB_OFFLINE="1")
     assert hub.requests == []
-    call(*export, HF_ENDPOINT="http://127.0.0.1:9")  # where nothing listens
-    message = call("export", "hf://me/another", "--layout", "rtd", "a.pt", code=1, HF_HUB_OFFLINE="1")
+    call("-c", FIND, "hf://me/tuned", HF_ENDPOINT="http://127.0.0.1:9")  # where nothing listens
+    message = call("-c", FIND, "hf://me/another", code=1, HF_HUB_OFFLINE="1")
     assert "hf://me/another: not in the cache, and the Hub cannot be reached" in message
 
 

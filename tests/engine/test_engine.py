@@ -40,7 +40,7 @@ def load_miniature(tmp_path_factory):
     ("adapter", "overrides"), [("lincir", ()), ("searle", ()), ("pic2word", ()), ("lincir", ("wording.noise=0.5",))]
 )
 def test_twenty_steps_are_those_of_the_plain_engine(load_miniature, adapter, overrides):
-    run = load_miniature(adapter, *overrides)
+    run = load_miniature(adapter, "batch_size=16", *overrides)
     fast, plain = make_trainer(run, build_engine), make_trainer(run, build_plain)
     for step in range(20):
         loss, expected = fast.take_step(step, 1e-3).item(), plain.take_step(step, 1e-3).item()

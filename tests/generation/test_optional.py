@@ -47,7 +47,7 @@ def test_commands_work_without_generation(without_generation, command):
 
 @pytest.mark.slow
 def test_training_and_evaluation_work_without_generation(without_generation):
-    fewer = ("--set", "steps=1", "--set", "triplets.0.count=1000")
+    fewer = ("--set", "steps=1", "--set", "triplets.0.count=1000", "--set", "evaluation=null")
     done = without_generation("train", "--adapter", "lincir", *fewer, "--output", "run")
     assert done.returncode == 0, done.stderr
     evaluation = ["--adapter", "lincir", "--benchmark", "miniature", "--weights", "run", "--json"]

@@ -17,6 +17,11 @@ from rtd_plugin.miniature.world import HELD_OUT
 
 FOLDER = Path(rtd_recipes.miniature.__file__).parent
 PROGRAMS = {"lincir": make_lincir, "searle": make_searle, "pic2word": make_pic2word}
+FEW = {
+    "lincir": {"CAPTIONS": 40},
+    "searle": {"IMAGES": 40, "INVERSION_STEPS": 2, "SENTENCES": 3},
+    "pic2word": {"IMAGES": 40},
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +35,8 @@ def make(monkeypatch, tmp_path):
 
     def make_projection(method, seed=0):
         program, out = PROGRAMS[method], tmp_path / f"{method}-{seed}"
-        for name, few in {"CAPTIONS": 40, "PICTURES": 40, "INVERSION_STEPS": 2, "SENTENCES": 3}.items():
-            if hasattr(program, name):
-                monkeypatch.setattr(program, name, few)
+        for name, few in FEW[method].items():
+            monkeypatch.setattr(program, name, few)
         monkeypatch.setattr("sys.argv", ["make", str(FOLDER), str(out), "--seed", str(seed)])
         projections.main(method, program.train, steps=2, batch_size=8)
         return out / f"{method}.safetensors"

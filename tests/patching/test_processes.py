@@ -95,6 +95,7 @@ def test_training_code_keeps_the_pre_trained_encoder(searle, rtd, files, expecte
     )
 
 
+@pytest.mark.slow
 def test_a_patch_imports_little_and_leaves_the_random_state(searle, rtd, write_program):
     """The bootstrap imports the standard library alone, the first composed query torch, which the host has imported.
 

@@ -38,15 +38,11 @@ def test_pic2words_evaluation_works(evaluate, files, tmp_path):
     torch.testing.assert_close(features["plain"], files.base.encode(TEXTS), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("without", "error", "counted"),
     [
-        pytest.param(
-            ("distributed",),
-            "AttributeError: 'Namespace' object has no attribute 'distributed'",
-            "no composed query",
-            marks=pytest.mark.slow,
-        ),
+        (("distributed",), "AttributeError: 'Namespace' object has no attribute 'distributed'", "no composed query"),
         (("gallery-names",), "AssertionError: ", "3 composed queries"),
     ],
 )
