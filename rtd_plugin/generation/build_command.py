@@ -145,6 +145,8 @@ def _build(method: Literal["rules", "llm"], captions: Path, output: Path, as_jso
         f"  rtd-plugin triplets check {quote_path(output)}",
         f"  rtd-plugin triplets stats {quote_path(output)}",
     )
+    if options.get("wordings", 1) > 1:
+        print_lines("  rtd-plugin train --recipe … --set wording.sample=true --set wording.consistency=1")
 
 
 def _show_rules(result: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def build_triplets(
     *,
     column: str | None = None,
     per_caption: int | None = None,
-    wordings: int = 1,
+    wordings: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     ray: str | None = None,
@@ -45,7 +45,8 @@ def build_triplets(
         method: "rules", for English captions, or "llm", a language model on a server.
         column: the column or key that has the captions; None: recognised by its name or the first records.
         per_caption: requests of one caption; by default at most 5 by rules, and 2 asked for from a language model.
-        wordings: of each request by rules, at most: triplets with the same captions, for `wording.sample` of a recipe.
+        wordings: for rules, wordings of each request, at most (by default 1): triplets with the same captions, for
+            `wording.sample` of a recipe.
         seed: of all random choices.
         workers: processes for rules (by default one per processor; the result does not depend on it), concurrent
             requests for a language model (by default 4).
@@ -76,7 +77,13 @@ def build_triplets(
     """
     captions, output = Path(captions), Path(output)
     options: dict[str, dict[str, object]] = {
-        "rules": {"backbone": backbone, "pretrained": pretrained, "checkpoint": checkpoint, "ray": ray},
+        "rules": {
+            "backbone": backbone,
+            "pretrained": pretrained,
+            "checkpoint": checkpoint,
+            "ray": ray,
+            "wordings": wordings,
+        },
         "llm": {"endpoint": endpoint, "model": model},
     }
     for name, value in options["llm" if method == "rules" else "rules"].items():
@@ -97,7 +104,7 @@ def build_triplets(
                 output,
                 column=column,
                 per_caption=per_caption or 5,
-                wordings=wordings,
+                wordings=wordings or 1,
                 seed=seed,
                 workers=workers or count_processors(),
                 register=register,

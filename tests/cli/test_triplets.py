@@ -51,11 +51,22 @@ def test_build_by_rule_then_check_then_stats(rtd, tmp_path):
     assert json.loads(done.stdout)["triplets"] == built["triplets"]
 
 
+def test_with_several_wordings_the_next_step_trains_on_them(rtd, tmp_path):
+    (tmp_path / "captions.txt").write_text("".join(f"{caption}\n" for caption in CAPTIONS))
+    done = rtd("triplets", "build", "rules", "captions.txt", "--output", "t.jsonl", "--workers", 1, "--wordings", 2)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith("--set wording.sample=true --set wording.consistency=1\n")
+    records = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    requests = {(record["reference_caption"], record["target_caption"]) for record in records}
+    assert len(requests) < len(records) <= 2 * len(requests)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"endpoint": "http://localhost/v1"}, "endpoint: not an option of the method 'rules'"),
         ({"method": "llm", "backbone": "ViT-B-32"}, "backbone: not an option of the method 'llm'"),
+        ({"method": "llm", "wordings": 2}, "wordings: not an option of the method 'llm'"),
         ({"method": "llm", "endpoint": "http://localhost/v1"}, "model: required by"),
     ],
 )
