@@ -60,16 +60,14 @@ class TextTower(nn.Module):
             raise RTDError(f"{heads} heads do not divide a text tower of width {width}")
         self.heads = heads
         self.activation = activation
-        self.token_embedding = nn.Embedding.from_pretrained(torch.empty(vocabulary, width), freeze=False)
+        self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         self.transformer = Transformer(layers, width, heads, mlp_width or 4 * width, activation)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, features))
-        # Not on the meta device, where torch would import its compiler, which takes 2 s, to draw nothing.
-        if not self.text_projection.is_meta:
-            nn.init.normal_(self.token_embedding.weight, std=0.02)
-            nn.init.normal_(self.positional_embedding, std=0.01)
-            nn.init.normal_(self.text_projection, std=width**-0.5)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
 
     @classmethod
     def from_state_dict(
