@@ -18,6 +18,11 @@ try:
 except ImportError:  # before 2.3
     sdpa_kernel = None  # type: ignore[assignment]
 
+try:
+    from torch.overrides import TorchFunctionMode
+except ImportError:  # before 1.13
+    TorchFunctionMode = object  # type: ignore[assignment, misc]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -52,10 +57,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     return (scores + mask).softmax(dim=-1).to(value.dtype) @ value
 
 
+class _LeaveUnset(TorchFunctionMode):
+    """Leaves random weights unset within the block.
+
+    To draw them on the meta device, which has none, torch would import its compiler, which takes 2 s.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.init.normal_, Tensor.normal_):  # who calls them does not use what they return
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def build_empty(build: Callable[[], Module]) -> Module:
     """Return a module whose weights will be replaced by `copy_weights`; no random numbers are drawn for them."""
     if VERSION >= (2, 1):
-        with torch.device("meta"):
+        with torch.device("meta"), _LeaveUnset():
             return build()
     with torch.random.fork_rng(devices=[]):
         return build()

@@ -124,7 +124,7 @@ def test_errors_of_half_precision_are_bounded(name):
 
 @pytest.mark.slow
 def test_training_in_half_precision_reaches_the_recall_of_fp32():
-    recall = precision.compare_training(0, "steps=30", "triplets.0.count=2000", "wording={}")
+    recall = precision.compare_training(0, "steps=60", "triplets.0.count=4000", "wording={}")
     assert recall["fp32"] != recall["bf16"]
     for full, half in zip(recall["fp32"], recall["bf16"], strict=True):
         assert abs(full - half) <= precision.RECALL_BOUND
