@@ -119,14 +119,15 @@ def test_devices_sockets_and_folders_are_not_opened(tmp_path, monkeypatch):
         server.bind("socket.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "folder.png").mkdir()
-    monkeypatch.setattr(os, "open", None)
     for name, message in (
         ("socket", "a pipe, socket or device"),
         ("zero", "a pipe, socket"),
         ("folder", "Is a directory"),
     ):
-        with pytest.raises(RTDError, match=rf"{name}\.png: cannot be read \({message}"):
-            open_image(tmp_path / f"{name}.png")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", None)
+            with pytest.raises(RTDError, match=rf"{name}\.png: cannot be read \({message}"):
+                open_image(tmp_path / f"{name}.png")
 
 
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")

@@ -506,8 +506,9 @@ def test_parts_that_cannot_be_removed_are_named(tmp_path, monkeypatch, caplog):
     def fail(folder):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(module.shutil, "rmtree", fail)
-    module._remove_parts(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", fail)
+        module._remove_parts(tmp_path)
     assert f"{tmp_path}: cannot be removed (Input/output error)" in caplog.text
 
 
