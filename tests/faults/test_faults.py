@@ -47,27 +47,27 @@ def count_faults(name: str, scenarios: str, *options: str) -> int:
 @needs_injection
 @pytest.mark.slow
 def test_a_command_that_was_killed_can_be_repeated():
-    assert count_faults("kills.py", "patch-again,export-openai", "--every", "18", "--second", "1") > 4
+    assert count_faults("kills.py", "patch-again,export-openai", "--every", "9", "--second", "2") > 9
 
 
 @needs_injection
 @pytest.mark.slow
 def test_a_command_on_a_failing_disk_leaves_nothing_half_written():
-    assert count_faults("full_disk.py", "patch-again,export-openai", "--every", "18") > 4
+    assert count_faults("full_disk.py", "patch-again,export-openai", "--every", "9") > 9
 
 
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_kills():
     names = "train-resume,evaluate,triplets-rules,triplets-llm,search,index-faiss"
-    assert count_faults("kills.py", names, "--every", "50", "--second", "1") > 10
+    assert count_faults("kills.py", names, "--every", "25", "--second", "1") > 20
 
 
 @needs_injection
 @pytest.mark.slow
 def test_other_commands_survive_a_failing_disk():
     names = "train-resume,evaluate,triplets-rules,search"
-    assert count_faults("full_disk.py", names, "--every", "80") > 10
+    assert count_faults("full_disk.py", names, "--every", "40") > 20
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ FINDERS: tuple[Callable[[Scene], Iterator[Edit]], ...] = (
 MAX_OF_A_KIND = 3  # edits of one caption
 TWO_EDITS = 0.65  # the share of triplets that try to combine two edits
 THREE_EDITS = 0.2  # of those, the share that try a third
-WORDINGS = 16  # written for one pair of captions; the balance of a build chooses
+WORDINGS = 16  # written for one pair of captions; the balance of a build chooses among them
 
 
 class Candidate(NamedTuple):
